@@ -1,0 +1,49 @@
+# Every target takes VENV= (where the environment is) and PYTHON= (what creates it).
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+EXTRAS := demo,torchao,image,plot,bench,dev
+
+# The demo's artifacts and MLflow file stay in the checkout, not in the home folder.
+OPTINFER_HOME ?= $(CURDIR)/.optinfer
+# More options for the demo's `optinfer run`, e.g. RUN_ARGS="--set variant=auto"
+RUN_ARGS ?=
+ROWS ?= 4096
+SOURCE ?=
+
+STAMP := $(VENV)/.optinfer-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench ui clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMP) ## create VENV and install optinfer with every extra, at the pinned versions
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x "$(VENV)/bin/python" || "$(PYTHON)" -m venv "$(VENV)"
+	"$(VENV)/bin/python" -m pip install --quiet --upgrade pip
+	"$(VENV)/bin/python" -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch "$@"
+
+demo: install ## embed 2,000 package descriptions end to end
+	OPTINFER_HOME="$(OPTINFER_HOME)" "$(VENV)/bin/optinfer" run jobs/embed_packages.yaml $(RUN_ARGS)
+
+test: install ## run the tests
+	"$(VENV)/bin/python" -m pytest
+
+lint: install ## style, types and the direction of imports
+	"$(VENV)/bin/ruff" check .
+	"$(VENV)/bin/ruff" format --check .
+	"$(VENV)/bin/mypy" optinfer
+	"$(VENV)/bin/lint-imports"
+
+bench: install ## measure rows/s against the usual ways; ROWS=4096 SOURCE=file.parquet
+	"$(VENV)/bin/python" tests/benchmarks/throughput.py --rows $(ROWS) $(if $(SOURCE),--source "$(SOURCE)")
+
+ui: install ## open the demo's MLflow runs on http://127.0.0.1:5000
+	"$(VENV)/bin/mlflow" ui --host 127.0.0.1 --backend-store-uri "sqlite:///$(OPTINFER_HOME)/mlflow.db"
+
+clean: ## remove outputs, the demo's home and caches; keeps VENV
+	rm -rf outputs .optinfer build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find optinfer jobs tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,27 @@
+"""optinfer: every row scored exactly once, by the fastest variant of your model that proved it gives the same answers.
+
+The public API; heavy libraries load when a job runs, not on import.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from optinfer.errors import OptinferError
+
+if TYPE_CHECKING:
+    from optinfer.config import JobConfig, load_job
+    from optinfer.job import run
+
+__all__ = ["JobConfig", "OptinferError", "load_job", "run"]
+__version__ = "0.1.0"
+
+_HOMES = {"JobConfig": "optinfer.config", "load_job": "optinfer.config", "run": "optinfer.job"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'optinfer' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

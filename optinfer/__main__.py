@@ -1,0 +1,5 @@
+"""`python -m optinfer` is `optinfer`."""
+
+from optinfer.cli import main
+
+main()

@@ -1,0 +1,37 @@
+"""What executes an artifact. One file a runtime; this is the contract between them and the rest.
+
+A backend module holds the constants `FORMATS` (artifact formats it loads), `REQUIRES` (modules that must be installed),
+`DEVICES`, `MAX_BATCH_TOKENS` (measured best micro-batch by device), and two functions: `unavailable(device)`, cheap, and
+`load(artifact, execution, load_module) -> Session`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where and with how many threads a session runs; `outputs` names what the model returns, in order."""
+
+    device: str
+    threads: int
+    outputs: tuple[str, ...]
+
+
+class Session(ABC):
+    """A loaded artifact. Not thread-safe: one call at a time."""
+
+    @abstractmethod
+    def __call__(self, inputs: Arrays) -> Arrays:
+        """Run one micro-batch; arrays in and out have rows as first axis, outputs are float32."""
+
+    @abstractmethod
+    def executed(self) -> dict[str, Any]:
+        """Return what really runs, read back from the runtime: device, precision, providers, node counts."""

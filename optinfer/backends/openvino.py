@@ -1,0 +1,73 @@
+"""OpenVINO on CPU. Its "fp32" silently computes in bf16 where the CPU can, so the precision is always set and read back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from optinfer.artifact import Artifact
+from optinfer.backends import Arrays, Execution, Session
+
+FORMATS = ("openvino",)
+REQUIRES = ("openvino",)
+DEVICES = ("cpu",)
+# Best at 16-32 sorted rows of about 100 tokens.
+MAX_BATCH_TOKENS = {"cpu": 4096}
+
+
+def unavailable(device: str) -> str | None:
+    return None
+
+
+def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> Session:
+    return OpenVINOSession(artifact, execution)
+
+
+class OpenVINOSession(Session):
+    def __init__(self, artifact: Artifact, execution: Execution) -> None:
+        import openvino
+
+        core = openvino.Core()
+        wanted = artifact.load_options.get("inference_precision", "f32")
+        # bf16 without hardware for it is emulated: slower than f32, and other numbers.
+        if wanted == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            wanted = "f32"
+        self._model = core.compile_model(
+            str(Path(artifact.path, "model.xml")),
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": wanted,
+                "INFERENCE_NUM_THREADS": execution.threads,
+                "NUM_STREAMS": 1,
+                "ENABLE_CPU_PINNING": False,
+                "PERFORMANCE_HINT": "LATENCY",
+            },
+        )
+        self._request = self._model.create_infer_request()
+        self._outputs = execution.outputs
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        self._request.infer(inputs, share_inputs=True)
+        return {
+            name: self._request.get_output_tensor(i).data.astype("float32", copy=True)
+            for i, name in enumerate(self._outputs)
+        }
+
+    def executed(self) -> dict[str, Any]:
+        import openvino
+
+        precisions = Counter(
+            str(op.get_rt_info()["runtimePrecision"].astype(str))
+            for op in self._model.get_runtime_model().get_ordered_ops()
+            if "runtimePrecision" in op.get_rt_info()
+        )
+        return {
+            "backend": "openvino",
+            "version": openvino.__version__,
+            "device": self._model.get_property("EXECUTION_DEVICES"),
+            "inference_precision": self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
+            "node_precisions": dict(precisions),
+            "threads": self._model.get_property("INFERENCE_NUM_THREADS"),
+        }

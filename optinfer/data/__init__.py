@@ -1,0 +1,1 @@
+"""The table: planned as fragments, read, committed, accounted for."""

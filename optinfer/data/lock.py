@@ -1,0 +1,98 @@
+"""One live run an output: a lock that survives nothing it should not.
+
+The lock only saves work (two runs would score the same fragments); correctness comes from the conditional commit, so a
+lock taken over in a race costs time, never rows. A holder that is dead on this machine is replaced at once, one on
+another machine when its heartbeat is older than `STALE_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+from optinfer.data.storage import STATE, Folder
+from optinfer.errors import OutputConflictError, redact
+
+STALE_SECONDS = 60.0
+_BEAT_SECONDS = 10.0
+_NAME = f"{STATE}/lock.json"
+_log = logging.getLogger(__name__)
+
+
+class RunLock:
+    """Holds the output while in its `with` block; `clock` gives seconds since the epoch."""
+
+    def __init__(self, folder: Folder, clock: Callable[[], float] = time.time) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._token = uuid.uuid4().hex
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="optinfer-lock", daemon=True)
+
+    def __enter__(self) -> RunLock:
+        if not self._folder.put_new(_NAME, self._record()):
+            holder = self._holder()
+            if holder is not None and is_live(holder, self._clock()):
+                raise OutputConflictError(
+                    f"{redact(self._folder.url)} is being written by a live run (process {holder['pid']} on "
+                    f"{holder['host']}); wait for it, or stop it and run again"
+                )
+            self._folder.put(_NAME, self._record())
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        holder = self._holder()
+        if holder is not None and holder["token"] == self._token:
+            self._folder.delete(_NAME)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(_BEAT_SECONDS):
+            try:
+                holder = self._holder()
+                if holder is not None and holder["token"] != self._token:
+                    _log.warning("another run took over %s; commits stay exactly once", redact(self._folder.url))
+                    return
+                self._folder.put(_NAME, self._record())
+            except OSError as error:
+                _log.warning("the lock's heartbeat failed and is tried again: %s", error)
+
+    def _record(self) -> bytes:
+        me = psutil.Process()
+        record = {
+            "token": self._token,
+            "host": socket.gethostname(),
+            "pid": me.pid,
+            "started": me.create_time(),
+            "beat": self._clock(),
+        }
+        return json.dumps(record).encode()
+
+    def _holder(self) -> dict[str, Any] | None:
+        return holder(self._folder)
+
+
+def holder(folder: Folder) -> dict[str, Any] | None:
+    """Return the record of whoever holds the output, dead or alive; None where nobody does."""
+    data = folder.read(_NAME)
+    return json.loads(data) if data else None
+
+
+def is_live(record: dict[str, Any], now: float) -> bool:
+    """Tell whether a lock's holder still runs; a reused process id does not count."""
+    if record["host"] != socket.gethostname():
+        return bool(now - record["beat"] < STALE_SECONDS)
+    try:
+        return bool(abs(psutil.Process(record["pid"]).create_time() - record["started"]) < 1)
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,204 @@
+"""The output folder: frozen job, committed parts, quarantine, manifest. Resume is a listing of it.
+
+    part-000012.parquet               the commit of fragment 12; its footer says which job and what was counted
+    _quarantine/part-000012-….parquet rows of fragment 12 that could not be scored, written before the part
+    _optinfer/job.json                the frozen job and its fingerprint; written once, before anything runs
+    _optinfer/plan.parquet            the fragments
+    _optinfer/variant.json            the one artifact that fills this output
+    _optinfer/lock.json               who is writing now (see lock.py)
+    _manifest.json, _SUCCESS          the account, written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from optinfer.data.fragments import Fragment, Plan
+from optinfer.data.storage import STATE, Folder
+from optinfer.errors import OutputConflictError, redact
+
+FOOTER_KEY = b"optinfer"
+PART = r"part-\d{6,}\.parquet"
+_FOOTER_THREADS = 16
+
+
+class Output:
+    """One job's output folder."""
+
+    def __init__(self, url: str) -> None:
+        self.folder = Folder(url)
+
+    @property
+    def shown(self) -> str:
+        return redact(self.folder.url)
+
+    def freeze(self, job: dict[str, Any], plan: Plan) -> bool:
+        """Bind this folder to a job; return True where it was bound to the same fingerprint before.
+
+        Args:
+            job: `fingerprint` and the `fields` it was made of.
+            plan: written beside the job.
+
+        Raises:
+            OutputConflictError: the folder holds another job's output, or Parquet files of unknown origin.
+        """
+        known = self.job()
+        if known is None:
+            if self.folder.names(r".*\.parquet"):
+                raise OutputConflictError(
+                    f"{self.shown} holds Parquet files that optinfer did not write; choose an empty sink.path"
+                )
+            self.folder.put(f"{STATE}/plan.parquet", _plan_bytes(plan))
+            if self.folder.put_new(f"{STATE}/job.json", _json(job)):
+                return False
+            known = self.job() or {}
+        if known.get("fingerprint") != job["fingerprint"]:
+            raise OutputConflictError(
+                f"{self.shown} belongs to another job; it differs in:\n{_differences(known['fields'], job['fields'])}\n"
+                "choose a new sink.path, or delete the folder to score everything again"
+            )
+        return True
+
+    def bind_variant(self, chosen: dict[str, Any]) -> None:
+        """Fix the artifact that fills this output, so that no resume mixes two.
+
+        Raises:
+            OutputConflictError: an earlier attempt committed rows with another artifact.
+        """
+        if self.folder.put_new(f"{STATE}/variant.json", _json(chosen)):
+            return
+        bound = json.loads(self.folder.read(f"{STATE}/variant.json") or b"{}")
+        if bound != chosen and not self.folder.names(PART):
+            self.folder.put(f"{STATE}/variant.json", _json(chosen))
+        elif bound != chosen:
+            raise OutputConflictError(
+                f"{self.shown} is partly filled by {bound['variant']} (artifact {bound['artifact']}), this run would "
+                f"use {chosen['variant']} (artifact {chosen['artifact']}): another machine, library version or "
+                "fallback; resume where it was started, or choose a new sink.path"
+            )
+
+    def job(self) -> dict[str, Any] | None:
+        return self._json_file(f"{STATE}/job.json")
+
+    def manifest(self) -> dict[str, Any] | None:
+        """Return the manifest of a finished job, None while it is unfinished."""
+        return self._json_file("_manifest.json") if self.folder.read("_SUCCESS") is not None else None
+
+    def finished(self, fingerprint: str) -> dict[str, Any] | None:
+        """Return the manifest where the job of this fingerprint is done already."""
+        manifest, job = self.manifest(), self.job()
+        return manifest if manifest and job and job["fingerprint"] == fingerprint else None
+
+    def planned_fragments(self) -> int:
+        with self.folder.open(f"{STATE}/plan.parquet") as file:
+            return int(pq.read_metadata(file).num_rows)
+
+    def committed(self) -> set[str]:
+        """Return the names of the committed parts: one listing."""
+        return set(self.folder.names(PART))
+
+    def commit(
+        self, plan_name: str, fragment: Fragment, fingerprint: str, scored: pa.Table, quarantined: pa.Table | None
+    ) -> dict[str, Any]:
+        """Put the fragment's part, once; return its footer record (the winner's, where another was first).
+
+        Raises:
+            OutputConflictError: the part exists and was made from another fingerprint or with other counts.
+        """
+        record: dict[str, Any] = {
+            "fragment": fragment.index,
+            "fingerprint": fingerprint,
+            "rows_in": fragment.rows,
+            "rows_out": scored.num_rows,
+            "rows_quarantined": quarantined.num_rows if quarantined is not None else 0,
+            "quarantine_file": None,
+        }
+        if quarantined is not None and quarantined.num_rows:
+            data = _parquet_bytes(quarantined)
+            stem = plan_name.removesuffix(".parquet")
+            record["quarantine_file"] = f"_quarantine/{stem}-{hashlib.sha256(data).hexdigest()[:12]}.parquet"
+            self.folder.put(record["quarantine_file"], data)
+        data = _parquet_bytes(scored.replace_schema_metadata({FOOTER_KEY: _json(record)}))
+        if not self.folder.put_new(plan_name, data):
+            winner = self.footer(plan_name)
+            if {k: winner.get(k) for k in record} != record:
+                raise OutputConflictError(
+                    f"{self.shown}/{plan_name} was committed by another run with other content ({winner}); "
+                    "nothing was overwritten: choose a new sink.path"
+                )
+        return {**record, "bytes": len(data)}
+
+    def commit_empty(self, plan: Plan, fingerprint: str, schema: pa.Schema) -> None:
+        """Commit one part without rows: an empty table gives an output with a schema, not one that readers refuse."""
+        self.commit(plan.part_name(0), Fragment(0, "", 0, 0), fingerprint, schema.empty_table(), None)
+
+    def footer(self, part: str) -> dict[str, Any]:
+        """Return what a part's footer says of its fragment."""
+        with self.folder.open(part) as file:
+            metadata = pq.read_schema(file).metadata or {}
+        if FOOTER_KEY not in metadata:
+            raise OutputConflictError(f"{self.shown}/{part} was not written by optinfer; choose a new sink.path")
+        record: dict[str, Any] = json.loads(metadata[FOOTER_KEY])
+        return record
+
+    def footers(self, parts: Iterable[str]) -> list[dict[str, Any]]:
+        with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+            return list(pool.map(self.footer, sorted(parts)))
+
+    def finish(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest, then `_SUCCESS`; the order is the promise."""
+        self.folder.put("_manifest.json", _json(manifest))
+        self.folder.put("_SUCCESS", b"")
+        self.folder.delete(f"{STATE}/staging")
+
+    def _json_file(self, name: str) -> dict[str, Any] | None:
+        data = self.folder.read(name)
+        return None if data is None else json.loads(data)
+
+
+def fingerprint(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(_json(fields)).hexdigest()[:16]
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True, default=str).encode()
+
+
+def _parquet_bytes(table: pa.Table) -> bytes:
+    """Build the file in memory: a writer that dies half way leaves nothing behind."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _plan_bytes(plan: Plan) -> bytes:
+    rows = [{**asdict(f), "partition": json.dumps(dict(f.partition), default=str)} for f in plan.fragments]
+    fields = [("index", pa.int64()), ("path", pa.string()), ("start", pa.int64()), ("stop", pa.int64())]
+    schema = pa.schema([*fields, ("partition", pa.string())])
+    return _parquet_bytes(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+    lines = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            nested = _differences(before, after, f"{prefix}{key}.")
+            lines += [nested] if nested else []
+        elif before != after:
+            lines.append(f"  {prefix}{key}: {_short(before)} there, {_short(after)} here")
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 120 else text[:117] + "..."

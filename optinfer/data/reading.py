@@ -1,0 +1,72 @@
+"""Read one fragment: only the needed columns, from any number of row groups.
+
+The last decoded row group is kept, because fragments cut from one large group are read one after the other by the
+same replica; without it a table written as a single row group would be decoded once per fragment.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from optinfer.data.fragments import Fragment
+from optinfer.data.storage import file_system
+from optinfer.errors import SourceError, redact
+
+
+class FragmentReader:
+    """Reads fragments of one plan; safe to call from several threads."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._columns = tuple(columns)
+        self._kept: tuple[str, int, pa.Table] | None = None
+        self._lock = threading.Lock()
+
+    def read(self, fragment: Fragment) -> pa.Table:
+        """Return the fragment's rows, in the file's order, with hive partition columns as constants.
+
+        Raises:
+            SourceError: the file is gone, cannot be decoded, or has other rows than when it was planned.
+        """
+        try:
+            with self._lock:
+                table = self._rows(fragment)
+        except (pa.ArrowException, OSError) as error:
+            raise SourceError(
+                f"cannot read rows {fragment.start}-{fragment.stop} of {redact(fragment.path)}: {error}; "
+                "repair the file, or set source.on_bad_file: quarantine to leave these rows out"
+            ) from error
+        if table.num_rows != fragment.rows:
+            raise SourceError(
+                f"{redact(fragment.path)} changed since it was planned ({table.num_rows} of {fragment.rows} rows in "
+                f"{fragment.start}-{fragment.stop}); choose a new sink.path to score the new table"
+            )
+        partition = dict(fragment.partition)
+        for name in self._columns:
+            if name not in table.column_names:
+                table = table.append_column(name, pa.repeat(pa.scalar(partition[name]), table.num_rows))
+        return table.select(list(self._columns))
+
+    def _rows(self, fragment: Fragment) -> pa.Table:
+        fs, path = file_system(fragment.path)
+        pieces, offset = [], 0
+        with fs.open(path, "rb") as file:
+            parquet = pq.ParquetFile(file, pre_buffer=True)
+            physical = [c for c in self._columns if c in parquet.schema_arrow.names]
+            for group in range(parquet.num_row_groups):
+                rows = parquet.metadata.row_group(group).num_rows
+                first, last = max(fragment.start - offset, 0), min(fragment.stop - offset, rows)
+                if first < last:
+                    pieces.append(self._group(parquet, fragment.path, group, physical).slice(first, last - first))
+                offset += rows
+        if not pieces:
+            return parquet.schema_arrow.empty_table().select(physical)
+        return pa.concat_tables(pieces).replace_schema_metadata(None)
+
+    def _group(self, parquet: pq.ParquetFile, path: str, group: int, columns: list[str]) -> pa.Table:
+        if self._kept is None or self._kept[:2] != (path, group):
+            self._kept = (path, group, parquet.read_row_group(group, columns=columns))
+        return self._kept[2]

@@ -1,0 +1,73 @@
+"""A sample of the job's own rows, drawn the same way every time: one part judges variants, another calibrates them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from optinfer.data.fragments import Fragment
+from optinfer.data.reading import FragmentReader
+
+# Spread over the table, yet few enough that sampling reads a small part of it.
+_MOST_FRAGMENTS = 16
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`gate` rows judge a variant, `calibration` rows shape it; the two never share a row."""
+
+    gate: pa.Table
+    calibration: pa.Table
+
+    @property
+    def digest(self) -> str:
+        """Identify the rows, so that what was measured on them can be reused."""
+        return digest(self.gate)
+
+
+def digest(table: pa.Table) -> str:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return hashlib.sha256(sink.getvalue()).hexdigest()[:16]
+
+
+def draw(
+    fragments: tuple[Fragment, ...], reader: FragmentReader, required: list[str], gate_rows: int, calibration_rows: int
+) -> Sample:
+    """Draw disjoint gate and calibration rows, evenly over the table; rows with nulls in `required` are left out.
+
+    A table too small for both gives two thirds to the gate.
+    """
+    chosen = [fragments[i] for i in _spread(len(fragments), _MOST_FRAGMENTS)]
+    wanted = gate_rows + calibration_rows
+    tables, left = [], wanted
+    for position, fragment in enumerate(chosen):
+        share = -(-left // (len(chosen) - position))
+        rows = _without_nulls(reader.read(fragment), required)
+        taken = rows.take(pa.array(_spread(rows.num_rows, share)))
+        tables.append(taken)
+        left -= taken.num_rows
+    table = pa.concat_tables(tables).combine_chunks()
+    order = np.random.default_rng(0).permutation(table.num_rows)
+    kept = min(gate_rows, table.num_rows) if table.num_rows >= wanted else table.num_rows * 2 // 3
+    return Sample(
+        gate=table.take(pa.array(np.sort(order[:kept]))),
+        calibration=table.take(pa.array(np.sort(order[kept : kept + calibration_rows]))),
+    )
+
+
+def _spread(total: int, most: int) -> list[int]:
+    """Return up to `most` indices spread evenly over range(total)."""
+    count = min(total, most)
+    return [i * total // count for i in range(count)]
+
+
+def _without_nulls(table: pa.Table, required: list[str]) -> pa.Table:
+    mask = np.ones(table.num_rows, dtype=bool)
+    for name in required:
+        mask &= ~np.asarray(table.column(name).is_null())
+    return table.filter(pa.array(mask))

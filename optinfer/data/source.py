@@ -1,0 +1,185 @@
+"""List the source and read its footers, in parallel; refuse what cannot work before anything heavy starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from optinfer.config import SourceConfig
+from optinfer.data.fragments import Fragment, Plan, SourceFile, cut, rows_per_fragment
+from optinfer.data.storage import absolute, file_system, is_local
+from optinfer.errors import ConfigError, SourceError, suggest, redact
+
+_FOOTER_THREADS = 16
+
+
+@dataclass(frozen=True)
+class _Footer:
+    file: SourceFile
+    groups: list[tuple[int, int]]
+    schema: pa.Schema
+
+
+def plan_source(source: SourceConfig, columns: Sequence[str], family_rows: int) -> Plan:
+    """Cut the source into fragments.
+
+    Args:
+        source: the job's source.
+        columns: source columns the job reads (family inputs and `sink.columns`).
+        family_rows: rows the family wants in a fragment.
+
+    Raises:
+        ConfigError: the path does not exist, nothing matches, or a column is missing.
+        SourceError: a file cannot be read and `on_bad_file` is `raise`.
+    """
+    root, listed = _list(source.path)
+    footers, bad = _read_footers(listed, source, set(columns))
+    if not footers:
+        raise SourceError(f"none of the {len(bad)} files in {redact(source.path)} can be read; first: {bad[0][1]}")
+    partitions = _partitions(root, [f.file.path for f in footers])
+    schema = _common_schema(footers, partitions, columns)
+    total = min(sum(f.file.rows for f in footers), source.limit or 2**62)
+    max_rows = (
+        rows_per_fragment(total, family_rows) if source.fragment_rows == "auto" else source.fragment_rows
+    )
+    return Plan(
+        files=tuple(f.file for f in footers),
+        fragments=tuple(_cut_all(footers, partitions, max_rows, source.fragment_mb * 1e6, total)),
+        schema=schema,
+        bad_files=tuple(bad),
+    )
+
+
+def _list(path: str) -> tuple[str, list[dict[str, Any]]]:
+    """Return (root the partitions hang from, files sorted by path) for a file, folder or glob."""
+    fs, stripped = file_system(absolute(path))
+    shown = redact(path)
+    try:
+        if any(c in stripped for c in "*?["):
+            found = fs.glob(stripped, detail=True)
+            if not found:
+                raise ConfigError(f"no file matches {shown}; check the pattern (quote it in a shell)")
+            root = stripped[: min(stripped.index(c) for c in "*?[" if c in stripped)].rpartition("/")[0]
+        elif fs.isfile(stripped):
+            found, root = {stripped: fs.info(stripped)}, stripped.rpartition("/")[0]
+        else:
+            found, root = fs.find(stripped, detail=True), stripped
+            if not found:
+                raise ConfigError(_nothing_at(fs, stripped, shown))
+    except (PermissionError, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise ConfigError(_nothing_at(fs, stripped, shown)) from error
+        raise SourceError(f"cannot list {shown}: {error}; check credentials, endpoint and permissions") from error
+    files = [info for name, info in sorted(found.items()) if _is_data(name, root) and info["type"] == "file"]
+    if not files:
+        raise ConfigError(f"no .parquet file in {shown} (names beginning with '_' or '.' are skipped)")
+    return root, files
+
+
+def _nothing_at(fs: Any, stripped: str, shown: str) -> str:
+    if fs.exists(stripped):
+        return f"{shown} holds no file; point source.path at Parquet files"
+    return f"{shown} does not exist; check source.path (relative paths start at the current folder)"
+
+
+def _is_data(name: str, root: str) -> bool:
+    inner = name.removeprefix(root).strip("/").split("/")
+    return not any(part.startswith(("_", ".")) for part in inner) and name.endswith((".parquet", ".pq", ".parq"))
+
+
+def _read_footers(
+    listed: list[dict[str, Any]], source: SourceConfig, columns: set[str]
+) -> tuple[list[_Footer], list[tuple[str, str]]]:
+    fs, _ = file_system(absolute(source.path))
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        results = list(pool.map(lambda info: _footer(fs, info, columns), listed))
+    footers = [r for r in results if isinstance(r, _Footer)]
+    bad = [r for r in results if not isinstance(r, _Footer)]
+    if bad and source.on_bad_file == "raise":
+        raise SourceError(
+            f"{bad[0][1]}; repair or remove the file, or set source.on_bad_file: quarantine to score the others"
+            + (f" ({len(bad)} files are affected)" if len(bad) > 1 else "")
+        )
+    return footers, bad
+
+
+def _footer(fs: Any, info: dict[str, Any], columns: set[str]) -> _Footer | tuple[str, str]:
+    path = fs.unstrip_protocol(info["name"]) if not _local(fs) else info["name"]
+    try:
+        with fs.open(info["name"], "rb") as file:
+            parquet = pq.ParquetFile(file)
+            meta, schema = parquet.metadata, parquet.schema_arrow
+    except (pa.ArrowException, OSError) as error:
+        return path, f"{redact(path)} is not a readable Parquet file ({error})"
+    wanted = {
+        i for i in range(meta.num_columns) if meta.schema.column(i).path.split(".")[0] in columns
+    }
+    groups = []
+    for g in range(meta.num_row_groups):
+        group = meta.row_group(g)
+        groups.append((group.num_rows, sum(group.column(i).total_uncompressed_size for i in wanted)))
+    version = str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "").strip('"')
+    return _Footer(SourceFile(path, int(info["size"]), version, meta.num_rows), groups, schema)
+
+
+def _local(fs: Any) -> bool:
+    protocols = fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)
+    return "file" in protocols
+
+
+def _partitions(root: str, paths: list[str]) -> dict[str, dict[str, Any]]:
+    """Return hive partition values (`key=value` folders below the root) by path, types inferred over all files."""
+    inner = {p: (p if is_local(p) else p.partition("://")[2]).removeprefix(root) for p in paths}
+    if not any("=" in p.rpartition("/")[0] for p in inner.values()):
+        return {}
+    factory = pads.HivePartitioning.discover(infer_dictionary=False)
+    partitioning = pads.HivePartitioning(factory.inspect(list(inner.values())))
+    return {p: dict(pads.get_partition_keys(partitioning.parse(i.rpartition("/")[0]))) for p, i in inner.items()}
+
+
+def _common_schema(
+    footers: list[_Footer], partitions: dict[str, dict[str, Any]], columns: Sequence[str]
+) -> pa.Schema:
+    """Return the first file's schema with its partition columns; every file must agree on the needed columns."""
+    first = footers[0]
+    schema = first.schema.remove_metadata()
+    for name, value in partitions.get(first.file.path, {}).items():
+        if name not in schema.names:
+            schema = schema.append(pa.field(name, pa.scalar(value).type))
+    for name in columns:
+        if name not in schema.names:
+            raise ConfigError(f"column {name!r} is not in {redact(first.file.path)}" + suggest(name, schema.names))
+        for footer in footers[1:]:
+            present = {*footer.schema.names, *partitions.get(footer.file.path, {})}
+            if name not in present:
+                raise ConfigError(
+                    f"column {name!r} is in {redact(first.file.path)} but not in {redact(footer.file.path)}; "
+                    "point source.path at files of one schema"
+                )
+            if name in footer.schema.names and footer.schema.field(name).type != schema.field(name).type:
+                raise ConfigError(
+                    f"column {name!r} is {schema.field(name).type} in {redact(first.file.path)} but "
+                    f"{footer.schema.field(name).type} in {redact(footer.file.path)}; "
+                    "point source.path at files of one schema"
+                )
+    return schema
+
+
+def _cut_all(
+    footers: list[_Footer], partitions: dict[str, dict[str, Any]], max_rows: int, max_bytes: float, total: int
+) -> list[Fragment]:
+    fragments: list[Fragment] = []
+    for footer in footers:
+        partition = tuple(partitions.get(footer.file.path, {}).items())
+        for start, stop in cut(footer.groups, max_rows, max_bytes):
+            stop = min(stop, start + total)
+            if stop > start:
+                fragments.append(Fragment(len(fragments), footer.file.path, start, stop, partition))
+            total -= stop - start
+    return fragments

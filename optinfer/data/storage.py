@@ -1,0 +1,129 @@
+"""A folder on any fsspec file system, and the one operation everything hangs on: create only if absent.
+
+On object stores that is a conditional PUT (`If-None-Match: *`); locally it is a hard link made from a finished file,
+which either appears whole or not at all. There is no rename, and nobody overwrites what another has committed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+STATE = "_optinfer"
+_RETRIES_ON_CONFLICT = 5
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """Return (fsspec file system, path on it) for a URL or local path; listings are never cached."""
+    from fsspec.core import url_to_fs
+
+    fs, path = url_to_fs(url, use_listings_cache=False)
+    return fs, path
+
+
+def is_local(url: str) -> bool:
+    return "://" not in url or url.startswith("file://")
+
+
+def absolute(url: str) -> str:
+    """Make a local path absolute, so that it means the same on every process of this machine."""
+    return str(Path(url.removeprefix("file://")).expanduser().absolute()) if is_local(url) else url
+
+
+class Folder:
+    """A folder by URL; picklable, the connection is made where it is used."""
+
+    def __init__(self, url: str) -> None:
+        self.url = absolute(url).rstrip("/")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Folder, (self.url,))
+
+    @cached_property
+    def _fs_path(self) -> tuple[Any, str]:
+        return file_system(self.url)
+
+    def _at(self, name: str) -> tuple[Any, str]:
+        fs, root = self._fs_path
+        return fs, f"{root}/{name}"
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Create `name` holding `data`; return False, changing nothing, where it exists already."""
+        if is_local(self.url):
+            return self._link_new(name, data)
+        fs, path = self._at(name)
+        for attempt in range(_RETRIES_ON_CONFLICT):
+            try:
+                fs.pipe_file(path, data, mode="create")
+                return True
+            except FileExistsError:
+                return False
+            except OSError as error:
+                # S3 answers 409 when two conditional writes race: neither is decided, the loser asks again.
+                if "Conflict" not in str(error) or attempt + 1 == _RETRIES_ON_CONFLICT:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _link_new(self, name: str, data: bytes) -> bool:
+        target = Path(self.url, name)
+        staged = self._stage(data)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(staged, target)
+        except FileExistsError:
+            return False
+        finally:
+            staged.unlink()
+        return True
+
+    def _stage(self, data: bytes) -> Path:
+        """Write `data` durably under a name no reader looks at."""
+        staged = Path(self.url, STATE, "staging", uuid.uuid4().hex)
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        with open(staged, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        return staged
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write `name`, replacing what is there; readers see the old or the new, never a part."""
+        if is_local(self.url):
+            target = Path(self.url, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self._stage(data), target)
+        else:
+            fs, path = self._at(name)
+            fs.pipe_file(path, data)
+
+    def read(self, name: str) -> bytes | None:
+        """Return the bytes of `name`, or None where it does not exist."""
+        fs, path = self._at(name)
+        try:
+            data: bytes = fs.cat_file(path)
+        except FileNotFoundError:
+            return None
+        return data
+
+    def open(self, name: str) -> Any:
+        fs, path = self._at(name)
+        return fs.open(path, "rb")
+
+    def delete(self, name: str) -> None:
+        fs, path = self._at(name)
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+
+    def names(self, pattern: str = r".*", under: str = "") -> list[str]:
+        """Return the sorted names of files directly in the folder (or `under` it) that match a regular expression."""
+        fs, root = self._fs_path
+        try:
+            entries = fs.ls(f"{root}/{under}" if under else root, detail=False)
+        except FileNotFoundError:
+            return []
+        found = (entry.rstrip("/").rpartition("/")[2] for entry in entries)
+        return sorted(name for name in found if re.fullmatch(pattern, name))

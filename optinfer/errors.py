@@ -1,0 +1,86 @@
+"""Every error a person can meet, as one tree; each class carries the exit code scripts rely on.
+
+    OptinferError                 1   the job failed
+    ├── ConfigError               2   the job file or the command line is wrong
+    │   └── PlacementError        2   the requested placement cannot run on these resources
+    ├── SourceError               1   an input file cannot be read
+    ├── RowError                  1   a row cannot be scored and the job says `sink.on_error: raise`
+    ├── AccountingError           1   rows in differ from rows scored plus rows quarantined
+    ├── QuarantineError           3   more rows were quarantined than `sink.error_threshold` allows
+    ├── NoVariantError            4   no variant may score the rows
+    │   ├── UnavailableError      4   the machine lacks what the variant needs
+    │   └── GateError             4   the variant does not keep the quality the gate asks for
+    └── OutputConflictError       5   the output belongs to another fingerprint or to a live run
+
+A message says what happened, why, and the exact fix.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from urllib.parse import urlsplit, urlunsplit
+
+INTERRUPTED = 130
+
+
+class OptinferError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(OptinferError):
+    exit_code = 2
+
+
+class PlacementError(ConfigError):
+    pass
+
+
+class SourceError(OptinferError):
+    pass
+
+
+class RowError(OptinferError):
+    pass
+
+
+class AccountingError(OptinferError):
+    pass
+
+
+class QuarantineError(OptinferError):
+    exit_code = 3
+
+
+class NoVariantError(OptinferError):
+    exit_code = 4
+
+
+class UnavailableError(NoVariantError):
+    pass
+
+
+class GateError(NoVariantError):
+    pass
+
+
+class OutputConflictError(OptinferError):
+    exit_code = 5
+
+
+def suggest(word: str, valid: Iterable[str]) -> str:
+    """Return `; did you mean 'x'? valid: a, b, x` for an error about an unknown `word`."""
+    choices = sorted(valid)
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"{hint} valid: {', '.join(choices)}"
+
+
+def redact(url: str) -> str:
+    """Strip `user:password@` and the query string, so that a URL may be logged."""
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -1,0 +1,1 @@
+"""Where replicas run and how fragments reach them."""

@@ -1,0 +1,58 @@
+"""Ray, started here or joined: a running one is used as it is and left running, one started for the job ends with it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+from optinfer.errors import OptinferError
+from optinfer.execution.placement import Node
+
+# Only descriptions and receipts pass through the object store; rows never do.
+_OBJECT_STORE_BYTES = 256 * 2**20
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Connect to Ray for a `with` block.
+
+    Args:
+        address: None uses `RAY_ADDRESS` or starts Ray here; `local` always starts it; else a cluster's address.
+
+    Raises:
+        OptinferError: the cluster cannot be reached.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    where = None if address == "local" else address or os.environ.get("RAY_ADDRESS")
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if where is None:
+            ray.init(
+                address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet
+            )
+        else:
+            ray.init(address=where, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise OptinferError(
+            f"cannot connect to Ray at {where or 'local'}: {error}; check --address, or leave it out to run here"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def free_nodes() -> list[Node]:
+    """Return what is free on each live node now; other jobs' shares are left out."""
+    from ray._private.state import available_resources_per_node
+
+    return [
+        Node(cpus=free.get("CPU", 0.0), gpus=free.get("GPU", 0.0))
+        for free in available_resources_per_node().values()
+    ]

@@ -1,0 +1,198 @@
+"""The only Ray Data file: fragments in, receipts out. Rows never leave the replica that scores them.
+
+Every block is one fragment's description, all the way. An actor reads the fragment, scores it and commits it; two threads
+an actor overlap one fragment's reading and committing with another's time in the model.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from optinfer.data.fragments import Fragment
+from optinfer.data.output import Output
+from optinfer.data.reading import FragmentReader
+from optinfer.errors import OptinferError, RowError, SourceError
+from optinfer.execution.placement import Placement
+from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.tracking.metrics import Stats, peak_rss_mb
+
+# One fragment in the model, one being read or committed.
+_OVERLAP = 2
+# An actor that dies (out of memory, a crash in a native library) is replaced this often before the job gives up.
+_RESTARTS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringTask:
+    """What every replica of a job needs besides the model: where rows come from, and where they go.
+
+    Attributes:
+        columns: family role -> source column.
+        carried: schema of the source columns in the output.
+    """
+
+    settings: ReplicaSettings
+    columns: dict[str, str]
+    carried: pa.Schema
+    output_url: str
+    fingerprint: str
+    on_error: str
+    on_bad_file: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What committing a fragment returned."""
+
+    fragment: int
+    part: str
+    stats: Stats
+    reasons: dict[str, int]
+    load_seconds: float
+    peak_rss_mb: float
+
+
+class FragmentScorer:
+    """The actor: one replica."""
+
+    def __init__(self, task: ScoringTask) -> None:
+        logging.getLogger("torchao").setLevel(logging.ERROR)
+        self._task = task
+        self._output = Output(task.output_url)
+        self._reader = FragmentReader(list(dict.fromkeys([*task.columns.values(), *task.carried.names])))
+        self._replica = Replica(task.settings)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Score one fragment; an error comes back as a value, so that the driver sees it as it was."""
+        try:
+            return {"receipt": json.dumps(self._score(Fragment(**json.loads(row["fragment"])), row["part"]))}
+        except Exception as error:
+            kind = type(error).__name__ if isinstance(error, OptinferError) else "OptinferError"
+            text = str(error) if isinstance(error, OptinferError) else traceback.format_exc()
+            return {"receipt": json.dumps({"error": kind, "message": text})}
+
+    def _score(self, fragment: Fragment, part: str) -> dict[str, Any]:
+        started = perf_counter()
+        try:
+            table = self._reader.read(fragment)
+        except SourceError as error:
+            if self._task.on_bad_file == "raise":
+                raise
+            return self._commit(fragment, part, *self._unreadable(fragment, str(error)), Stats(rows_in=fragment.rows))
+        read_seconds = perf_counter() - started
+        roles = pa.table({role: table.column(column) for role, column in self._task.columns.items()})
+        scored = self._replica.score(roles)
+        if scored.rejected and self._task.on_error == "raise":
+            row, reason = min(scored.rejected.items())
+            raise RowError(
+                f"row {fragment.start + row} of {fragment.path} cannot be scored: {reason}; "
+                "correct it, or set sink.on_error: quarantine to go on without it"
+            )
+        scored.stats.read_seconds = read_seconds
+        carried = table.select(self._task.carried.names)
+        out = carried.take(pa.array(scored.kept))
+        added = self._replica.as_table(scored)
+        for name in added.column_names:
+            out = out.append_column(added.schema.field(name), added.column(name))
+        return self._commit(
+            fragment, part, out, _quarantine(table, fragment, scored.rejected), scored.rejected, scored.stats
+        )
+
+    def _commit(
+        self,
+        fragment: Fragment,
+        part: str,
+        scored: pa.Table,
+        quarantined: pa.Table | None,
+        rejected: dict[int, str],
+        stats: Stats,
+    ) -> dict[str, Any]:
+        started = perf_counter()
+        record = self._output.commit(part, fragment, self._task.fingerprint, scored, quarantined)
+        stats.commit_seconds = perf_counter() - started
+        stats.rows_out, stats.rows_quarantined = record["rows_out"], record["rows_quarantined"]
+        stats.bytes_out = record["bytes"]
+        reasons: dict[str, int] = {}
+        for reason in rejected.values():
+            reasons[reason] = reasons.get(reason, 0) + 1
+        return {
+            "fragment": fragment.index,
+            "part": part,
+            "stats": stats.as_dict(),
+            "reasons": reasons,
+            "load_seconds": self._replica.load_seconds,
+            "peak_rss_mb": peak_rss_mb(),
+        }
+
+    def _unreadable(self, fragment: Fragment, reason: str) -> tuple[pa.Table, pa.Table, dict[int, str]]:
+        """Quarantine a whole fragment whose file cannot be decoded: its rows are known by number only."""
+        names = [*self._task.carried.names, *self._replica.family.schema.names]
+        fields = [*self._task.carried, *self._replica.family.schema]
+        empty = pa.schema(dict(zip(names, (f.type for f in fields), strict=True))).empty_table()
+        rejected = dict.fromkeys(range(fragment.rows), reason)
+        nulls = pa.table({f.name: pa.nulls(fragment.rows, f.type) for f in self._task.carried})
+        return empty, _located(nulls, fragment, rejected), rejected
+
+
+def _quarantine(table: pa.Table, fragment: Fragment, rejected: dict[int, str]) -> pa.Table | None:
+    return _located(table.take(pa.array(sorted(rejected))), fragment, rejected) if rejected else None
+
+
+def _located(table: pa.Table, fragment: Fragment, rejected: dict[int, str]) -> pa.Table:
+    rows = sorted(rejected)
+    count = len(rows)
+    return (
+        table.append_column("_file", pa.array([fragment.path] * count, pa.string()))
+        .append_column("_row", pa.array(np.array(rows, dtype=np.int64) + fragment.start))
+        .append_column("_reason", pa.array([rejected[r] for r in rows], pa.string()))
+    )
+
+
+def stream(
+    task: ScoringTask, placement: Placement, fragments: Sequence[tuple[Fragment, str]]
+) -> Iterator[Receipt]:
+    """Score fragments, given with their part names, and yield a receipt as each is committed.
+
+    Raises:
+        OptinferError: the first error of any replica, of its own class.
+    """
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    rows = [{"fragment": json.dumps(asdict(f)), "part": part} for f, part in fragments]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        FragmentScorer,
+        fn_constructor_args=(task,),
+        compute=ray.data.ActorPoolStrategy(
+            size=placement.replicas,
+            max_tasks_in_flight_per_actor=_OVERLAP,
+            max_concurrent_calls_per_actor=_OVERLAP,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=placement.cpus_per_replica,
+        num_gpus=placement.gpus_per_replica or None,
+        max_restarts=_RESTARTS,
+        max_task_retries=_RESTARTS,
+    )
+    for row in dataset.iter_rows():
+        yield _receipt(json.loads(row["receipt"]))
+
+
+def _receipt(raw: dict[str, Any]) -> Receipt:
+    if "error" in raw:
+        import optinfer.errors
+
+        raise getattr(optinfer.errors, raw["error"])(raw["message"])
+    return Receipt(**{**raw, "stats": Stats.from_dict(raw["stats"])})

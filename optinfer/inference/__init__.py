@@ -1,0 +1,1 @@
+"""One replica, without Ray: rows to features to outputs to rows, timed."""

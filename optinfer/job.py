@@ -1,0 +1,135 @@
+"""run(config): the whole path of a record on one screen. Plan, prepare, place, stream, commit, account, record.
+
+    plan      list the source, cut it into fragments, compute the fingerprint     planning.py, data/
+    prepare   build, certify and gate the variant on a sample of the job's rows   optimization/
+    place     replicas and their share of the cluster; refuse what cannot run     execution/placement
+    stream    Ray Data actors read, score and commit one fragment after another   execution/pipeline
+    account   rows in = rows scored + rows quarantined, manifest, then _SUCCESS   tracking/tally, data/output
+    record    journal first, MLflow from it                                       tracking/
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+from optinfer import home
+from optinfer.config import JobConfig
+from optinfer.data.fragments import Fragment
+from optinfer.data.lock import RunLock
+from optinfer.data.output import Output
+from optinfer.execution.placement import Placement, place
+from optinfer.optimization.prepare import Prepared, prepare
+from optinfer.planning import Planned, plan_job
+from optinfer.summary import Summary
+from optinfer.tracking.mlflow_tracker import MlflowTracker
+from optinfer.tracking.recorder import Recorder
+from optinfer.tracking.report import Progress
+from optinfer.tracking.tally import Tally
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def run(config: JobConfig, address: str | None = None, say: Callable[[str], None] = _silent) -> dict[str, Any]:
+    """Score the job's table and return the record that `optinfer run --json` prints.
+
+    Args:
+        config: the job.
+        address: None uses `RAY_ADDRESS` or starts Ray here; `local` always starts it; else a cluster's address.
+        say: is told, line by line, what is going on.
+
+    Raises:
+        OptinferError: with the exit code of its class; committed fragments stay, the same call goes on from them.
+    """
+    summary = Summary(started=time.time(), run_id=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}")
+    planned = plan_job(config)
+    output = Output(config.sink.path)
+    if done := output.finished(planned.fingerprint):
+        return {**done["run"], "status": "nothing to do", "fragments_resumed": done["run"]["fragments"]}
+    with RunLock(output.folder):
+        output.freeze({"fingerprint": planned.fingerprint, "fields": planned.fields}, planned.plan)
+        tracker = MlflowTracker(config.tracking.uri or home.default_tracking_uri(), config.tracking.experiment)
+        with Recorder(home.runs() / summary.run_id, tracker, time.time, say) as recorder:
+            recorder.event("start", run_name=f"{config.name} {config.variant}", **summary.start(planned))
+            for path, reason in planned.plan.bad_files:
+                recorder.warn(f"{path} is left out: {reason}")
+            tally = Tally(planned.plan.rows, config.sink.error_threshold)
+            if planned.plan.rows == 0:
+                output.commit_empty(planned.plan, planned.fingerprint, planned.schema)
+            else:
+                prepared = summary.prepared = _prepare(planned, output, recorder, say)
+                todo = _resume(planned, output, tally, say)
+                if todo:
+                    _stream(planned, prepared, todo, tally, summary, recorder, address, say)
+            tally.check_threshold(f"{output.shown}/_quarantine")
+            tally.check_complete(output.shown)
+            manifest = summary.manifest(planned, tally, recorder)
+            output.finish(manifest)
+            mlflow = recorder.finish("done", **summary.finish(planned, tally, manifest))
+    return {**manifest["run"], "mlflow": mlflow}
+
+
+def _prepare(planned: Planned, output: Output, recorder: Recorder, say: Callable[[str], None]) -> Prepared:
+    """Prove a variant, and bind the output to its artifact."""
+    prepared = prepare(planned.config, planned.folder, planned.model_digest, planned.plan.fragments, say)
+    for line in prepared.warnings:
+        recorder.warn(line)
+    output.bind_variant({"variant": prepared.variant.name, "artifact": prepared.settings.artifact.key})
+    recorder.event("params", params=prepared.params)
+    return prepared
+
+
+def _resume(
+    planned: Planned, output: Output, tally: Tally, say: Callable[[str], None]
+) -> list[tuple[Fragment, str]]:
+    """Count what is committed and return what is not: a listing decides."""
+    committed = output.committed()
+    named = [(fragment, planned.plan.part_name(fragment.index)) for fragment in planned.plan.fragments]
+    tally.take_over(output.footers(part for _, part in named if part in committed))
+    if committed:
+        say(f"resuming: {len(committed)} of {len(named)} fragments are committed")
+    return [(fragment, part) for fragment, part in named if part not in committed]
+
+
+def _stream(
+    planned: Planned,
+    prepared: Prepared,
+    todo: list[tuple[Fragment, str]],
+    tally: Tally,
+    summary: Summary,
+    recorder: Recorder,
+    address: str | None,
+    say: Callable[[str], None],
+) -> None:
+    """Place the replicas and count their receipts as fragments are committed."""
+    from optinfer.execution.cluster import connected, free_nodes
+    from optinfer.execution.pipeline import ScoringTask, stream
+
+    config = planned.config
+    with connected(address):
+        placement: Placement = place(config.placement, prepared.variant.device, free_nodes(), len(todo))
+        summary.placement = placement
+        tally.warm_up = placement.replicas
+        recorder.event("params", params={f"placement.{k}": v for k, v in placement.as_dict().items()})
+        say(f"scoring with {prepared.variant.name}: {'; '.join(placement.reasons)}")
+        task = ScoringTask(
+            settings=replace(prepared.settings, threads=placement.threads_per_replica),
+            columns=config.source.columns,
+            carried=planned.carried,
+            output_url=config.sink.path,
+            fingerprint=planned.fingerprint,
+            on_error=config.sink.on_error,
+            on_bad_file=config.source.on_bad_file,
+        )
+        with Progress(planned.plan.rows, tally.resumed.rows_in) as progress:
+            for receipt in stream(task, placement, todo):
+                event = recorder.event("receipt", **{**asdict(receipt), "stats": receipt.stats.as_dict()})
+                tally.add(receipt.fragment, receipt.stats, receipt.reasons, event["time"])
+                tally.replica_peak_rss_mb = max(tally.replica_peak_rss_mb, receipt.peak_rss_mb)
+                progress.advance(receipt.stats.rows_in, receipt.stats.rows_quarantined)
+                tally.check_threshold(f"{config.sink.path}/_quarantine")

@@ -1,0 +1,65 @@
+"""Trace the model's torch module to ONNX, batch and sequence left open."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optinfer.artifact import Artifact
+from optinfer.optimization.techniques import BuildContext, Change
+
+INPUTS = ("huggingface",)
+REQUIRES = ("torch", "onnx", "onnxscript")
+CALIBRATES = False
+# Opset 23 brings an Attention operator that later quantizers turn into an invalid one.
+DEFAULTS: dict[str, Any] = {"opset": 20}
+
+
+def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, Any]) -> Change:
+    import torch
+
+    family = context.family
+    module = family.load_module()
+    example = next(context.calibration_batches(1), None)
+    if example is None:
+        example = {name: np.ones((1, 8), dtype=np.int64) for name in family.inputs}
+    # Two rows: an axis of one is taken for a constant while tracing.
+    given = tuple(torch.from_numpy(np.repeat(example[name], 2, axis=0)) for name in family.inputs)
+    axes = {axis for dynamic in family.dynamic_axes.values() for axis in dynamic.values()}
+    dims = {axis: torch.export.Dim(axis) for axis in axes}
+    shapes = tuple({i: dims[a] for i, a in family.dynamic_axes[name].items()} for name in family.inputs)
+    with torch.inference_mode(), _quiet():
+        program = torch.onnx.export(
+            module,
+            given,
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=list(family.inputs),
+            output_names=list(family.outputs),
+            opset_version=options["opset"],
+            verbose=False,
+        )
+        program.save(str(out / "model.onnx"), external_data=True)
+    return Change(format="onnx", precision="fp32")
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Keep the exporter's progress and version-conversion chatter away from the job's output."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

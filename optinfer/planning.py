@@ -1,0 +1,155 @@
+"""A job's plan and identity: everything that can be refused before anything heavy is imported or written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from optinfer import plugins
+from optinfer.config import JobConfig
+from optinfer.data.fragments import Plan
+from optinfer.data.lock import holder, is_live
+from optinfer.data.output import Output, fingerprint
+from optinfer.data.source import plan_source
+from optinfer.data.storage import absolute
+from optinfer.errors import ConfigError, redact
+from optinfer.execution.placement import Node, place
+from optinfer.optimization import model_source
+from optinfer.optimization.prepare import family_settings
+from optinfer.optimization.variants import get, require
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job ready to run: its table cut, its model found, its identity computed.
+
+    Attributes:
+        folder: the model, on this machine.
+        carried: the source columns in the output.
+        schema: all columns of the output.
+        fields: what the fingerprint is made of, readable, so that a difference can be named.
+    """
+
+    config: JobConfig
+    plan: Plan
+    folder: Path
+    model_digest: str
+    carried: pa.Schema
+    schema: pa.Schema
+    fields: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.fields)
+
+
+def plan_job(config: JobConfig) -> Planned:
+    """Find the model, cut the table, check columns and variant names; write nothing.
+
+    Raises:
+        ConfigError: the job cannot work; says what to change.
+        SourceError: an input file cannot be read.
+        UnavailableError: the variant cannot run on this machine.
+    """
+    family = plugins.load("families", config.model.family)
+    _check_roles(config, family.ROLES)
+    names = [name for name in (config.variant, config.gate.fallback) if name]
+    for name in names:
+        require(name)
+    folder = model_source.locate(config.model.path)
+    needed = dict.fromkeys([*config.source.columns.values(), *config.sink.columns])
+    plan = plan_source(config.source, list(needed), family.FRAGMENT_ROWS)
+    family.check(plan.schema, config.source.columns)
+    gained = family.load(str(folder), family_settings(config)).schema
+    carried = pa.schema([plan.schema.field(name) for name in config.sink.columns])
+    if clash := sorted(set(carried.names) & set(gained.names)):
+        raise ConfigError(f"sink.columns {clash} has the name of a column the model adds; leave it out")
+    model_digest = model_source.digest(folder)
+    fields = {
+        "source": {
+            "path": redact(absolute(config.source.path)),
+            "files": _digest([asdict(f) for f in plan.files]),
+            "rows": plan.rows,
+            "columns": config.source.columns,
+            "fragments": _digest([asdict(f) for f in plan.fragments]),
+            "bad_files": [redact(path) for path, _ in plan.bad_files],
+        },
+        "model": {"digest": model_digest, "family": config.model.family, **family_settings(config)},
+        "variant": {name: get(name).recipe for name in names},
+        "batching": config.batching.model_dump(),
+        "sink": {"columns": list(config.sink.columns)},
+    }
+    schema = pa.schema([*carried, *gained])
+    return Planned(config, plan, folder, model_digest, carried, schema, fields)
+
+
+def preview(planned: Planned) -> dict[str, Any]:
+    """Describe what `run` would do with this machine's CPUs; imports nothing heavy and writes nothing."""
+    config, plan = planned.config, planned.plan
+    variant = require(config.variant)
+    output = Output(config.sink.path)
+    committed = output.committed()
+    todo = sum(plan.part_name(f.index) not in committed for f in plan.fragments)
+    job = output.job()
+    warnings = [f"{redact(path)} is left out: {why}" for path, why in plan.bad_files]
+    if job and job["fingerprint"] != planned.fingerprint:
+        warnings.append(f"{output.shown} belongs to another job: `run` would refuse (exit 5)")
+    return {
+        "job": config.name,
+        "rows": plan.rows,
+        "files": len(plan.files),
+        "fragments": len(plan.fragments),
+        "to_score": todo,
+        "model": f"{redact(config.model.path)} ({planned.model_digest})",
+        "variant": f"{variant.name}: {variant.techniques}, {variant.backend}",
+        "output": f"{output.shown}: {', '.join(f'{f.name} {f.type}' for f in planned.schema)}",
+        "fingerprint": planned.fingerprint,
+        "placement": place(config.placement, variant.device, [Node(os.cpu_count() or 1)], max(todo, 1)).as_dict(),
+        "warnings": warnings,
+    }
+
+
+def status(url: str) -> dict[str, Any]:
+    """Describe an output folder.
+
+    Raises:
+        ConfigError: no optinfer job writes there.
+    """
+    output = Output(url)
+    job = output.job()
+    if job is None:
+        raise ConfigError(f"{output.shown} is not the output of an optinfer job; give the job's sink.path")
+    held = holder(output.folder)
+    live = held is not None and is_live(held, time.time())
+    manifest = output.manifest()
+    total, committed = output.planned_fragments(), len(output.committed())
+    return {
+        "output": output.shown,
+        "state": "done" if manifest else "running" if live else "interrupted",
+        "fingerprint": job["fingerprint"],
+        "fragments": total,
+        "fragments_committed": committed,
+        "rows": job["fields"]["source"]["rows"],
+        "quarantine_files": len(output.folder.names(under="_quarantine")),
+        "run_id": manifest["run"]["run_id"] if manifest else None,
+        "holder": f"process {held['pid']} on {held['host']}" if held and live else None,
+    }
+
+
+def _check_roles(config: JobConfig, roles: tuple[str, ...]) -> None:
+    needs = f"{config.model.family} needs {', '.join(roles)}"
+    if missing := [role for role in roles if role not in config.source.columns]:
+        raise ConfigError(f"source.columns lacks {missing[0]!r}: {needs}; add `{missing[0]}: <a source column>`")
+    if unknown := [role for role in config.source.columns if role not in roles]:
+        raise ConfigError(f"source.columns has {unknown[0]!r}: {needs}; other columns to keep go into sink.columns")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

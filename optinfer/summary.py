@@ -1,0 +1,127 @@
+"""What is said of a run, in every form: the JSON record, the manifest, MLflow's params and metrics."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from optinfer.data.storage import absolute
+from optinfer.errors import redact
+from optinfer.execution.placement import Placement
+from optinfer.optimization.prepare import Prepared
+from optinfer.planning import Planned
+from optinfer.tracking.metrics import peak_rss_mb
+from optinfer.tracking.recorder import Recorder
+from optinfer.tracking.tally import Tally
+
+
+@dataclass
+class Summary:
+    """Collects what a run learns on its way; `started` is in seconds since the epoch."""
+
+    started: float
+    run_id: str
+    prepared: Prepared | None = None
+    placement: Placement | None = None
+
+    def start(self, planned: Planned) -> dict[str, Any]:
+        """Return params, tags and inputs for the run's first event."""
+        config = planned.config
+        return {
+            "params": {
+                "job": config.name,
+                "family": config.model.family,
+                "model.path": redact(config.model.path),
+                "model.digest": planned.model_digest,
+                "data.digest": planned.fields["source"]["files"],
+                "data.rows": planned.plan.rows,
+                "data.files": len(planned.plan.files),
+                "fragments": len(planned.plan.fragments),
+                "batching.max_batch_tokens": config.batching.max_batch_tokens,
+                "batching.max_batch_size": config.batching.max_batch_size,
+            },
+            "tags": {"optinfer.run_id": self.run_id, "optinfer.fingerprint": planned.fingerprint},
+            "inputs": [_dataset(config.source.path, planned.fields["source"]["files"], "input")],
+        }
+
+    def record(self, planned: Planned, tally: Tally, mlflow: dict[str, Any]) -> dict[str, Any]:
+        """Return the run as one flat object: the contract of `run --json`."""
+        seconds = time.time() - self.started
+        total, scored = tally.total, tally.scored
+        prepared = self.prepared
+        return {
+            "status": "done",
+            "run_id": self.run_id,
+            "job": planned.config.name,
+            "variant": prepared.variant.name if prepared else planned.config.variant,
+            "fingerprint": planned.fingerprint,
+            "output": redact(absolute(planned.config.sink.path)),
+            "fragments": len(planned.plan.fragments),
+            "fragments_resumed": len(planned.plan.fragments) - tally.counted,
+            "rows_in": total.rows_in,
+            "rows_out": total.rows_out,
+            "rows_quarantined": total.rows_quarantined,
+            "seconds": round(seconds, 3),
+            "startup_seconds": round(tally.first_receipt - self.started, 3) if tally.first_receipt else None,
+            "rows_per_second": round(scored.rows_in / seconds, 2),
+            "steady_rows_per_second": tally.steady_rows_per_second(),
+            "tokens_per_second": round(scored.tokens / seconds, 1) if scored.tokens else None,
+            "padding_fraction": round(scored.padding_fraction, 5),
+            "placement": self.placement.as_dict() if self.placement else {},
+            "gate": prepared.gate.as_dict() if prepared else {},
+            "certificate": prepared.certificate.as_dict() if prepared else {},
+            "mlflow": mlflow,
+        }
+
+    def manifest(self, planned: Planned, tally: Tally, recorder: Recorder) -> dict[str, Any]:
+        return {
+            "run": self.record(planned, tally, recorder.mlflow_run()),
+            "job": planned.config.model_dump(mode="json"),
+            "identity": planned.fields,
+            "quarantine_reasons": dict(tally.reasons.most_common(100)),
+            "bad_files": [{"path": redact(path), "reason": why} for path, why in planned.plan.bad_files],
+            "warnings": recorder.warnings,
+            "journal": str(recorder.journal.path),
+        }
+
+    def finish(self, planned: Planned, tally: Tally, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Return metrics, outputs and artifacts for the run's last event."""
+        artifacts = {"manifest.json": json.dumps(manifest, indent=1, default=str)}
+        if self.prepared:
+            artifacts["certificate.json"] = json.dumps(self.prepared.certificate.as_dict(), indent=1)
+        return {
+            "metrics": self._metrics(manifest["run"], tally),
+            "outputs": [_dataset(planned.config.sink.path, planned.fingerprint, "output")],
+            "artifacts": artifacts,
+        }
+
+    def _metrics(self, run: dict[str, Any], tally: Tally) -> dict[str, float]:
+        numbers = {k: float(v) for k, v in run.items() if isinstance(v, int | float)}
+        stats = tally.scored
+        parts = {
+            name: getattr(stats, f"{name}_seconds")
+            for name in ("read", "preprocess", "wait", "infer", "postprocess", "commit")
+        }
+        numbers |= {f"seconds.{name}": value for name, value in parts.items()}
+        numbers |= {f"micro_batch_ms.p{q}": stats.latencies.percentile(q) * 1e3 for q in (50, 95, 99)}
+        if (share := tally.model_share()) is not None:
+            numbers["model_share_of_replica_time"] = share
+        if self.prepared:
+            certificate = self.prepared.certificate
+            numbers |= {
+                "build_seconds": certificate.build_seconds,
+                "artifact_mb": certificate.artifact_mb,
+                "gate.value": self.prepared.gate.value,
+                "certificate.largest_difference": certificate.largest_difference,
+                "certificate.rows_per_second": certificate.rows_per_second,
+            }
+        numbers["driver_peak_rss_mb"] = peak_rss_mb()
+        numbers["replica_peak_rss_mb"] = tally.replica_peak_rss_mb
+        return numbers
+
+
+def _dataset(path: str, digest: str, context: str) -> dict[str, str]:
+    source = redact(absolute(path))
+    return {"name": source.rstrip("/").rpartition("/")[2], "digest": digest, "source": source, "context": context}

@@ -1,0 +1,164 @@
+"""Feeds one MLflow run from journal events, on its own thread: an outage never slows or fails a job.
+
+What could not be sent is still in the journal; `finish` says so in one warning.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from optinfer.errors import redact
+
+
+_GIVE_UP_SECONDS = 30.0
+_STATUS = {"done": "FINISHED", "interrupted": "KILLED"}
+# MLflow's own limit for one batch of parameters.
+_PARAMS_A_CALL = 100
+
+
+class MlflowTracker:
+    """One run of one job attempt."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        self.uri = uri
+        self.experiment = experiment
+        self.run_id: str | None = None
+        self.error: str | None = None
+        self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._feed, name="optinfer-mlflow", daemon=True)
+        self._thread.start()
+
+    def log(self, event: dict[str, Any]) -> None:
+        """Queue a journal event; returns at once."""
+        self._events.put(event)
+
+    def close(self) -> dict[str, Any]:
+        """Wait for what is queued, a bounded time; return `where()`."""
+        self._events.put(None)
+        self._thread.join(_GIVE_UP_SECONDS)
+        if self._thread.is_alive() and self.error is None:
+            self.error = f"no answer within {_GIVE_UP_SECONDS:g} s"
+        return self.where()
+
+    def where(self) -> dict[str, Any]:
+        """Return uri, experiment and run id as known now, with a `warning` if MLflow did not take everything."""
+        where = {"uri": redact(self.uri), "experiment": self.experiment, "run_id": self.run_id}
+        if self.error:
+            where["warning"] = f"MLflow at {redact(self.uri)} did not take everything ({self.error}); the journal did"
+        return where
+
+    def _feed(self) -> None:
+        try:
+            _bound_retries()
+            sender = _Sender(self.uri, self.experiment)
+            while (event := self._events.get()) is not None:
+                sender.send(event)
+                self.run_id = sender.run_id
+        except Exception as error:
+            self.error = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+
+
+def _bound_retries() -> None:
+    """MLflow asks an unreachable server for about four minutes by default; a job need not wait for that."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+
+class _Sender:
+    """Translates events into MLflow calls; raises what MLflow raises."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        from mlflow import MlflowClient
+
+        self._client = MlflowClient(tracking_uri=uri)
+        self._experiment = experiment
+        self._rows = 0
+        self._last_step: tuple[float, int] | None = None
+        self._started = 0.0
+        self.run_id: str | None = None
+
+    def send(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "start":
+            self._start(event)
+        elif kind == "receipt":
+            self._progress(event)
+        elif kind == "params":
+            self._params(event["params"])
+        elif kind == "finish":
+            self._finish(event)
+
+    def _start(self, event: dict[str, Any]) -> None:
+        found = self._client.get_experiment_by_name(self._experiment)
+        experiment_id = found.experiment_id if found else self._create_experiment()
+        run = self._client.create_run(
+            experiment_id, start_time=int(event["time"] * 1000), tags=event["tags"], run_name=event["run_name"]
+        )
+        self.run_id = run.info.run_id
+        self._started = event["time"]
+        self._params(event["params"])
+        self._datasets(event["inputs"])
+
+    def _create_experiment(self) -> str:
+        """Create the experiment; for a local SQLite store its artifacts stay beside it, not in the working directory."""
+        uri = self._client.tracking_uri
+        location = f"{uri.removeprefix('sqlite:///')}-artifacts" if uri.startswith("sqlite:///") else None
+        return str(self._client.create_experiment(self._experiment, artifact_location=location))
+
+    def _params(self, params: dict[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        entries = [Param(key, str(value)[:6000]) for key, value in params.items()]
+        for start in range(0, len(entries), _PARAMS_A_CALL):
+            self._client.log_batch(self.run_id, params=entries[start : start + _PARAMS_A_CALL])
+
+    def _datasets(self, datasets: list[dict[str, str]]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        given = [
+            DatasetInput(
+                Dataset(name=d["name"], digest=d["digest"][:36], source_type="parquet", source=d["source"]),
+                [InputTag("mlflow.data.context", d["context"])],
+            )
+            for d in datasets
+        ]
+        self._client.log_inputs(self.run_id, given)
+
+    def _progress(self, event: dict[str, Any]) -> None:
+        """Log rows and rows per second over time, at most one point a second."""
+        self._rows += event["stats"]["rows_in"]
+        now = event["time"]
+        if self._last_step and now - self._last_step[0] < 1:
+            return
+        if self._last_step:
+            speed = (self._rows - self._last_step[1]) / (now - self._last_step[0])
+            self._metrics({"progress/rows_per_second": speed}, now, int(now - self._started))
+        self._metrics({"progress/rows": self._rows}, now, int(now - self._started))
+        self._last_step = (now, self._rows)
+
+    def _metrics(self, metrics: dict[str, float], time: float, step: int = 0) -> None:
+        from mlflow.entities import Metric
+
+        self._client.log_batch(
+            self.run_id, metrics=[Metric(k, float(v), int(time * 1000), step) for k, v in metrics.items()]
+        )
+
+    def _finish(self, event: dict[str, Any]) -> None:
+        self._metrics(event["metrics"], event["time"])
+        self._datasets(event["outputs"])
+        for key, value in event.get("tags", {}).items():
+            self._client.set_tag(self.run_id, key, value)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, text in event["artifacts"].items():
+                Path(folder, name).write_text(text, encoding="utf-8")
+            self._client.log_artifacts(self.run_id, folder)
+        self._client.set_terminated(
+            self.run_id, _STATUS.get(event["status"], "FAILED"), end_time=int(event["time"] * 1000)
+        )

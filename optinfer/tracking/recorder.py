@@ -1,0 +1,77 @@
+"""One run's record: every event goes to the journal, then to MLflow; a `with` block gives it its final status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from optinfer.errors import OptinferError
+from optinfer.tracking.journal import Journal
+from optinfer.tracking.mlflow_tracker import MlflowTracker
+
+
+class Recorder:
+    """Writes events; `clock` gives seconds since the epoch, `say` is told warnings."""
+
+    def __init__(
+        self, folder: Path, tracker: MlflowTracker, clock: Callable[[], float], say: Callable[[str], None]
+    ) -> None:
+        self.journal = Journal(folder / "journal.jsonl", clock)
+        self.warnings: list[str] = []
+        self.mlflow: dict[str, Any] = {}
+        self._tracker = tracker
+        self._say = say
+        self._finished = False
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._finished:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            text = str(error) if isinstance(error, OptinferError) else repr(error)
+            self.finish(status, tags={"optinfer.error": text[:500]})
+            self._say(f"journal: {self.journal.path}")
+
+    def event(self, event: str, **values: Any) -> dict[str, Any]:
+        record = self.journal.write(event, **values)
+        self._tracker.log(record)
+        return record
+
+    def warn(self, line: str) -> None:
+        self.warnings.append(line)
+        self.event("warning", message=line)
+        self._say(f"warning: {line}")
+
+    def mlflow_run(self) -> dict[str, Any]:
+        """Return what is known now of the MLflow run."""
+        return self._tracker.where()
+
+    def finish(
+        self,
+        status: str,
+        metrics: dict[str, float] | None = None,
+        outputs: list[dict[str, str]] | None = None,
+        artifacts: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Close the run; return where MLflow has it, saying a warning where it has not all of it."""
+        self._finished = True
+        self.event(
+            "finish",
+            status=status,
+            metrics=metrics or {},
+            outputs=outputs or [],
+            artifacts=artifacts or {},
+            tags={**(tags or {}), **({"optinfer.warnings": "\n".join(self.warnings)[:5000]} if self.warnings else {})},
+        )
+        where = self._tracker.close()
+        if "warning" in where:
+            self.journal.write("warning", message=where["warning"])
+            self._say(f"warning: {where['warning']}")
+        self.journal.close()
+        return where

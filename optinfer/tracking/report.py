@@ -1,0 +1,70 @@
+"""Progress while a job runs, on stderr: a live line on a terminal, one plain line every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from time import monotonic
+from types import TracebackType
+from typing import TextIO
+
+_PLAIN_EVERY_SECONDS = 10.0
+
+
+class Progress:
+    """Rows done, rows per second, time left and quarantined rows; `clock` gives seconds."""
+
+    def __init__(
+        self,
+        total_rows: int,
+        done_rows: int = 0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._stream = stream or sys.stderr
+        self._total, self._done, self._resumed = total_rows, done_rows, done_rows
+        self._quarantined = 0
+        self._clock = clock
+        self._started = self._spoken = clock()
+        self._live = self._stream.isatty()
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                BarColumn(), TextColumn("{task.description}"), console=Console(file=self._stream), transient=True
+            )
+            self._task = self._bar.add_task(self.line(), total=self._total, completed=self._done)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._bar.stop()
+
+    def advance(self, rows: int, quarantined: int) -> None:
+        self._done += rows
+        self._quarantined += quarantined
+        if self._live:
+            self._bar.update(self._task, completed=self._done, description=self.line())
+        elif self._clock() - self._spoken >= _PLAIN_EVERY_SECONDS:
+            self._spoken = self._clock()
+            self.say(self.line())
+
+    def say(self, text: str) -> None:
+        """Print a line without breaking the live one."""
+        if self._live and hasattr(self, "_bar"):
+            self._bar.console.print(text)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def line(self) -> str:
+        elapsed = self._clock() - self._started
+        speed = (self._done - self._resumed) / elapsed if elapsed > 0 else 0.0
+        left = f"{(self._total - self._done) / speed:,.0f} s left" if speed else "starting"
+        return f"{self._done:,}/{self._total:,} rows, {speed:,.0f} rows/s, {left}, {self._quarantined:,} quarantined"
