@@ -21,7 +21,9 @@ _set = click.option(
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _address = click.option(
-    "--address", metavar="auto|local|HOST:PORT|ray://…", help="Ray cluster; default: $RAY_ADDRESS, else Ray started here."
+    "--address",
+    metavar="auto|local|HOST:PORT|ray://…",
+    help="Ray cluster; default: $RAY_ADDRESS, else Ray started here.",
 )
 
 

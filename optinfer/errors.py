@@ -83,4 +83,6 @@ def redact(url: str) -> str:
     if "://" not in url:
         return url
     parts = urlsplit(url)
+    if not parts.netloc:
+        return url.partition("?")[0]
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -1,11 +1,11 @@
 """run(config): the whole path of a record on one screen. Plan, prepare, place, stream, commit, account, record.
 
-    plan      list the source, cut it into fragments, compute the fingerprint     planning.py, data/
-    prepare   build, certify and gate the variant on a sample of the job's rows   optimization/
-    place     replicas and their share of the cluster; refuse what cannot run     execution/placement
-    stream    Ray Data actors read, score and commit one fragment after another   execution/pipeline
-    account   rows in = rows scored + rows quarantined, manifest, then _SUCCESS   tracking/tally, data/output
-    record    journal first, MLflow from it                                       tracking/
+plan      list the source, cut it into fragments, compute the fingerprint     planning.py, data/
+prepare   build, certify and gate the variant on a sample of the job's rows   optimization/
+place     replicas and their share of the cluster; refuse what cannot run     execution/placement
+stream    Ray Data actors read, score and commit one fragment after another   execution/pipeline
+account   rows in = rows scored + rows quarantined, manifest, then _SUCCESS   tracking/tally, data/output
+record    journal first, MLflow from it                                       tracking/
 """
 
 from __future__ import annotations
@@ -84,9 +84,7 @@ def _prepare(planned: Planned, output: Output, recorder: Recorder, say: Callable
     return prepared
 
 
-def _resume(
-    planned: Planned, output: Output, tally: Tally, say: Callable[[str], None]
-) -> list[tuple[Fragment, str]]:
+def _resume(planned: Planned, output: Output, tally: Tally, say: Callable[[str], None]) -> list[tuple[Fragment, str]]:
     """Count what is committed and return what is not: a listing decides."""
     committed = output.committed()
     named = [(fragment, planned.plan.part_name(fragment.index)) for fragment in planned.plan.fragments]

@@ -28,9 +28,7 @@ def names(kind: str) -> dict[str, str]:
     """Return plugin name -> module path for one kind (a key of `ROOMS`), own files first."""
     room = importlib.import_module(ROOMS[kind])
     found = {
-        m.name: f"{ROOMS[kind]}.{m.name}"
-        for m in pkgutil.iter_modules(room.__path__)
-        if not m.name.startswith("_")
+        m.name: f"{ROOMS[kind]}.{m.name}" for m in pkgutil.iter_modules(room.__path__) if not m.name.startswith("_")
     }
     for entry in entry_points(group=f"optinfer.{kind}"):
         found.setdefault(entry.name, entry.value)

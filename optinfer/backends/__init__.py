@@ -1,8 +1,8 @@
 """What executes an artifact. One file a runtime; this is the contract between them and the rest.
 
 A backend module holds the constants `FORMATS` (artifact formats it loads), `REQUIRES` (modules that must be installed),
-`DEVICES`, `MAX_BATCH_TOKENS` (measured best micro-batch by device), and two functions: `unavailable(device)`, cheap, and
-`load(artifact, execution, load_module) -> Session`.
+`DEVICES`, `MAX_BATCH_TOKENS` (measured best micro-batch by device), and two functions: `unavailable(device)`, cheap,
+and `load(artifact, execution, load_module) -> Session`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A deterministic session with no runtime, for tests and for trying a job's plumbing: output = hash of the row's tokens."""
+"""A deterministic session with no runtime, for tests and for trying a job's plumbing: a hash of the row's tokens."""
 
 from __future__ import annotations
 

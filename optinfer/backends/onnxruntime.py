@@ -1,4 +1,4 @@
-"""ONNX Runtime. It replaces a provider it cannot load by another, so what runs is checked against what was asked for."""
+"""ONNX Runtime. It silently replaces a provider it cannot load, so what runs is checked against what was asked for."""
 
 from __future__ import annotations
 

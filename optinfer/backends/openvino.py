@@ -1,4 +1,4 @@
-"""OpenVINO on CPU. Its "fp32" silently computes in bf16 where the CPU can, so the precision is always set and read back."""
+"""OpenVINO on CPU. Its "fp32" computes in bf16 where the CPU can, so the precision is always set and read back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FORMATS = ("openvino",)
 REQUIRES = ("openvino",)
 DEVICES = ("cpu",)
 # Best at 16-32 sorted rows of about 100 tokens.
-MAX_BATCH_TOKENS = {"cpu": 4096}
+MAX_BATCH_TOKENS = {"cpu": 2048}
 
 
 def unavailable(device: str) -> str | None:

@@ -14,7 +14,7 @@ FORMATS = ("huggingface",)
 REQUIRES = ("torch", "transformers")
 DEVICES = ("cpu", "cuda")
 # Eager PyTorch is fastest at 8-32 sorted rows on CPUs (about 100 tokens each); a GPU wants far more work per launch.
-MAX_BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}
+MAX_BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
 
 
 def unavailable(device: str) -> str | None:

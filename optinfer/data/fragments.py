@@ -6,6 +6,7 @@ is larger, so the unit of work does not depend on how somebody happened to write
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -31,13 +32,13 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Fragment:
-    """Rows [start, stop) of one file; `partition` holds its hive partition values by column."""
+    """Rows [start, stop) of one file; `partition` holds its hive partition values as (column, value, Arrow type)."""
 
     index: int
     path: str
     start: int
     stop: int
-    partition: tuple[tuple[str, Any], ...] = ()
+    partition: tuple[tuple[str, Any, str], ...] = ()
 
     @property
     def rows(self) -> int:
@@ -84,7 +85,7 @@ def cut(groups: Iterable[tuple[int, int]], max_rows: int, max_bytes: float) -> I
         pieces = min(rows, max(math.ceil(rows / max_rows), math.ceil(size / max_bytes)))
         if pieces > 1:
             edges = [end + rows * i // pieces for i in range(pieces + 1)]
-            yield from zip(edges, edges[1:], strict=False)
+            yield from itertools.pairwise(edges)
             start = end = edges[-1]
             held = 0.0
         else:

@@ -93,6 +93,9 @@ def is_live(record: dict[str, Any], now: float) -> bool:
     if record["host"] != socket.gethostname():
         return bool(now - record["beat"] < STALE_SECONDS)
     try:
-        return bool(abs(psutil.Process(record["pid"]).create_time() - record["started"]) < 1)
+        process = psutil.Process(record["pid"])
+        # A killed process stays listed until its parent collects it, in some containers for ever.
+        dead = process.status() == psutil.STATUS_ZOMBIE
+        return not dead and bool(abs(process.create_time() - record["started"]) < 1)
     except psutil.NoSuchProcess:
         return False

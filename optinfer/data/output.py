@@ -1,12 +1,12 @@
 """The output folder: frozen job, committed parts, quarantine, manifest. Resume is a listing of it.
 
-    part-000012.parquet               the commit of fragment 12; its footer says which job and what was counted
-    _quarantine/part-000012-….parquet rows of fragment 12 that could not be scored, written before the part
-    _optinfer/job.json                the frozen job and its fingerprint; written once, before anything runs
-    _optinfer/plan.parquet            the fragments
-    _optinfer/variant.json            the one artifact that fills this output
-    _optinfer/lock.json               who is writing now (see lock.py)
-    _manifest.json, _SUCCESS          the account, written last
+part-000012.parquet               the commit of fragment 12; its footer says which job and what was counted
+_quarantine/part-000012-….parquet rows of fragment 12 that could not be scored, written before the part
+_optinfer/job.json                the frozen job and its fingerprint; written once, before anything runs
+_optinfer/plan.parquet            the fragments
+_optinfer/variant.json            the one artifact that fills this output
+_optinfer/lock.json               who is writing now (see lock.py)
+_manifest.json, _SUCCESS          the account, written last
 """
 
 from __future__ import annotations
@@ -181,7 +181,9 @@ def _parquet_bytes(table: pa.Table) -> bytes:
 
 
 def _plan_bytes(plan: Plan) -> bytes:
-    rows = [{**asdict(f), "partition": json.dumps(dict(f.partition), default=str)} for f in plan.fragments]
+    rows = [
+        {**asdict(f), "partition": json.dumps({name: value for name, value, _ in f.partition})} for f in plan.fragments
+    ]
     fields = [("index", pa.int64()), ("path", pa.string()), ("start", pa.int64()), ("stop", pa.int64())]
     schema = pa.schema([*fields, ("partition", pa.string())])
     return _parquet_bytes(pa.Table.from_pylist(rows, schema=schema))

@@ -44,10 +44,10 @@ class FragmentReader:
                 f"{redact(fragment.path)} changed since it was planned ({table.num_rows} of {fragment.rows} rows in "
                 f"{fragment.start}-{fragment.stop}); choose a new sink.path to score the new table"
             )
-        partition = dict(fragment.partition)
+        partition = {name: pa.scalar(value, pa.type_for_alias(kind)) for name, value, kind in fragment.partition}
         for name in self._columns:
             if name not in table.column_names:
-                table = table.append_column(name, pa.repeat(pa.scalar(partition[name]), table.num_rows))
+                table = table.append_column(name, pa.repeat(partition[name], table.num_rows))
         return table.select(list(self._columns))
 
     def _rows(self, fragment: Fragment) -> pa.Table:

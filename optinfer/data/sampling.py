@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,12 +49,12 @@ def draw(
     for position, fragment in enumerate(chosen):
         share = -(-left // (len(chosen) - position))
         rows = _without_nulls(reader.read(fragment), required)
-        taken = rows.take(pa.array(_spread(rows.num_rows, share)))
+        taken = rows.take(pa.array(_spread(rows.num_rows, share), pa.int64()))
         tables.append(taken)
         left -= taken.num_rows
     table = pa.concat_tables(tables).combine_chunks()
     order = np.random.default_rng(0).permutation(table.num_rows)
-    kept = min(gate_rows, table.num_rows) if table.num_rows >= wanted else table.num_rows * 2 // 3
+    kept = min(gate_rows, table.num_rows if table.num_rows >= wanted else math.ceil(table.num_rows * 2 / 3))
     return Sample(
         gate=table.take(pa.array(np.sort(order[:kept]))),
         calibration=table.take(pa.array(np.sort(order[kept : kept + calibration_rows]))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from optinfer.config import SourceConfig
 from optinfer.data.fragments import Fragment, Plan, SourceFile, cut, rows_per_fragment
 from optinfer.data.storage import absolute, file_system, is_local
-from optinfer.errors import ConfigError, SourceError, suggest, redact
+from optinfer.errors import ConfigError, SourceError, redact, suggest
 
 _FOOTER_THREADS = 16
 
@@ -45,9 +46,7 @@ def plan_source(source: SourceConfig, columns: Sequence[str], family_rows: int) 
     partitions = _partitions(root, [f.file.path for f in footers])
     schema = _common_schema(footers, partitions, columns)
     total = min(sum(f.file.rows for f in footers), source.limit or 2**62)
-    max_rows = (
-        rows_per_fragment(total, family_rows) if source.fragment_rows == "auto" else source.fragment_rows
-    )
+    max_rows = rows_per_fragment(total, family_rows) if source.fragment_rows == "auto" else source.fragment_rows
     return Plan(
         files=tuple(f.file for f in footers),
         fragments=tuple(_cut_all(footers, partitions, max_rows, source.fragment_mb * 1e6, total)),
@@ -117,9 +116,7 @@ def _footer(fs: Any, info: dict[str, Any], columns: set[str]) -> _Footer | tuple
             meta, schema = parquet.metadata, parquet.schema_arrow
     except (pa.ArrowException, OSError) as error:
         return path, f"{redact(path)} is not a readable Parquet file ({error})"
-    wanted = {
-        i for i in range(meta.num_columns) if meta.schema.column(i).path.split(".")[0] in columns
-    }
+    wanted = {i for i in range(meta.num_columns) if meta.schema.column(i).path.split(".")[0] in columns}
     groups = []
     for g in range(meta.num_row_groups):
         group = meta.row_group(g)
@@ -133,25 +130,32 @@ def _local(fs: Any) -> bool:
     return "file" in protocols
 
 
-def _partitions(root: str, paths: list[str]) -> dict[str, dict[str, Any]]:
-    """Return hive partition values (`key=value` folders below the root) by path, types inferred over all files."""
+def _partitions(root: str, paths: list[str]) -> dict[str, dict[str, pa.Scalar]]:
+    """Return hive partition values (`key=value` folders below the root) by path; integers where every file's is one."""
     inner = {p: (p if is_local(p) else p.partition("://")[2]).removeprefix(root) for p in paths}
-    if not any("=" in p.rpartition("/")[0] for p in inner.values()):
-        return {}
-    factory = pads.HivePartitioning.discover(infer_dictionary=False)
-    partitioning = pads.HivePartitioning(factory.inspect(list(inner.values())))
-    return {p: dict(pads.get_partition_keys(partitioning.parse(i.rpartition("/")[0]))) for p, i in inner.items()}
+    keys = {part.partition("=")[0] for i in inner.values() for part in i.split("/")[:-1] if "=" in part}
+    texts = pads.HivePartitioning(pa.schema([(key, pa.string()) for key in sorted(keys)]))
+    values = {p: pads.get_partition_keys(texts.parse(i)) for p, i in inner.items()}
+    types = {key: _partition_type([v[key] for v in values.values() if v.get(key) is not None]) for key in keys}
+    return {
+        path: {key: pa.scalar(value, pa.string()).cast(types[key]) for key, value in found.items()}
+        for path, found in values.items()
+    }
+
+
+def _partition_type(values: list[str]) -> pa.DataType:
+    return pa.int64() if all(re.fullmatch(r"-?\d{1,18}", value) for value in values) else pa.string()
 
 
 def _common_schema(
-    footers: list[_Footer], partitions: dict[str, dict[str, Any]], columns: Sequence[str]
+    footers: list[_Footer], partitions: dict[str, dict[str, pa.Scalar]], columns: Sequence[str]
 ) -> pa.Schema:
     """Return the first file's schema with its partition columns; every file must agree on the needed columns."""
     first = footers[0]
     schema = first.schema.remove_metadata()
     for name, value in partitions.get(first.file.path, {}).items():
         if name not in schema.names:
-            schema = schema.append(pa.field(name, pa.scalar(value).type))
+            schema = schema.append(pa.field(name, value.type))
     for name in columns:
         if name not in schema.names:
             raise ConfigError(f"column {name!r} is not in {redact(first.file.path)}" + suggest(name, schema.names))
@@ -172,11 +176,12 @@ def _common_schema(
 
 
 def _cut_all(
-    footers: list[_Footer], partitions: dict[str, dict[str, Any]], max_rows: int, max_bytes: float, total: int
+    footers: list[_Footer], partitions: dict[str, dict[str, pa.Scalar]], max_rows: int, max_bytes: float, total: int
 ) -> list[Fragment]:
     fragments: list[Fragment] = []
     for footer in footers:
-        partition = tuple(partitions.get(footer.file.path, {}).items())
+        values = partitions.get(footer.file.path, {})
+        partition = tuple((name, value.as_py(), str(value.type)) for name, value in values.items())
         for start, stop in cut(footer.groups, max_rows, max_bytes):
             stop = min(stop, start + total)
             if stop > start:

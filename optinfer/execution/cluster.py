@@ -1,10 +1,11 @@
-"""Ray, started here or joined: a running one is used as it is and left running, one started for the job ends with it."""
+"""Ray, started here or joined: one that runs is used as it is and left running, one started here ends with the job."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 
 from optinfer.errors import OptinferError
@@ -12,6 +13,7 @@ from optinfer.execution.placement import Node
 
 # Only descriptions and receipts pass through the object store; rows never do.
 _OBJECT_STORE_BYTES = 256 * 2**20
+_CONNECT_SECONDS = 5.0
 
 
 @contextlib.contextmanager
@@ -30,12 +32,12 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     where = None if address == "local" else address or os.environ.get("RAY_ADDRESS")
+    if where not in (None, "auto"):
+        _require_listening(str(where))
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if where is None:
-            ray.init(
-                address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet
-            )
+            ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
         else:
             ray.init(address=where, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -48,11 +50,22 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def _require_listening(address: str) -> None:
+    """Refuse an address nobody listens on at once: Ray would ask it for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise OptinferError(
+            f"cannot connect to Ray at {address}: {error}; check --address (HOST:PORT or ray://HOST:PORT), "
+            "or leave it out to run here"
+        ) from error
+
+
 def free_nodes() -> list[Node]:
     """Return what is free on each live node now; other jobs' shares are left out."""
     from ray._private.state import available_resources_per_node
 
     return [
-        Node(cpus=free.get("CPU", 0.0), gpus=free.get("GPU", 0.0))
-        for free in available_resources_per_node().values()
+        Node(cpus=free.get("CPU", 0.0), gpus=free.get("GPU", 0.0)) for free in available_resources_per_node().values()
     ]

@@ -1,14 +1,14 @@
 """The only Ray Data file: fragments in, receipts out. Rows never leave the replica that scores them.
 
-Every block is one fragment's description, all the way. An actor reads the fragment, scores it and commits it; two threads
-an actor overlap one fragment's reading and committing with another's time in the model.
+Every block is one fragment's description, all the way. An actor reads the fragment, scores it and commits it; two
+threads an actor overlap one fragment's reading and committing with another's time in the model.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
@@ -23,6 +23,7 @@ from optinfer.data.reading import FragmentReader
 from optinfer.errors import OptinferError, RowError, SourceError
 from optinfer.execution.placement import Placement
 from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.quiet import hush
 from optinfer.tracking.metrics import Stats, peak_rss_mb
 
 # One fragment in the model, one being read or committed.
@@ -65,7 +66,6 @@ class FragmentScorer:
     """The actor: one replica."""
 
     def __init__(self, task: ScoringTask) -> None:
-        logging.getLogger("torchao").setLevel(logging.ERROR)
         self._task = task
         self._output = Output(task.output_url)
         self._reader = FragmentReader(list(dict.fromkeys([*task.columns.values(), *task.carried.names])))
@@ -157,9 +157,7 @@ def _located(table: pa.Table, fragment: Fragment, rejected: dict[int, str]) -> p
     )
 
 
-def stream(
-    task: ScoringTask, placement: Placement, fragments: Sequence[tuple[Fragment, str]]
-) -> Iterator[Receipt]:
+def stream(task: ScoringTask, placement: Placement, fragments: Sequence[tuple[Fragment, str]]) -> Iterator[Receipt]:
     """Score fragments, given with their part names, and yield a receipt as each is committed.
 
     Raises:
@@ -170,7 +168,9 @@ def stream(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    hush()
+    # Ray announces the end of `ray_remote_args_fn` without naming another way to bound restarts.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args", module="optinfer")
     rows = [{"fragment": json.dumps(asdict(f)), "part": part} for f, part in fragments]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         FragmentScorer,
@@ -183,11 +183,15 @@ def stream(
         ),
         num_cpus=placement.cpus_per_replica,
         num_gpus=placement.gpus_per_replica or None,
-        max_restarts=_RESTARTS,
-        max_task_retries=_RESTARTS,
+        ray_remote_args_fn=_bounded_restarts,
     )
     for row in dataset.iter_rows():
         yield _receipt(json.loads(row["receipt"]))
+
+
+def _bounded_restarts() -> dict[str, int]:
+    """Bound what Ray Data does for ever by default: a fragment that kills its process would never end."""
+    return {"max_restarts": _RESTARTS, "max_task_retries": _RESTARTS}
 
 
 def _receipt(raw: dict[str, Any]) -> Receipt:

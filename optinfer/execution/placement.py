@@ -63,7 +63,7 @@ def _on_cpus(config: PlacementConfig, nodes: Sequence[Node], fragments: int) -> 
         # Several one-thread replicas beat one replica with as many threads: no thread waits for another's part.
         threads, why = 1, "one thread each: measured faster than fewer replicas with more threads"
         if config.replicas != "auto":
-            threads = max(1, int(sum(n.cpus for n in nodes) // config.replicas))
+            threads = _most_threads(nodes, config.replicas)
             why = f"{free} free CPUs shared by {config.replicas} replicas"
     else:
         threads, why = config.threads_per_replica, "placement.threads_per_replica"
@@ -74,6 +74,12 @@ def _on_cpus(config: PlacementConfig, nodes: Sequence[Node], fragments: int) -> 
             "lower placement.threads_per_replica, or wait until the cluster is free"
         )
     return _bounded(config, fit, fragments, f"{free} free CPUs", ("cpu", threads, float(threads), 0.0), why)
+
+
+def _most_threads(nodes: Sequence[Node], replicas: int) -> int:
+    """Return the most threads a replica can have so that all fit; 1 where they do not fit anyway."""
+    most = int(sum(n.cpus for n in nodes) // replicas)
+    return next((t for t in range(most, 1, -1) if sum(int(n.cpus // t) for n in nodes) >= replicas), 1)
 
 
 def _on_gpus(config: PlacementConfig, nodes: Sequence[Node], fragments: int) -> Placement:

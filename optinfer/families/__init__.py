@@ -1,8 +1,8 @@
 """What rows and outputs mean. One file a family; this is the contract between them and the rest.
 
 A family module holds the constants `ROLES` (what the job maps to source columns), `FRAGMENT_ROWS` (rows in a fragment),
-`METRICS` (how outputs are compared, best first) and two functions: `check(schema, columns)`, which refuses source columns
-of the wrong type, and `load(model_path, settings) -> Family`.
+`METRICS` (how outputs are compared, best first) and two functions: `check(schema, columns)`, which refuses source
+columns of the wrong type, and `load(model_path, settings) -> Family`.
 """
 
 from __future__ import annotations

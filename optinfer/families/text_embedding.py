@@ -60,6 +60,7 @@ class TextEmbedding(Family):
     def load_module(self) -> Any:
         import torch
         from transformers import AutoModel
+        from transformers.utils import logging as transformers_logging
 
         pooling, normalize = self._pooling, self._normalize
 
@@ -79,6 +80,7 @@ class TextEmbedding(Family):
                     vector = (tokens * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1e-9)
                 return torch.nn.functional.normalize(vector, dim=-1) if normalize else vector
 
+        transformers_logging.disable_progress_bar()
         encoder = AutoModel.from_pretrained(
             self._folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
         )
@@ -100,11 +102,15 @@ def pooling_of(folder: Path) -> tuple[str, bool]:
 def _pooling_mode(path: Path) -> str:
     config = read_json(path)
     # Newer folders hold one word, older ones a flag for each mode.
-    modes = [config["pooling_mode"]] if "pooling_mode" in config else [
-        key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
-        for key, on in config.items()
-        if key.startswith("pooling_mode_") and on is True
-    ]
+    modes = (
+        [config["pooling_mode"]]
+        if "pooling_mode" in config
+        else [
+            key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+            for key, on in config.items()
+            if key.startswith("pooling_mode_") and on is True
+        ]
+    )
     if not modes:
         return "mean"
     if len(modes) > 1 or modes[0] not in _POOLINGS:

@@ -21,6 +21,7 @@ from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution
 from optinfer.families import Features
 from optinfer.inference.batching import micro_batches
+from optinfer.quiet import hush
 from optinfer.tracking.metrics import Stats
 
 
@@ -60,6 +61,7 @@ class Replica:
     """Loads on construction; `clock` gives seconds and is injected in tests."""
 
     def __init__(self, settings: ReplicaSettings, clock: Callable[[], float] = perf_counter) -> None:
+        hush()
         started = clock()
         family = plugins.load("families", settings.family)
         backend = plugins.load("backends", settings.backend)

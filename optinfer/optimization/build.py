@@ -1,7 +1,7 @@
 """Build a recipe's artifact, or take it from the cache: each step's folder is named by all that shaped it.
 
-A step that two recipes share (the ONNX export) is built once. A folder is complete when it appears: it is made aside and
-renamed, under a file lock, so two jobs that start together build once and a killed build leaves nothing that loads.
+A step that two recipes share (the ONNX export) is built once. A folder is complete when it appears: it is made aside
+and renamed, under a file lock, so two jobs that start together build once and a killed build leaves nothing that loads.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
 from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.variants import Variant
+from optinfer.quiet import muted
 
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16", "asimddp", "bf16")
 
@@ -62,9 +63,7 @@ def build(
         report: is told what is being built.
     """
     artifact = baseline
-    for step, key in zip(
-        variant.recipe["steps"], keys(variant, baseline.key, calibration_digest)[1:], strict=True
-    ):
+    for step, key in zip(variant.recipe["steps"], keys(variant, baseline.key, calibration_digest)[1:], strict=True):
         folder = home.artifacts() / key
         cached = Artifact.read(folder)
         if cached is None:
@@ -74,9 +73,7 @@ def build(
     return artifact
 
 
-def _run_step(
-    step: dict[str, Any], source: Artifact, folder: Path, context: Callable[[], BuildContext]
-) -> Artifact:
+def _run_step(step: dict[str, Any], source: Artifact, folder: Path, context: Callable[[], BuildContext]) -> Artifact:
     technique = plugins.load("techniques", step["technique"])
     if source.format not in technique.INPUTS:
         raise ConfigError(f"technique {step['technique']} takes {', '.join(technique.INPUTS)}, not {source.format}")
@@ -87,7 +84,8 @@ def _run_step(
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             started = perf_counter()
-            change = technique.run(source, context(), aside, step["options"])
+            with muted():
+                change = technique.run(source, context(), aside, step["options"])
             artifact = Artifact(
                 # A technique that only changes how the model is loaded leaves its files where they are.
                 path=str(aside if any(aside.iterdir()) else source.path),

@@ -1,4 +1,4 @@
-"""Where a model comes from: a folder, or one that an installed Python package ships. Ends as a local folder and a digest."""
+"""Where a model comes from: a folder, or one that an installed Python package ships; a local folder and a digest."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def locate(path: str) -> Path:
     needed = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
     if needed or not list(folder.glob("*.safetensors")):
         missing = ", ".join(needed or ["*.safetensors"])
-        raise ConfigError(f"model.path {path} lacks {missing}; save it with save_pretrained(folder), safetensors format")
+        raise ConfigError(
+            f"model.path {path} lacks {missing}; save it with save_pretrained(folder), safetensors format"
+        )
     return folder
 
 

@@ -31,7 +31,7 @@ from optinfer.optimization.gate import GateResult, judge
 from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.variants import BASELINE, Variant, require
 
-CALIBRATION_ROWS = 300
+CALIBRATION_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -142,15 +142,11 @@ class Workbench:
         if not len(next(iter(baseline.values()), ())):
             raise NoVariantError("the sample has no row that the baseline can score; check source.columns")
         rows, replica = self._roles(self.sample.gate), Replica(settings)
-        return certificates.certify(
-            variant.name, settings, replica, rows, baseline, self.config.gate.metric, key
-        )
+        return certificates.certify(variant.name, settings, replica, rows, baseline, self.config.gate.metric, key)
 
     @cached_property
     def _context(self) -> BuildContext:
-        family = plugins.load("families", self.config.model.family).load(
-            str(self.folder), family_settings(self.config)
-        )
+        family = plugins.load("families", self.config.model.family).load(str(self.folder), family_settings(self.config))
         return BuildContext(family, family.preprocess(self._roles(self.sample.calibration)))
 
     @cached_property
@@ -162,7 +158,7 @@ class Workbench:
             self._report(f"scoring {self.sample.gate.num_rows} sample rows with the baseline {BASELINE}")
             outputs = Replica(settings).score(self._roles(self.sample.gate)).outputs
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(path, **outputs)
+            np.savez(path, allow_pickle=False, **outputs)
         with np.load(path, allow_pickle=False) as kept:
             return {name: kept[name] for name in kept.files}
 

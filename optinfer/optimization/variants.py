@@ -1,4 +1,4 @@
-"""Recipes: a chain of techniques, a backend, a device. Listing them, and saying why one cannot run, imports nothing heavy."""
+"""Recipes: a chain of techniques, a backend, a device. Listing them, with why one cannot run, imports nothing heavy."""
 
 from __future__ import annotations
 

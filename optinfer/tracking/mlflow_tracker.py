@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from optinfer.errors import redact
-
+from optinfer.quiet import hush
 
 _GIVE_UP_SECONDS = 30.0
 _STATUS = {"done": "FINISHED", "interrupted": "KILLED"}
@@ -75,6 +75,7 @@ class _Sender:
     def __init__(self, uri: str, experiment: str) -> None:
         if uri.startswith("sqlite:///"):
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        hush()
         from mlflow import MlflowClient
 
         self._client = MlflowClient(tracking_uri=uri)
@@ -107,7 +108,7 @@ class _Sender:
         self._datasets(event["inputs"])
 
     def _create_experiment(self) -> str:
-        """Create the experiment; for a local SQLite store its artifacts stay beside it, not in the working directory."""
+        """Create the experiment; artifacts of a local SQLite store stay beside it, not in the working directory."""
         uri = self._client.tracking_uri
         location = f"{uri.removeprefix('sqlite:///')}-artifacts" if uri.startswith("sqlite:///") else None
         return str(self._client.create_experiment(self._experiment, artifact_location=location))

@@ -82,8 +82,8 @@ class Tally:
         if quarantined > allowed:
             top = "".join(f"\n  {count} rows: {reason}" for reason, count in self.reasons.most_common(3))
             raise QuarantineError(
-                f"{quarantined} rows are quarantined, sink.error_threshold {limit:g} allows {allowed:g} of {self.rows}; "
-                f"see {where}{top}\n"
+                f"{quarantined} rows are quarantined, sink.error_threshold {limit:g} allows {allowed:g} of "
+                f"{self.rows}; see {where}{top}\n"
                 "correct the rows, or raise sink.error_threshold and run again: committed fragments are kept"
             )
 

@@ -1,6 +1,6 @@
 """Offline changes to a model. One file a technique; this is the contract between them and the rest.
 
-A technique module holds the constants `INPUTS` (artifact formats it takes), `REQUIRES` (modules that must be installed),
+A technique module holds the constants `INPUTS` (artifact formats it takes), `REQUIRES` (modules it needs installed),
 `CALIBRATES` (whether the job's rows shape the result), `DEFAULTS` (its options) and one function
 `run(source, context, out, options) -> Change`.
 """

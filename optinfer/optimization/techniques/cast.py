@@ -1,4 +1,4 @@
-"""Cast a torch model's weights and arithmetic to a shorter float. The files stay as they are; the cast happens on load."""
+"""Cast a torch model's weights and arithmetic to a shorter float; the files stay, the cast happens on load."""
 
 from __future__ import annotations
 

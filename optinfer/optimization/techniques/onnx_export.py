@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +30,7 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
     axes = {axis for dynamic in family.dynamic_axes.values() for axis in dynamic.values()}
     dims = {axis: torch.export.Dim(axis) for axis in axes}
     shapes = tuple({i: dims[a] for i, a in family.dynamic_axes[name].items()} for name in family.inputs)
-    with torch.inference_mode(), _quiet():
+    with torch.inference_mode():
         program = torch.onnx.export(
             module,
             given,
@@ -47,19 +43,3 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
         )
         program.save(str(out / "model.onnx"), external_data=True)
     return Change(format="onnx", precision="fp32")
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Keep the exporter's progress and version-conversion chatter away from the job's output."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -5,7 +5,6 @@ That one scale is why a row's answer depends on the rows beside it; the certific
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +24,14 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
     model = onnx.load(str(Path(source.path, "model.onnx")))
     # The exporter's recorded shapes no longer hold once operators are replaced (onnxruntime issue 25890).
     del model.graph.value_info[:]
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # it advises a preprocessing step that the line above replaces
-    try:
-        quantize_dynamic(
-            model,
-            str(out / "model.onnx"),
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=options["per_channel"],
-            weight_type=QuantType.QInt8,
-            extra_options={"MatMulConstBOnly": True},
-        )
-    finally:
-        root.setLevel(level)
+    quantize_dynamic(
+        model,
+        str(out / "model.onnx"),
+        op_types_to_quantize=["MatMul", "Gemm"],
+        per_channel=options["per_channel"],
+        weight_type=QuantType.QInt8,
+        extra_options={"MatMulConstBOnly": True},
+    )
     return Change(
         format="onnx",
         precision="int8",

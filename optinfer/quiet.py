@@ -1,0 +1,47 @@
+"""Keeps other libraries' chatter out of a job's output: what a person reads there is about the job.
+
+Errors still surface as exceptions. stdout matters most, because `--json` promises one object on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+_CHATTY = (
+    "alembic",
+    "mlflow",
+    "nncf",
+    "onnx_ir",
+    "onnxscript",
+    "ray.data",
+    "torch.onnx",
+    "torch.utils._pytree",
+    "torchao",
+    "transformers",
+)
+
+
+def hush() -> None:
+    """Let the chatty libraries log errors only; call before they are imported, it outlasts their own set-up."""
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Drop what is printed, warned or logged below an error in a `with` block; for builds, which cannot be told to."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    hush()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stderr(io.StringIO()):
+                warnings.simplefilter("ignore")
+                yield
+    finally:
+        root.setLevel(level)
