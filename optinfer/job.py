@@ -62,6 +62,7 @@ def run(config: JobConfig, address: str | None = None, say: Callable[[str], None
             if planned.plan.rows == 0:
                 output.commit_empty(planned.plan, planned.fingerprint, planned.schema)
             else:
+                output.forget_attempts()
                 prepared = summary.prepared = _prepare(planned, output, recorder, say)
                 todo = _resume(planned, output, tally, say)
                 if todo:

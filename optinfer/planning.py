@@ -69,8 +69,7 @@ def plan_job(config: JobConfig) -> Planned:
     family.check(plan.schema, config.source.columns)
     gained = family.load(str(folder), family_settings(config)).schema
     carried = pa.schema([plan.schema.field(name) for name in config.sink.columns])
-    if clash := sorted(set(carried.names) & set(gained.names)):
-        raise ConfigError(f"sink.columns {clash} has the name of a column the model adds; leave it out")
+    _check_sink(config, gained.names)
     model_digest = model_source.digest(folder)
     fields = {
         "source": {
@@ -149,6 +148,20 @@ def _check_roles(config: JobConfig, roles: tuple[str, ...]) -> None:
         raise ConfigError(f"source.columns lacks {missing[0]!r}: {needs}; add `{missing[0]}: <a source column>`")
     if unknown := [role for role in config.source.columns if role not in roles]:
         raise ConfigError(f"source.columns has {unknown[0]!r}: {needs}; other columns to keep go into sink.columns")
+
+
+def _check_sink(config: JobConfig, gained: list[str]) -> None:
+    columns = config.sink.columns
+    if clash := sorted(set(columns) & set(gained)):
+        raise ConfigError(f"sink.columns {clash} has the name of a column the model adds; leave it out")
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise ConfigError(f"sink.columns names {twice} twice; name each column once")
+    source, sink = (absolute(path).rstrip("/") for path in (config.source.path, config.sink.path))
+    if sink.startswith(f"{source}/"):
+        raise ConfigError(
+            f"sink.path {redact(sink)} lies inside source.path: the next run would read its own output; "
+            "choose a folder beside it"
+        )
 
 
 def _digest(value: Any) -> str:

@@ -5,6 +5,7 @@ _quarantine/part-000012-….parquet rows of fragment 12 that could not be scored
 _optinfer/job.json                the frozen job and its fingerprint; written once, before anything runs
 _optinfer/plan.parquet            the fragments
 _optinfer/variant.json            the one artifact that fills this output
+_optinfer/attempts/…              parts begun in this run (see execution/isolation.py)
 _optinfer/lock.json               who is writing now (see lock.py)
 _manifest.json, _SUCCESS          the account, written last
 """
@@ -28,6 +29,7 @@ from optinfer.errors import OutputConflictError, redact
 
 FOOTER_KEY = b"optinfer"
 PART = r"part-\d{6,}\.parquet"
+_ATTEMPTS = f"{STATE}/attempts"
 _FOOTER_THREADS = 16
 
 
@@ -43,6 +45,8 @@ class Output:
 
     def freeze(self, job: dict[str, Any], plan: Plan) -> bool:
         """Bind this folder to a job; return True where it was bound to the same fingerprint before.
+
+        A folder without a committed part may be bound anew.
 
         Args:
             job: `fingerprint` and the `fields` it was made of.
@@ -62,6 +66,10 @@ class Output:
                 return False
             known = self.job() or {}
         if known.get("fingerprint") != job["fingerprint"]:
+            if not self.folder.names(PART):  # refused by its gate, say: there is nothing here to protect
+                self.folder.put(f"{STATE}/plan.parquet", _plan_bytes(plan))
+                self.folder.put(f"{STATE}/job.json", _json(job))
+                return False
             raise OutputConflictError(
                 f"{self.shown} belongs to another job; it differs in:\n{_differences(known['fields'], job['fields'])}\n"
                 "choose a new sink.path, or delete the folder to score everything again"
@@ -105,6 +113,14 @@ class Output:
     def committed(self) -> set[str]:
         """Return the names of the committed parts: one listing."""
         return set(self.folder.names(PART))
+
+    def begin(self, part: str) -> bool:
+        """Mark that a part is being made; return False where an attempt of this run began it and did not end."""
+        return self.folder.put_new(f"{_ATTEMPTS}/{part}", b"begun")
+
+    def forget_attempts(self) -> None:
+        """Start a run with a clean slate: what an earlier run left half done says nothing about its rows."""
+        self.folder.delete(_ATTEMPTS)
 
     def commit(
         self, plan_name: str, fragment: Fragment, fingerprint: str, scored: pa.Table, quarantined: pa.Table | None
@@ -159,6 +175,7 @@ class Output:
         self.folder.put("_manifest.json", _json(manifest))
         self.folder.put("_SUCCESS", b"")
         self.folder.delete(f"{STATE}/staging")
+        self.forget_attempts()
 
     def _json_file(self, name: str) -> dict[str, Any] | None:
         data = self.folder.read(name)

@@ -36,7 +36,8 @@ class FragmentReader:
                 table = self._rows(fragment)
         except (pa.ArrowException, OSError) as error:
             raise SourceError(
-                f"cannot read rows {fragment.start}-{fragment.stop} of {redact(fragment.path)}: {error}; "
+                f"cannot read rows {fragment.start}-{fragment.stop} of {redact(fragment.path)}: "
+                f"{' '.join(str(error).split())}; "
                 "repair the file, or set source.on_bad_file: quarantine to leave these rows out"
             ) from error
         if table.num_rows != fragment.rows:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from optinfer.data.fragments import Fragment
 from optinfer.data.reading import FragmentReader
+from optinfer.errors import SourceError
 
 # Spread over the table, yet few enough that sampling reads a small part of it.
 _MOST_FRAGMENTS = 16
@@ -37,9 +38,16 @@ def digest(table: pa.Table) -> str:
 
 
 def draw(
-    fragments: tuple[Fragment, ...], reader: FragmentReader, required: list[str], gate_rows: int, calibration_rows: int
+    fragments: tuple[Fragment, ...],
+    reader: FragmentReader,
+    required: list[str],
+    gate_rows: int,
+    calibration_rows: int,
+    skip_unreadable: bool = False,
 ) -> Sample:
     """Draw disjoint gate and calibration rows, evenly over the table; rows with nulls in `required` are left out.
+
+    Fragments that cannot be read are an error, or left out with `skip_unreadable` as long as one can be read.
 
     A table too small for both gives two thirds to the gate.
     """
@@ -48,7 +56,12 @@ def draw(
     tables, left = [], wanted
     for position, fragment in enumerate(chosen):
         share = -(-left // (len(chosen) - position))
-        rows = _without_nulls(reader.read(fragment), required)
+        try:
+            rows = _without_nulls(reader.read(fragment), required)
+        except SourceError:
+            if not skip_unreadable or not (tables or position + 1 < len(chosen)):
+                raise
+            continue
         taken = rows.take(pa.array(_spread(rows.num_rows, share), pa.int64()))
         tables.append(taken)
         left -= taken.num_rows

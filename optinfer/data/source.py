@@ -115,7 +115,7 @@ def _footer(fs: Any, info: dict[str, Any], columns: set[str]) -> _Footer | tuple
             parquet = pq.ParquetFile(file)
             meta, schema = parquet.metadata, parquet.schema_arrow
     except (pa.ArrowException, OSError) as error:
-        return path, f"{redact(path)} is not a readable Parquet file ({error})"
+        return path, f"{redact(path)} is not a readable Parquet file ({' '.join(str(error).split())})"
     wanted = {i for i in range(meta.num_columns) if meta.schema.column(i).path.split(".")[0] in columns}
     groups = []
     for g in range(meta.num_row_groups):

@@ -21,6 +21,7 @@ from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
 from optinfer.data.reading import FragmentReader
 from optinfer.errors import OptinferError, RowError, SourceError
+from optinfer.execution.isolation import IsolatedReplica
 from optinfer.execution.placement import Placement
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.quiet import hush
@@ -28,8 +29,10 @@ from optinfer.tracking.metrics import Stats, peak_rss_mb
 
 # One fragment in the model, one being read or committed.
 _OVERLAP = 2
-# An actor that dies (out of memory, a crash in a native library) is replaced this often before the job gives up.
-_RESTARTS = 3
+# An actor that dies (out of memory, a crash in a native library) is replaced and its fragments are tried again, isolated:
+# the retries cover the isolated attempt and a lost node or two, the restarts as many bad fragments an actor.
+_TASK_RETRIES = 3
+_RESTARTS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,11 @@ class FragmentScorer:
             return self._commit(fragment, part, *self._unreadable(fragment, str(error)), Stats(rows_in=fragment.rows))
         read_seconds = perf_counter() - started
         roles = pa.table({role: table.column(column) for role, column in self._task.columns.items()})
-        scored = self._replica.score(roles)
+        if self._output.begin(part):
+            scored = self._replica.score(roles)
+        else:
+            with IsolatedReplica(self._task.settings) as isolated:
+                scored = isolated.score(roles)
         if scored.rejected and self._task.on_error == "raise":
             row, reason = min(scored.rejected.items())
             raise RowError(
@@ -185,13 +192,19 @@ def stream(task: ScoringTask, placement: Placement, fragments: Sequence[tuple[Fr
         num_gpus=placement.gpus_per_replica or None,
         ray_remote_args_fn=_bounded_restarts,
     )
-    for row in dataset.iter_rows():
-        yield _receipt(json.loads(row["receipt"]))
+    try:
+        for row in dataset.iter_rows():
+            yield _receipt(json.loads(row["receipt"]))
+    except ray.exceptions.RayError as error:
+        raise OptinferError(
+            f"replicas kept dying and Ray gave up: {str(error).strip().splitlines()[0]}; check memory "
+            "(fewer replicas, smaller batching.max_batch_tokens), then run the same command again"
+        ) from error
 
 
 def _bounded_restarts() -> dict[str, int]:
     """Bound what Ray Data does for ever by default: a fragment that kills its process would never end."""
-    return {"max_restarts": _RESTARTS, "max_task_retries": _RESTARTS}
+    return {"max_restarts": _RESTARTS, "max_task_retries": _TASK_RETRIES}
 
 
 def _receipt(raw: dict[str, Any]) -> Receipt:

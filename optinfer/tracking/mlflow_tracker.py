@@ -11,6 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from optinfer.errors import redact
 from optinfer.quiet import hush
@@ -60,7 +61,14 @@ class MlflowTracker:
                 sender.send(event)
                 self.run_id = sender.run_id
         except Exception as error:
-            self.error = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+            self.error = f"{type(error).__name__}: {self._without_secrets(str(error)).partition(chr(10))[0][:200]}"
+
+    def _without_secrets(self, text: str) -> str:
+        """Clean an error that quotes the URL that was asked, password, query and all."""
+        parts = urlsplit(self.uri)
+        for secret in (parts.netloc.rpartition("@")[0], parts.query):
+            text = text.replace(secret, "...") if secret else text
+        return text
 
 
 def _bound_retries() -> None:

@@ -1,0 +1,71 @@
+"""What optinfer keeps between runs, made before anything is timed: artifact, certificate, MLflow's tables.
+
+The last stdout line is JSON: {"build_seconds", "gate"}; or {"refused": reason} for a variant that may not score.
+
+Usage: python -m preparation JOB.yaml
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optinfer import home
+from optinfer.config import JobConfig, load_job
+from optinfer.errors import NoVariantError, UnavailableError
+from optinfer.execution.placement import Node, Placement, place
+from optinfer.inference.replica import ReplicaSettings
+from optinfer.optimization.prepare import Prepared, prepare
+from optinfer.planning import plan_job
+
+
+@dataclass(frozen=True)
+class PreparedJob:
+    """A job as optinfer would run it on this machine alone."""
+
+    config: JobConfig
+    prepared: Prepared
+    placement: Placement
+
+    @property
+    def settings(self) -> ReplicaSettings:
+        return self.prepared.settings
+
+
+def prepare_job(path: str) -> PreparedJob:
+    config = load_job(path)
+    planned = plan_job(config)
+    fragments = planned.plan.fragments
+    prepared = prepare(config, planned.folder, planned.model_digest, fragments, _say)
+    placement = place(config.placement, prepared.variant.device, [Node(os.cpu_count() or 1)], len(fragments))
+    return PreparedJob(config, prepared, placement)
+
+
+def create_tracking_tables(uri: str) -> None:
+    """Let MLflow create its tables: the first run of all pays for that once, no job after it does."""
+    import mlflow
+
+    mlflow.MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def main(job: str) -> dict[str, Any]:
+    try:
+        ready = prepare_job(job)
+    except (NoVariantError, UnavailableError) as error:
+        return {"refused": str(error)}
+    create_tracking_tables(ready.config.tracking.uri or home.default_tracking_uri())
+    return {
+        "build_seconds": round(ready.prepared.certificate.build_seconds, 2),
+        "gate": asdict(ready.prepared.gate),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1])))

@@ -1,0 +1,101 @@
+"""The benchmark's own arithmetic and bookkeeping; nothing is timed and no contestant runs."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import throughput
+from scoreboard import NAIVE, OPTINFER, RAW, REFERENCE, Run, Vectors, cosine, standings
+from throughput import ContestantError, compete, cut_table, main, rotated
+
+from optinfer.errors import ConfigError
+
+AXES = Vectors(np.array([0, 1]), np.eye(2, dtype=np.float32))
+
+
+def run(seconds: float, rows: int = 100, steady: float | None = None, vectors: Vectors = AXES) -> Run:
+    return Run(rows=rows, seconds=seconds, steady_rows_per_second=steady, vectors=vectors)
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "source.parquet"
+    pq.write_table(pa.table({"text": ["a", None, "b", "c"]}), path)
+    return str(path)
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPTINFER_HOME", str(tmp_path / "home"))
+    for variable in ("HF_HUB_OFFLINE", "RAY_USAGE_STATS_ENABLED"):
+        monkeypatch.setenv(variable, "1")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (folder / name).touch()
+    return str(folder)
+
+
+def test_speed_is_the_median_of_the_rounds():
+    (result,) = standings({NAIVE: [run(10), run(50), run(20)]})
+    assert result["rows_per_second"] == 5
+    assert result["seconds"] == [10, 50, 20]
+
+
+def test_ratios_are_over_the_naive_job_and_the_raw_loop_of_the_same_variant():
+    results = standings(
+        {NAIVE: [run(10, rows=50)], RAW + "v": [run(2)], OPTINFER + "v": [run(4, steady=40)], RAW + "w": [run(1)]}
+    )
+    assert [r["ratio_naive"] for r in results] == [1, 10, 5, 20]
+    assert [r["ratio_raw"] for r in results] == [None, None, 0.5, None]
+    assert results[2]["steady_ratio_raw"] == 0.8
+
+
+def test_a_missing_reference_gives_nulls():
+    (result,) = standings({OPTINFER + "v": [run(1)]})
+    assert [result[key] for key in ("ratio_naive", "ratio_raw", "cosine_mean", "steady_rows_per_second")] == [None] * 4
+
+
+def test_vectors_are_compared_by_id_where_both_have_one():
+    shuffled = Vectors(np.array([7, 1, 0]), np.array([[9, 9], [0, 2], [3, 0]], dtype=np.float32))
+    assert cosine(AXES, shuffled).tolist() == [1, 1]
+
+
+def test_each_round_starts_with_another_contestant():
+    assert ["".join(rotated(["a", "b", "c"], number)) for number in range(4)] == ["abc", "bca", "cab", "abc"]
+
+
+def test_a_contestant_that_fails_is_out_with_its_reason():
+    def fails():
+        raise ContestantError("exit code 1: no")
+
+    runs, failed = compete({"good": lambda: run(1), "bad": fails}, repeats=2)
+    assert len(runs.pop("good")) == 2
+    assert (runs, failed) == ({}, {"bad": "exit code 1: no"})
+
+
+def test_rows_without_text_are_left_out_and_none_is_repeated(source, tmp_path):
+    assert cut_table(source, "text", 10, tmp_path / "cut.parquet") == 3
+    assert pq.read_table(tmp_path / "cut.parquet").to_pydict() == {"id": [0, 1, 2], "text": ["a", "b", "c"]}
+
+
+def test_an_unknown_column_says_what_could_not_be_read(source, tmp_path):
+    with pytest.raises(ConfigError, match="column 'txt'"):
+        cut_table(source, "txt", 10, tmp_path / "cut.parquet")
+
+
+def test_an_unknown_variant_is_refused_before_anything_runs(source, model, capsys):
+    assert main(["--source", source, "--model", model, "--variants", "onnx-fp23"]) == 2
+    assert "onnx-fp32" in capsys.readouterr().err
+
+
+def test_the_last_stdout_line_is_the_record(source, model, monkeypatch, capsys):
+    monkeypatch.setattr(throughput, "prepare", lambda bench, variants: ({}, [{"name": "v", "reason": "no"}]))
+    monkeypatch.setattr(throughput, "line_up", lambda bench, ready: {NAIVE: lambda: run(1), REFERENCE: lambda: run(2)})
+    assert main(["--source", source, "--model", model, "--rows", "9", "--naive-rows", "2"]) == 0
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (record["rows"], record["naive_rows"], record["source"]) == (3, 2, source)
+    assert [result["name"] for result in record["results"]] == [NAIVE, REFERENCE]
+    assert record["left_out"] == [{"name": "v", "reason": "no"}]

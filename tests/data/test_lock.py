@@ -1,0 +1,93 @@
+"""One live run an output."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from optinfer.data.lock import STALE_SECONDS, RunLock, holder, is_live
+from optinfer.data.storage import Folder
+from optinfer.errors import OutputConflictError
+
+LOCK = "_optinfer/lock.json"
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    return Folder(f"{request.getfixturevalue('bucket')}/out" if request.param == "s3" else str(tmp_path / "out"))
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    me = psutil.Process()
+    mine = {"token": "t", "host": socket.gethostname(), "pid": me.pid, "started": me.create_time(), "beat": 0.0}
+    return {**mine, **changes}
+
+
+def test_a_lock_is_gone_when_its_run_ends(folder: Folder) -> None:
+    with RunLock(folder):
+        held = holder(folder)
+        assert held is not None
+        assert held["pid"] == os.getpid()
+    assert holder(folder) is None
+
+
+def test_a_lock_is_gone_when_its_run_fails(folder: Folder) -> None:
+    with pytest.raises(RuntimeError, match="boom"), RunLock(folder):
+        raise RuntimeError("boom")
+    assert holder(folder) is None
+
+
+def test_a_second_run_is_refused_while_the_first_lives(folder: Folder) -> None:
+    with RunLock(folder):
+        with pytest.raises(OutputConflictError, match=rf"live run \(process {os.getpid()} on .*stop it and run again"):
+            RunLock(folder).__enter__()
+        held = holder(folder)
+    assert held is not None, "the refused run must not take the lock away"
+
+
+def test_the_lock_of_a_dead_process_is_taken_over_at_once(folder: Folder) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    started = psutil.Process(process.pid).create_time()
+    process.wait()
+    folder.put(LOCK, json.dumps(record(pid=process.pid, started=started)).encode())
+    with RunLock(folder):
+        held = holder(folder)
+        assert held is not None
+        assert held["pid"] == os.getpid()
+
+
+def test_a_killed_process_that_nobody_collected_is_dead() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    started = psutil.Process(process.pid).create_time()
+    assert is_live(record(pid=process.pid, started=started), now=0.0)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is dead now, and still listed
+    assert not is_live(record(pid=process.pid, started=started), now=0.0)
+    process.communicate()
+
+
+def test_a_reused_process_id_is_not_the_holder() -> None:
+    assert is_live(record(), now=0.0)
+    assert not is_live(record(started=psutil.Process().create_time() - 100), now=0.0)
+
+
+def test_a_holder_on_another_machine_lives_as_long_as_its_heart_beats() -> None:
+    elsewhere = record(host="elsewhere", beat=1_000.0)
+    assert is_live(elsewhere, now=1_000.0 + STALE_SECONDS - 1)
+    assert not is_live(elsewhere, now=1_000.0 + STALE_SECONDS + 1)
+
+
+def test_a_run_that_lost_its_lock_leaves_it_to_the_new_holder(folder: Folder) -> None:
+    with RunLock(folder):
+        folder.put(LOCK, json.dumps(record(token="theirs")).encode())
+    held = holder(folder)
+    assert held is not None
+    assert held["token"] == "theirs"

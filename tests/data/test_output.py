@@ -1,0 +1,179 @@
+"""The output folder: bound to one job, committed fragment by fragment, exactly once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from optinfer.data.fragments import Fragment, Plan
+from optinfer.data.output import FOOTER_KEY, Output, fingerprint
+from optinfer.errors import OutputConflictError
+
+FRAGMENT = Fragment(3, "table.parquet", 30, 33)
+PART = "part-000003.parquet"
+PLAN = Plan(files=(), fragments=(FRAGMENT,), schema=pa.schema([]))
+
+
+def job(**fields: Any) -> dict[str, Any]:
+    return {"fingerprint": fingerprint(fields), "fields": fields}
+
+
+def rows(*values: float) -> pa.Table:
+    return pa.table({"id": [f"r{i}" for i in range(len(values))], "score": list(values)})
+
+
+@pytest.fixture(params=["local", "s3"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Output:
+    return Output(f"{request.getfixturevalue('bucket')}/out/" if request.param == "s3" else str(tmp_path / "out"))
+
+
+def stored(output: Output, name: str) -> bytes:
+    data = output.folder.read(name)
+    assert data is not None
+    return data
+
+
+def test_a_commit_is_one_file_that_says_what_it_holds(output: Output) -> None:
+    output.commit(PART, FRAGMENT, "f1", rows(1, 2, 3), None)
+
+    assert output.committed() == {PART}
+    record = output.footer(PART)
+    assert {k: record[k] for k in ("fragment", "fingerprint", "rows_in", "rows_out", "rows_quarantined")} == {
+        "fragment": 3,
+        "fingerprint": "f1",
+        "rows_in": 3,
+        "rows_out": 3,
+        "rows_quarantined": 0,
+    }
+
+
+def test_the_first_commit_wins(output: Output) -> None:
+    output.commit(PART, FRAGMENT, "f1", rows(1, 2, 3), None)
+    before = stored(output, PART)
+    output.commit(PART, FRAGMENT, "f1", rows(9, 9, 9), None)
+    assert stored(output, PART) == before
+
+
+def test_a_second_commit_of_another_job_is_refused(output: Output) -> None:
+    output.commit(PART, FRAGMENT, "f1", rows(1, 2, 3), None)
+    before = stored(output, PART)
+    with pytest.raises(OutputConflictError, match=r"committed by another run with other content.*new sink\.path"):
+        output.commit(PART, FRAGMENT, "f2", rows(1, 2, 3), None)
+    assert stored(output, PART) == before
+
+
+def test_a_second_commit_with_other_counts_is_refused(output: Output) -> None:
+    output.commit(PART, FRAGMENT, "f1", rows(1, 2, 3), None)
+    with pytest.raises(OutputConflictError):
+        output.commit(PART, FRAGMENT, "f1", rows(1, 2), rows(3))
+
+
+def test_quarantined_rows_lie_beside_their_part(output: Output) -> None:
+    record = output.commit(PART, FRAGMENT, "f1", rows(1, 2), rows(3))
+
+    assert (record["rows_out"], record["rows_quarantined"]) == (2, 1)
+    with output.folder.open(record["quarantine_file"]) as file:
+        assert pq.read_table(file).num_rows == 1
+    assert record["quarantine_file"].startswith("_quarantine/part-000003-")
+
+
+def test_quarantine_is_written_before_the_part_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = Output(str(tmp_path))
+
+    def refuse(name: str, data: bytes) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(output.folder, "put", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        output.commit(PART, FRAGMENT, "f1", rows(1, 2), rows(3))
+    assert output.committed() == set()
+
+
+def test_resume_is_a_listing(output: Output) -> None:
+    for index in (4, 1):
+        output.commit(f"part-{index:06d}.parquet", Fragment(index, "t", 0, 1), "f1", rows(1), None)
+    output.folder.put("other.parquet", b"x")
+    output.folder.put("part-000009.parquet.tmp", b"x")
+
+    again = Output(output.folder.url)
+    assert again.committed() == {"part-000001.parquet", "part-000004.parquet"}
+    assert [f["fragment"] for f in again.footers(again.committed())] == [1, 4]
+
+
+def test_an_output_is_bound_to_its_first_job(output: Output) -> None:
+    assert output.freeze(job(rows=1), PLAN) is False
+    assert output.freeze(job(rows=1), PLAN) is True
+    assert output.planned_fragments() == 1
+
+
+def test_another_job_is_refused_with_the_fields_that_differ(output: Output) -> None:
+    output.freeze(job(source={"rows": 1, "path": "a"}, variant="x"), PLAN)
+    output.commit(PART, FRAGMENT, "f1", rows(1, 2, 3), None)
+    with pytest.raises(OutputConflictError) as refused:
+        output.freeze(job(source={"rows": 2, "path": "a"}, variant="y"), PLAN)
+    assert str(refused.value).splitlines()[1:] == [
+        "  source.rows: 1 there, 2 here",
+        '  variant: "x" there, "y" here',
+        "choose a new sink.path, or delete the folder to score everything again",
+    ]
+
+
+def test_foreign_parquet_files_are_not_written_beside(output: Output) -> None:
+    output.folder.put("sales.parquet", b"x")
+    with pytest.raises(OutputConflictError, match="optinfer did not write; choose an empty"):
+        output.freeze(job(), PLAN)
+    assert output.job() is None
+
+
+def test_a_foreign_file_with_a_parts_name_is_refused(output: Output) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows(1), sink)
+    output.folder.put(PART, sink.getvalue().to_pybytes())
+    with pytest.raises(OutputConflictError, match=r"part-000003\.parquet was not written by optinfer"):
+        output.footer(PART)
+
+
+def test_committed_rows_bind_the_output_to_their_artifact(output: Output) -> None:
+    output.bind_variant({"variant": "a", "artifact": "1"})
+    output.bind_variant({"variant": "b", "artifact": "2"})  # nothing is committed yet
+    output.commit(PART, FRAGMENT, "f1", rows(1, 2, 3), None)
+    output.bind_variant({"variant": "b", "artifact": "2"})
+    with pytest.raises(OutputConflictError, match=r"partly filled by b \(artifact 2\).*would use c \(artifact 3\)"):
+        output.bind_variant({"variant": "c", "artifact": "3"})
+
+
+def test_a_manifest_counts_only_with_its_success_marker(output: Output) -> None:
+    output.freeze(job(), PLAN)
+    output.folder.put("_manifest.json", json.dumps({"run": {}}).encode())
+    assert output.manifest() is None
+    output.finish({"run": {"rows_in": 3}})
+    assert output.manifest() == {"run": {"rows_in": 3}}
+
+
+def test_a_finished_output_is_finished_for_its_own_job_only(output: Output) -> None:
+    mine, other = job(rows=1), job(rows=2)
+    output.freeze(mine, PLAN)
+    output.finish({"run": {}})
+    assert output.finished(mine["fingerprint"]) == {"run": {}}
+    assert output.finished(other["fingerprint"]) is None
+
+
+def test_an_empty_table_gives_one_part_with_a_schema(output: Output) -> None:
+    schema = pa.schema([("id", pa.string()), ("score", pa.float64())])
+    for _ in range(2):  # also when a crash came between this commit and the manifest
+        output.commit_empty(PLAN, "f1", schema)
+    with output.folder.open("part-000000.parquet") as file:
+        table = pq.read_table(file)
+    assert table.num_rows == 0
+    assert table.schema.remove_metadata() == schema
+
+
+def test_footers_hold_no_metadata_but_ours(tmp_path: Path) -> None:
+    output = Output(str(tmp_path))
+    output.commit(PART, FRAGMENT, "f1", rows(1).replace_schema_metadata({"pandas": "{}"}), None)
+    assert set(pq.read_schema(tmp_path / PART).metadata) == {FOOTER_KEY}

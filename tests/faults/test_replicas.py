@@ -1,0 +1,36 @@
+"""Replicas that die: replaced, never waited for, and never a row lost or scored twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import optinfer
+from tests.conftest import MakeJob, WriteTable, read_rows
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
+
+
+def test_a_replica_that_dies_is_replaced(
+    tmp_path: Path, meeting: Path, make_job: MakeJob, write_table: WriteTable, faulty: Callable[..., str]
+) -> None:
+    (meeting / "die").touch()
+    source = write_table(tmp_path / "table.parquet", rows=64)
+    record = optinfer.run(make_job(source, tmp_path / "out", variant=faulty(die_once=True)))
+    assert not (meeting / "die").exists()
+    assert (record["rows_in"], record["rows_out"], record["rows_quarantined"]) == (64, 64, 0)
+    assert len({row["id"] for row in read_rows(tmp_path / "out")}) == 64
+
+
+def test_a_row_that_kills_every_replica_is_quarantined_and_the_job_ends(
+    tmp_path: Path, make_job: MakeJob, write_table: WriteTable, faulty: Callable[..., str]
+) -> None:
+    texts = ["short"] * 40
+    texts[20] = "deadly " * 100
+    source = write_table(tmp_path / "table.parquet", columns={"id": [f"r{i}" for i in range(40)], "text": texts})
+    job = make_job(source, tmp_path / "out", variant=faulty(die_at_width=100), sink__error_threshold=1)
+    record = optinfer.run(job)
+    assert (record["rows_out"], record["rows_quarantined"]) == (39, 1)
+    assert [row["id"] for row in read_rows(tmp_path / "out")] == [f"r{i}" for i in range(40) if i != 20]

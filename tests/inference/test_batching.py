@@ -1,0 +1,59 @@
+"""Lengths to micro-batches."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optinfer.inference.batching import micro_batches
+
+lengths = st.lists(st.integers(0, 600), max_size=200)
+budget = st.tuples(st.integers(1, 4096), st.integers(1, 64))
+
+
+def cut(row_lengths: list[int], max_batch_tokens: int, max_batch_size: int) -> list[list[int]]:
+    rows, values = np.arange(len(row_lengths)), np.array(row_lengths, dtype=np.int64)
+    return [batch.tolist() for batch in micro_batches(rows, values, max_batch_tokens, max_batch_size)]
+
+
+@given(lengths, budget)
+def test_every_row_is_in_exactly_one_micro_batch(lengths: list[int], budget: tuple[int, int]) -> None:
+    assert sorted(row for batch in cut(lengths, *budget) for row in batch) == list(range(len(lengths)))
+
+
+@given(lengths, budget)
+def test_padded_tokens_stay_within_the_budget(lengths: list[int], budget: tuple[int, int]) -> None:
+    max_batch_tokens, max_batch_size = budget
+    for batch in cut(lengths, *budget):
+        assert 1 <= len(batch) <= max_batch_size
+        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= max_batch_tokens
+
+
+@given(lengths, budget)
+def test_the_longest_rows_go_first(lengths: list[int], budget: tuple[int, int]) -> None:
+    order = [lengths[row] for batch in cut(lengths, *budget) for row in batch]
+    assert order == sorted(order, reverse=True)
+
+
+@given(lengths, budget)
+def test_the_same_rows_are_cut_the_same_way(lengths: list[int], budget: tuple[int, int]) -> None:
+    assert cut(lengths, *budget) == cut(lengths, *budget)
+
+
+def test_neighbours_in_length_share_a_micro_batch() -> None:
+    assert cut([1, 9, 1, 9], max_batch_tokens=18, max_batch_size=64) == [[1, 3], [0, 2]]
+
+
+def test_a_row_longer_than_the_budget_goes_alone() -> None:
+    assert cut([100, 5], max_batch_tokens=50, max_batch_size=64) == [[0], [1]]
+
+
+def test_only_the_given_rows_are_cut() -> None:
+    batches = micro_batches(np.array([2, 0]), np.array([1, 99, 5]), 100, 64)
+    assert [batch.tolist() for batch in batches] == [[2, 0]]
+
+
+def test_rows_of_equal_cost_are_cut_in_order() -> None:
+    batches = micro_batches(np.arange(5), None, 1, 2)
+    assert [batch.tolist() for batch in batches] == [[0, 1], [2, 3], [4]]

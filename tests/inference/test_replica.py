@@ -1,0 +1,169 @@
+"""One replica: rows in, outputs in the rows' own order, the bad ones rejected with a reason."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from optinfer.backends import Arrays
+from optinfer.errors import ConfigError
+from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.optimization import model_source
+from tests.conftest import MODEL
+
+MakeReplica = Callable[..., Replica]
+
+
+@pytest.fixture(scope="module")
+def settings() -> ReplicaSettings:
+    folder = model_source.locate(MODEL)
+    return ReplicaSettings(
+        family="text-embedding",
+        model_path=str(folder),
+        backend="fake",
+        artifact=model_source.baseline_artifact(folder, "test"),
+        max_batch_tokens=256,
+        max_batch_size=8,
+    )
+
+
+@pytest.fixture
+def replica(settings: ReplicaSettings) -> Replica:
+    return Replica(settings)
+
+
+def texts(*values: str | None) -> pa.Table:
+    return pa.table({"text": pa.array(values, pa.string())})
+
+
+def real_texts(sample_table: Path, rows: int) -> pa.Table:
+    return pq.read_table(sample_table, columns=["text"]).slice(0, rows)
+
+
+def break_session(replica: Replica, fault: Callable[[Arrays, Arrays], Arrays]) -> None:
+    """Pass every call of the session through `fault(inputs, outputs)`."""
+    inner = replica.session
+
+    class Broken:
+        def __call__(self, inputs: Arrays) -> Arrays:
+            return fault(inputs, inner(inputs))
+
+    replica.session = Broken()
+
+
+def test_settings_travel(settings: ReplicaSettings) -> None:
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_outputs_are_in_the_order_of_the_rows(replica: Replica, sample_table: Path) -> None:
+    table = real_texts(sample_table, 50)
+    together = replica.score(table)
+    alone = [replica.score(table.slice(i, 1)).outputs["sentence_embedding"][0] for i in range(50)]
+    assert together.kept.tolist() == list(range(50))
+    np.testing.assert_allclose(together.outputs["sentence_embedding"], np.stack(alone), atol=1e-6)
+
+
+def test_every_row_is_accounted_for(replica: Replica, sample_table: Path) -> None:
+    stats = replica.score(real_texts(sample_table, 50)).stats
+    assert (stats.rows_in, stats.rows_out, stats.rows_quarantined) == (50, 50, 0)
+    assert stats.micro_batches == sum(stats.latencies.buckets.values()) > 1
+    assert 0 < stats.tokens <= stats.padded_tokens
+
+
+def test_null_texts_are_rejected_and_the_rest_is_scored(replica: Replica) -> None:
+    scored = replica.score(texts("a", None, "b"))
+    assert scored.kept.tolist() == [0, 2]
+    assert scored.rejected == {1: "text is null"}
+    assert replica.as_table(scored).num_rows == 2
+
+
+def test_empty_and_very_long_texts_are_scored(replica: Replica) -> None:
+    scored = replica.score(texts("", "word " * 16_000))
+    assert scored.kept.tolist() == [0, 1]
+    assert scored.rejected == {}
+
+
+def test_only_nulls_give_an_empty_table_with_the_schema(replica: Replica) -> None:
+    scored = replica.score(texts(None, None))
+    table = replica.as_table(scored)
+    assert table.num_rows == 0
+    assert table.schema == replica.family.schema
+
+
+def test_one_row_that_breaks_the_model_costs_only_itself(replica: Replica) -> None:
+    poison = 20
+
+    def fail(inputs: Arrays, outputs: Arrays) -> Arrays:
+        if (inputs["attention_mask"].sum(axis=1) == poison).any():
+            raise ValueError("shape mismatch")
+        return outputs
+
+    values = ["word " * n for n in range(1, 31)]
+    broken = int(np.flatnonzero(replica.family.preprocess(texts(*values)).lengths == poison)[0])
+    break_session(replica, fail)
+
+    scored = replica.score(texts(*values))
+    assert scored.rejected == {broken: "ValueError: shape mismatch"}
+    assert scored.kept.tolist() == [i for i in range(30) if i != broken]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_output_that_is_not_finite_is_no_answer(replica: Replica, value: float) -> None:
+    def spoil(inputs: Arrays, outputs: Arrays) -> Arrays:
+        outputs["sentence_embedding"][inputs["attention_mask"].sum(axis=1) == 4, 3] = value
+        return outputs
+
+    break_session(replica, spoil)
+    scored = replica.score(texts("one", "two words", "three more words"))
+    assert scored.rejected == {1: "the model's output is not finite"}
+    assert len(scored.outputs["sentence_embedding"]) == 2
+    assert (scored.stats.rows_out, scored.stats.rows_quarantined) == (2, 1)
+
+
+def test_the_model_runs_one_micro_batch_at_a_time(replica: Replica, sample_table: Path) -> None:
+    met = threading.Barrier(2)  # passes only when two threads are inside the model together
+    overlaps = []
+
+    def watch(inputs: Arrays, outputs: Arrays) -> Arrays:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            overlaps.append(met.wait(timeout=0.5))
+        return outputs
+
+    break_session(replica, watch)
+    table = real_texts(sample_table, 64)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: replica.score(table), range(4)))
+    assert overlaps == []
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.outputs["sentence_embedding"], results[0].outputs["sentence_embedding"])
+
+
+def test_the_clock_is_the_callers(settings: ReplicaSettings) -> None:
+    ticks = iter(range(1_000))
+    replica = Replica(settings, clock=lambda: float(next(ticks)))
+    stats = replica.score(texts("a", "b")).stats
+    assert (stats.preprocess_seconds, stats.infer_seconds) == (1.0, 1.0 * stats.micro_batches)
+
+
+def test_an_unknown_backend_suggests_the_nearest(settings: ReplicaSettings) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'onnxruntime'"):
+        Replica(replace(settings, backend="onnxrunime"))
+
+
+def test_the_job_decides_the_size_of_a_micro_batch(settings: ReplicaSettings) -> None:
+    sizes: list[Any] = []
+    replica = Replica(replace(settings, max_batch_size=3, max_batch_tokens=10_000))
+    break_session(replica, lambda inputs, outputs: sizes.append(len(inputs["input_ids"])) or outputs)
+    replica.score(texts(*["a"] * 8))
+    assert sizes == [3, 3, 2]

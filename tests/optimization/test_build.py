@@ -1,0 +1,74 @@
+"""Artifacts are named by all that shaped them, complete when they appear, and built once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optinfer import plugins
+from optinfer.artifact import Artifact
+from optinfer.optimization import build as building
+from optinfer.optimization.techniques import BuildContext, Change
+from optinfer.optimization.variants import Step, Variant
+
+VARIANT = Variant(name="v", steps=(Step("onnx_export"),), backend="onnxruntime", about="")
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
+    monkeypatch.setenv("OPTINFER_HOME", str(tmp_path / "home"))
+    return Artifact(path=str(tmp_path), format="huggingface", precision="fp32", key="model")
+
+
+@pytest.fixture
+def technique(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Replace the export by one that writes a file, and return its calls; an exception in the list is raised."""
+    calls: list[Any] = []
+
+    def run(source: Artifact, context: Any, out: Path, options: dict[str, Any]) -> Change:
+        calls.append(options)
+        (out / "model.onnx").write_text("half")
+        if isinstance(calls[0], Exception):
+            raise calls.pop(0)
+        return Change(format="onnx", precision="fp32")
+
+    monkeypatch.setattr(plugins.load("techniques", "onnx_export"), "run", run)
+    return calls
+
+
+def context() -> BuildContext:
+    return BuildContext(None, None)  # type: ignore[arg-type]
+
+
+def test_the_second_build_comes_from_the_cache(model: Artifact, technique: list[Any]) -> None:
+    first = building.build(VARIANT, model, "rows", context)
+    assert building.build(VARIANT, model, "rows", context) == first
+    assert len(technique) == 1
+    assert Path(first.path, "model.onnx").is_file()
+
+
+def test_a_build_that_fails_leaves_nothing_that_loads(model: Artifact, technique: list[Any]) -> None:
+    technique.append(RuntimeError("out of memory"))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        building.build(VARIANT, model, "rows", context)
+    technique.clear()
+    assert Path(building.build(VARIANT, model, "rows", context).path, "model.onnx").is_file()
+    assert len(technique) == 1
+
+
+def test_options_model_and_toolchain_change_the_key_and_calibration_only_where_it_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = Variant(name="v", steps=(Step("onnx_export", {"opset": 21}),), backend="onnxruntime", about="")
+    key = building.keys(VARIANT, "model", "rows")[-1]
+    assert building.keys(other, "model", "rows")[-1] != key
+    assert building.keys(VARIANT, "model2", "rows")[-1] != key
+    assert building.keys(VARIANT, "model", "other rows")[-1] == key
+    calibrated = Variant(
+        name="v", steps=(Step("onnx_export"), Step("openvino_int8_static")), backend="openvino", about=""
+    )
+    assert building.keys(calibrated, "m", "rows")[-1] != building.keys(calibrated, "m", "other rows")[-1]
+    monkeypatch.setattr(building, "_version", lambda name: "another")
+    assert building.keys(VARIANT, "model", "rows")[-1] != key

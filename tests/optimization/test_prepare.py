@@ -1,0 +1,90 @@
+"""A variant scores only after its proof: certificates on the job's rows, fallback by name, a clear no otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optinfer.data.fragments import Plan
+from optinfer.errors import GateError, UnavailableError
+from optinfer.optimization import model_source
+from optinfer.optimization.prepare import Prepared, prepare
+from optinfer.optimization.variants import VARIANTS, Variant, require
+from optinfer.planning import plan_job
+from tests.conftest import MODEL, MakeJob, WriteTable
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def prove(tmp_path: Path, make_job: MakeJob, write_table: WriteTable) -> Any:
+    """Return a function from a variant and changes to what `prepare` says, and the lines it reported."""
+    table = write_table(tmp_path / "t.parquet", rows=48)
+
+    def run(variant: str, **changes: Any) -> tuple[Prepared, list[str]]:
+        settings = {"gate__sample_rows": 16, "gate__min": 0.98, "variant": variant, **changes}
+        job = make_job(table, tmp_path / "out", **settings)
+        planned = plan_job(job)
+        lines: list[str] = []
+        plan: Plan = planned.plan
+        return prepare(job, planned.folder, planned.model_digest, plan.fragments, lines.append), lines
+
+    return run
+
+
+def test_dynamic_int8_is_certified_to_depend_on_its_batch_and_static_int8_is_not(prove: Any) -> None:
+    dynamic, _ = prove("onnx-int8-dynamic")
+    static, _ = prove("openvino-int8-static")
+    assert not dynamic.certificate.batch_invariant
+    assert "not batch-invariant" in dynamic.warnings[0]
+    assert static.certificate.batch_invariant
+    assert static.warnings == []
+    assert dynamic.certificate.executed["quantized_nodes"] > 0
+    assert static.certificate.executed["node_precisions"]["i8"] > 0
+
+
+def test_a_certificate_is_measured_once(prove: Any) -> None:
+    first, _ = prove("onnx-fp32")
+    second, lines = prove("onnx-fp32")
+    assert second.certificate == first.certificate
+    assert lines == []
+    assert first.certificate.fidelity.mean == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_variant_below_the_gate_scores_nothing(prove: Any) -> None:
+    with pytest.raises(GateError, match=r"onnx-int8-dynamic: cosine .* below gate\.min 1\.0"):
+        prove("onnx-int8-dynamic", gate__min=1.0)
+
+
+def test_the_named_fallback_takes_over_and_says_so(prove: Any) -> None:
+    changes = {"gate__require_batch_invariance": True, "gate__fallback": "onnx-fp32"}
+    prepared, _ = prove("onnx-int8-dynamic", **changes)
+    assert prepared.variant.name == "onnx-fp32"
+    assert prepared.warnings[0].startswith("onnx-int8-dynamic does not score")
+
+
+def test_a_variant_whose_library_is_missing_is_refused_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    from optinfer.backends import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "REQUIRES", ("no_such_runtime",))
+    with pytest.raises(UnavailableError, match="pip install no-such-runtime"):
+        require("onnx-fp32")
+
+
+def test_a_device_the_backend_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VARIANTS, "x", Variant(name="x", backend="openvino", device="cuda", about=""))
+    with pytest.raises(UnavailableError, match="runs on cpu, not cuda"):
+        require("x")
+
+
+def test_another_model_content_is_another_digest(tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "model"
+    shutil.copytree(model_source.locate(MODEL), copy)
+    same = model_source.digest(copy)
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
+    assert same == model_source.digest(model_source.locate(MODEL))
+    assert model_source.digest(copy) != same

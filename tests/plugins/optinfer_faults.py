@@ -1,0 +1,64 @@
+"""The fake backend with faults, installed for tests as a third party's plugin would be, by entry point.
+
+Options (they arrive in the artifact's load_options):
+    driver: process that stays healthy (the one that certifies); faults happen in replicas only.
+    folder: where replicas of one job meet; every call leaves a file in `calls` there.
+    hold_after: calls after which every further one blocks until somebody writes to the FIFO `hold`.
+    die_once: the first replica that claims the file `die` here is killed.
+    die_at_width: a replica that sees a micro-batch at least this many tokens wide is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from optinfer.artifact import Artifact
+from optinfer.backends import Arrays, Execution
+from optinfer.backends.fake import DEVICES, FORMATS, MAX_BATCH_TOKENS, REQUIRES, FakeSession, unavailable
+
+__all__ = ["DEVICES", "FORMATS", "MAX_BATCH_TOKENS", "REQUIRES", "load", "unavailable"]
+
+
+def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> FakeSession:
+    if artifact.load_options["driver"] == os.getpid():
+        return FakeSession(execution)
+    return FaultySession(execution, **artifact.load_options)
+
+
+class FaultySession(FakeSession):
+    def __init__(
+        self,
+        execution: Execution,
+        driver: int,
+        folder: str,
+        hold_after: int | None = None,
+        die_once: bool = False,
+        die_at_width: int | None = None,
+    ) -> None:
+        super().__init__(execution)
+        self._folder = Path(folder)
+        self._hold_after = hold_after
+        self._die_once = die_once
+        self._die_at_width = die_at_width
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        width = next(iter(inputs.values())).shape[1]
+        if (self._die_once and self._claimed("die")) or (self._die_at_width and width >= self._die_at_width):
+            os.kill(os.getpid(), signal.SIGKILL)
+        calls = self._folder / "calls"
+        (calls / uuid.uuid4().hex).touch()
+        if self._hold_after is not None and len(os.listdir(calls)) > self._hold_after:
+            (self._folder / "hold").read_bytes()
+        return super().__call__(inputs)
+
+    def _claimed(self, name: str) -> bool:
+        try:
+            (self._folder / name).unlink()
+        except FileNotFoundError:
+            return False
+        return True

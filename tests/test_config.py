@@ -1,0 +1,133 @@
+"""The job file: validated once, with file, line and the nearest valid word when something is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from optinfer.config import JobConfig, load_job, parse_job
+from optinfer.errors import ConfigError
+from tests.conftest import REPO
+
+Load = Callable[..., JobConfig]
+
+JOB = """\
+name: embed
+source:
+  path: table.parquet
+  columns: {text: description}
+model:
+  path: models/minilm
+  family: text-embedding
+variant: onnx-fp32
+sink:
+  path: out
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    def load(text: str = JOB, *overrides: str) -> JobConfig:
+        path = tmp_path / "job.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load_job(path, overrides)
+
+    return load
+
+
+def test_the_smallest_job_has_safe_defaults(load: Load) -> None:
+    job = load()
+    assert job.source.columns == {"text": "description"}
+    assert (job.gate.metric, job.gate.min, job.gate.sample_rows) == ("cosine", 0.99, 512)
+    assert (job.sink.on_error, job.sink.error_threshold) == ("quarantine", 0.01)
+    assert (job.placement.replicas, job.placement.threads_per_replica) == ("auto", "auto")
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "jobs").glob("*.yaml")), ids=lambda p: p.name)
+def test_the_shipped_jobs_are_valid(path: Path) -> None:
+    load_job(path)
+
+
+def test_a_job_is_frozen(load: Load) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load().name = "other"  # type: ignore[misc]
+
+
+def test_set_changes_and_adds_values(load: Load) -> None:
+    job = load(JOB, "source.limit=1000", "gate.min=0.5", "sink.columns=[id, section]", "variant=torch-fp32")
+    assert (job.source.limit, job.gate.min, job.sink.columns) == (1000, 0.5, ("id", "section"))
+    assert job.variant == "torch-fp32"
+
+
+@pytest.mark.parametrize("override", ["source.limit", "=3", "source.path.x=1", "gate.min=[1"])
+def test_a_malformed_set_names_itself(load: Load, override: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        load(JOB, override)
+
+
+def test_an_unknown_key_names_file_line_and_nearest(load: Load) -> None:
+    with pytest.raises(ConfigError, match=r"job\.yaml:11: unknown key 'sink\.error_treshold'; did you mean 'error_threshold'\?"):
+        load(JOB + "  error_treshold: 3\n")
+
+
+def test_an_unknown_section_names_file_line_and_nearest(load: Load) -> None:
+    with pytest.raises(ConfigError, match=r"job\.yaml:11: unknown key 'gates'; did you mean 'gate'\?"):
+        load(JOB + "gates: {min: 0.9}\n")
+
+
+def test_a_missing_key_is_named(load: Load) -> None:
+    with pytest.raises(ConfigError, match=r"job\.yaml:\d+: missing key 'variant': add it to the job"):
+        load(JOB.replace("variant: onnx-fp32\n", ""))
+
+
+def test_every_mistake_is_reported_at_once(load: Load) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(JOB.replace("name: embed", "nam: embed"))
+    assert len(str(refused.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("source.limit=0", "source.limit"),
+        ("gate.sample_rows=3", "gate.sample_rows"),
+        ("placement.replicas=many", "placement.replicas"),
+        ("sink.on_error=ignore", "sink.on_error"),
+        ("sink.error_threshold=-1", "sink.error_threshold"),
+        ("name=two words", "name"),
+        ("variant=' '", "optinfer variants"),
+    ],
+)
+def test_a_wrong_value_names_its_key(load: Load, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(JOB, override)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just text"])
+def test_a_file_that_is_no_mapping_says_what_a_job_is(load: Load, text: str) -> None:
+    with pytest.raises(ConfigError, match="a job is a mapping with the keys name, source, model"):
+        load(text)
+
+
+def test_broken_yaml_says_where(load: Load) -> None:
+    with pytest.raises(ConfigError, match=r"not valid YAML(.|\n)*line \d"):
+        load("name: embed\nsource: {path: [\n")
+
+
+def test_a_missing_job_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the job file .*none\.yaml"):
+        load_job(tmp_path / "none.yaml")
+
+
+def test_a_job_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(ConfigError, match=r"job\.yaml is not UTF-8 text"):
+        load_job(path)
+
+
+def test_a_plain_mapping_is_a_job_too() -> None:
+    with pytest.raises(ConfigError, match="^missing key 'name'"):
+        parse_job({})

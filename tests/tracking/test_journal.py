@@ -1,0 +1,43 @@
+"""The journal: on disk before anybody else hears of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from optinfer.tracking.journal import Journal, read
+
+
+def test_events_are_read_back_in_order_with_their_time(tmp_path: Path) -> None:
+    times = iter([1.0, 2.0])
+    journal = Journal(tmp_path / "runs" / "journal.jsonl", clock=lambda: next(times))
+    first = journal.write("start", params={"variant": "fake"})
+    second = journal.write("receipt", fragment=3)
+    journal.close()
+    assert list(read(journal.path)) == [first, second]
+    assert first == {"event": "start", "time": 1.0, "params": {"variant": "fake"}}
+
+
+def test_an_event_is_on_disk_when_write_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path / "journal.jsonl", clock=lambda: 0.0)
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(journal.path.read_text()))
+    journal.write("start")
+    journal.close()
+    assert synced == ['{"event": "start", "time": 0.0}\n']
+
+
+def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text('{"event": "start", "time": 0.0}\n{"event": "rece')
+    assert [event["event"] for event in read(path)] == ["start"]
+
+
+def test_a_journal_is_appended_to(tmp_path: Path) -> None:
+    for _ in range(2):
+        journal = Journal(tmp_path / "journal.jsonl", clock=lambda: 0.0)
+        journal.write("start")
+        journal.close()
+    assert len(list(read(tmp_path / "journal.jsonl"))) == 2

@@ -1,0 +1,170 @@
+"""MLflow is fed from events; when it cannot be reached the job goes on and the journal keeps everything."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optinfer.errors import GateError
+from optinfer.tracking import mlflow_tracker
+from optinfer.tracking.journal import read
+from optinfer.tracking.mlflow_tracker import MlflowTracker
+from optinfer.tracking.recorder import Recorder
+
+START: dict[str, Any] = {
+    "run_name": "test fake",
+    "params": {f"p{i}": i for i in range(120)},
+    "tags": {"optinfer.run_id": "r1"},
+    "inputs": [{"name": "table", "digest": "d1", "source": "/data/table", "context": "input"}],
+}
+FINISH: dict[str, Any] = {
+    "metrics": {"rows_in": 10.0},
+    "outputs": [{"name": "out", "digest": "d2", "source": "/data/out", "context": "output"}],
+    "artifacts": {"manifest.json": "{}"},
+}
+
+
+class Ticks:
+    """A clock that moves one second a look."""
+
+    now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def recorder(tmp_path: Path, uri: str, said: list[str]) -> Recorder:
+    return Recorder(tmp_path / "run", MlflowTracker(uri, "tests"), Ticks(), said.append)
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the address of a loopback port where nobody listens."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+def fetch(uri: str, where: dict[str, Any]) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri).get_run(where["run_id"])
+
+
+def test_a_run_is_recorded_as_it_was(tmp_path: Path, uri: str, said: list[str]) -> None:
+    from mlflow import MlflowClient
+
+    with recorder(tmp_path, uri, said) as record:
+        record.event("start", **START)
+        record.event("params", params={"variant": "fake"})
+        for fragment in range(3):
+            record.event("receipt", fragment=fragment, stats={"rows_in": 10})
+        where = record.finish("done", **FINISH)
+
+    run = fetch(uri, where)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "test fake"
+    assert run.data.params == {**{f"p{i}": str(i) for i in range(120)}, "variant": "fake"}
+    assert run.data.metrics["rows_in"] == 10.0
+    assert run.data.tags["optinfer.run_id"] == "r1"
+    assert {(d.dataset.name, d.dataset.digest, d.tags[0].value) for d in run.inputs.dataset_inputs} == {
+        ("table", "d1", "input"),
+        ("out", "d2", "output"),
+    }
+    client = MlflowClient(tracking_uri=uri)
+    assert [a.path for a in client.list_artifacts(where["run_id"])] == ["manifest.json"]
+    steps = client.get_metric_history(where["run_id"], "progress/rows")
+    assert [(m.step, m.value) for m in steps] == [(2, 10.0), (3, 20.0), (4, 30.0)]
+    assert "warning" not in where
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "event_status"),
+    [(GateError("too far off"), "FAILED", "failed"), (KeyboardInterrupt(), "KILLED", "interrupted")],
+)
+def test_a_run_that_ends_early_says_why(
+    tmp_path: Path, uri: str, said: list[str], error: BaseException, status: str, event_status: str
+) -> None:
+    record = recorder(tmp_path, uri, said)
+    with pytest.raises(type(error)), record:
+        record.event("start", **START)
+        raise error
+
+    last = list(read(record.journal.path))[-1]
+    assert (last["event"], last["status"]) == ("finish", event_status)
+    run = fetch(uri, record.mlflow_run())
+    assert run.info.status == status
+    assert run.data.tags["optinfer.error"] == (str(error) or "KeyboardInterrupt()")
+    assert said == [f"journal: {record.journal.path}"]
+
+
+def test_warnings_reach_the_journal_the_run_and_the_person(tmp_path: Path, uri: str, said: list[str]) -> None:
+    with recorder(tmp_path, uri, said) as record:
+        record.event("start", **START)
+        record.warn("answers depend on the batch")
+        where = record.finish("done", **FINISH)
+    assert fetch(uri, where).data.tags["optinfer.warnings"] == "answers depend on the batch"
+    assert said == ["warning: answers depend on the batch"]
+    assert "warning" in [event["event"] for event in read(record.journal.path)]
+
+
+def test_an_unreachable_server_costs_a_warning_and_nothing_else(
+    tmp_path: Path, nobody: str, said: list[str]
+) -> None:
+    with recorder(tmp_path, nobody, said) as record:
+        record.event("start", **START)
+        record.event("receipt", fragment=0, stats={"rows_in": 10})
+        where = record.finish("done", **FINISH)
+
+    assert where["run_id"] is None
+    assert f"MLflow at {nobody} did not take everything" in where["warning"]
+    assert said == [f"warning: {where['warning']}"]
+    events = list(read(record.journal.path))
+    assert [event["event"] for event in events] == ["start", "receipt", "finish", "warning"]
+    assert events[0]["params"] == START["params"]
+    assert events[2]["metrics"] == FINISH["metrics"]
+
+
+def test_a_server_that_never_answers_does_not_hold_the_job(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = threading.Event()
+
+    class Hanging:
+        run_id = None
+
+        def __init__(self, uri: str, experiment: str) -> None: ...
+
+        def send(self, event: dict[str, Any]) -> None:
+            answer.wait()
+
+    monkeypatch.setattr(mlflow_tracker, "_Sender", Hanging)
+    monkeypatch.setattr(mlflow_tracker, "_GIVE_UP_SECONDS", 0.05)
+    with recorder(tmp_path, "http://example.invalid", said) as record:
+        record.event("start", **START)
+        where = record.finish("done", **FINISH)
+    answer.set()
+    assert "no answer within" in where["warning"]
+
+
+def test_passwords_in_the_uri_are_never_shown(nobody: str) -> None:
+    tracker = MlflowTracker(nobody.replace("http://", "http://user:secret@") + "/?token=secret", "tests")
+    tracker.log({"event": "start", "time": 0.0, **START})
+    assert "secret" not in str(tracker.close())

@@ -1,0 +1,76 @@
+"""The account of a run, and what must hold of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from optinfer.errors import AccountingError, QuarantineError
+from optinfer.tracking.metrics import Stats
+from optinfer.tracking.tally import Tally
+
+
+def scored(rows: int, quarantined: int = 0, infer_seconds: float = 0.0) -> Stats:
+    return Stats(rows_in=rows, rows_out=rows - quarantined, rows_quarantined=quarantined, infer_seconds=infer_seconds)
+
+
+def footer(fragment: int, rows: int) -> dict[str, int]:
+    return {"fragment": fragment, "rows_in": rows, "rows_out": rows, "rows_quarantined": 0}
+
+
+def test_rows_in_are_rows_scored_plus_rows_quarantined() -> None:
+    tally = Tally(rows=20, error_threshold=5)
+    tally.take_over([footer(0, 10)])
+    tally.add(1, scored(10, quarantined=2), {"text is null": 2}, time=1.0)
+    tally.check_complete("out")
+    assert (tally.total.rows_in, tally.total.rows_out, tally.total.rows_quarantined) == (20, 18, 2)
+    assert tally.counted == 1
+
+
+@pytest.mark.parametrize(
+    "stats", [scored(9), Stats(rows_in=10, rows_out=9), Stats(rows_in=10, rows_out=10, rows_quarantined=1)]
+)
+def test_a_row_that_vanished_fails_the_job(stats: Stats) -> None:
+    tally = Tally(rows=10, error_threshold=5)
+    tally.add(0, stats, {}, time=1.0)
+    with pytest.raises(AccountingError, match=r"10 rows planned.*out is left without _SUCCESS"):
+        tally.check_complete("out")
+
+
+def test_a_fragment_counts_once() -> None:
+    tally = Tally(rows=20, error_threshold=5)
+    tally.take_over([footer(0, 10)])
+    with pytest.raises(AccountingError, match="fragment 0 was counted twice"):
+        tally.add(0, scored(10), {}, time=1.0)
+
+
+@pytest.mark.parametrize(("threshold", "allowed"), [(0.01, 2), (0.5, 100), (7, 7), (0, 0), (1, 1)])
+def test_a_threshold_below_one_is_a_share_and_from_one_on_a_count(threshold: float, allowed: int) -> None:
+    tally = Tally(rows=200, error_threshold=threshold)
+    tally.add(0, scored(150, quarantined=allowed), {"text is null": allowed}, time=1.0)
+    tally.check_threshold("out/_quarantine")
+    tally.add(1, scored(50, quarantined=1), {"too long": 1}, time=2.0)
+    with pytest.raises(QuarantineError, match=f"{allowed + 1} rows are quarantined"):
+        tally.check_threshold("out/_quarantine")
+
+
+def test_too_many_quarantined_rows_name_the_commonest_reason_and_the_place() -> None:
+    tally = Tally(rows=100, error_threshold=0)
+    tally.add(0, scored(10, quarantined=4), {"text is null": 3, "odd": 1}, time=1.0)
+    with pytest.raises(QuarantineError, match=r"see out/_quarantine\n  3 rows: text is null\n  1 rows: odd\n"):
+        tally.check_threshold("out/_quarantine")
+
+
+def test_steady_speed_leaves_the_warm_up_out() -> None:
+    tally = Tally(rows=400, error_threshold=0, warm_up=2)
+    for fragment, time in enumerate((100.0, 101.0, 102.0, 103.0)):
+        tally.add(fragment, scored(100, infer_seconds=1.0), {}, time)
+    assert tally.first_receipt == 100.0
+    assert tally.steady_rows_per_second() == 200 / 2.0
+    assert tally.model_share() == 2.0 / (2 * 2.0)
+
+
+def test_a_run_of_warm_up_alone_has_no_steady_speed() -> None:
+    tally = Tally(rows=100, error_threshold=0, warm_up=2)
+    tally.add(0, scored(100), {}, time=1.0)
+    assert tally.steady_rows_per_second() is None
+    assert tally.model_share() is None
