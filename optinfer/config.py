@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from optinfer.errors import ConfigError, suggest
 
+AUTO: Literal["auto"] = "auto"
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -50,8 +51,18 @@ class GateConfig(_Part):
     metric: str = "cosine"
     min: float = 0.99
     sample_rows: Annotated[int, Field(ge=8)] = 512
-    require_batch_invariance: bool = Field(False, description="refuse a variant whose answers depend on the batch")
+    require_batch_invariance: bool | Auto = Field(
+        "auto", description="refuse a variant whose answers depend on the batch; auto: where optinfer chooses it"
+    )
     fallback: str | None = Field(None, description="variant that scores the rows when the named one fails")
+
+
+class SelectionConfig(_Part):
+    """How `variant: auto` chooses."""
+
+    time_budget: Annotated[float, Field(gt=0)] = Field(
+        1800.0, description="seconds after which no further candidate is built and certified"
+    )
 
 
 class PlacementConfig(_Part):
@@ -94,10 +105,17 @@ class JobConfig(_Part):
     model: ModelConfig
     variant: str
     gate: GateConfig = GateConfig()
+    selection: SelectionConfig = SelectionConfig()
     placement: PlacementConfig = PlacementConfig()
     batching: BatchingConfig = BatchingConfig()
     sink: SinkConfig
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _no_idle_fallback(self) -> JobConfig:
+        if self.variant == AUTO and self.gate.fallback:
+            raise ValueError("gate.fallback has no use with variant: auto, which ends at the baseline; remove one")
+        return self
 
     @field_validator("variant")
     @classmethod

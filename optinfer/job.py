@@ -22,7 +22,8 @@ from optinfer.data.fragments import Fragment
 from optinfer.data.lock import RunLock
 from optinfer.data.output import Output
 from optinfer.execution.placement import Placement, place
-from optinfer.optimization.prepare import Prepared, prepare
+from optinfer.optimization.prepare import Workbench
+from optinfer.optimization.selection import Prepared, choose
 from optinfer.planning import Planned, plan_job
 from optinfer.summary import Summary
 from optinfer.tracking.mlflow_tracker import MlflowTracker
@@ -76,12 +77,16 @@ def run(config: JobConfig, address: str | None = None, say: Callable[[str], None
 
 
 def _prepare(planned: Planned, output: Output, recorder: Recorder, say: Callable[[str], None]) -> Prepared:
-    """Prove a variant, and bind the output to its artifact."""
-    prepared = prepare(planned.config, planned.folder, planned.model_digest, planned.plan.fragments, say)
+    """Prove a variant, and bind the output to its artifact; one that holds rows already keeps the variant it has."""
+    bench = Workbench(planned.config, planned.folder, planned.model_digest, planned.plan.fragments, say)
+    prepared = choose(bench, only=output.bound_variant())
     for line in prepared.warnings:
         recorder.warn(line)
-    output.bind_variant({"variant": prepared.variant.name, "artifact": prepared.settings.artifact.key})
+    for name, reason in prepared.others:
+        say(f"not {name}: {reason}")
+    output.bind_variant({"variant": prepared.variant.name, "artifact": prepared.artifact.key})
     recorder.event("params", params=prepared.params)
+    recorder.event("selection", chosen=prepared.variant.name, others=dict(prepared.others))
     return prepared
 
 

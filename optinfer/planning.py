@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from optinfer import plugins
-from optinfer.config import JobConfig
+from optinfer.config import AUTO, JobConfig
 from optinfer.data.fragments import Plan
 from optinfer.data.lock import holder, is_live
 from optinfer.data.output import Output, fingerprint
@@ -23,7 +23,8 @@ from optinfer.errors import ConfigError, redact
 from optinfer.execution.placement import Node, place
 from optinfer.optimization import model_source
 from optinfer.optimization.prepare import family_settings
-from optinfer.optimization.variants import get, require
+from optinfer.optimization.selection import recipes
+from optinfer.optimization.variants import Variant, get
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,7 @@ def plan_job(config: JobConfig) -> Planned:
     """
     family = plugins.load("families", config.model.family)
     _check_roles(config, family.ROLES)
-    names = [name for name in (config.variant, config.gate.fallback) if name]
-    for name in names:
-        require(name)
+    variants = recipes(config)
     folder = model_source.locate(config.model.path)
     needed = dict.fromkeys([*config.source.columns.values(), *config.sink.columns])
     plan = plan_source(config.source, list(needed), family.FRAGMENT_ROWS)
@@ -81,7 +80,7 @@ def plan_job(config: JobConfig) -> Planned:
             "bad_files": [redact(path) for path, _ in plan.bad_files],
         },
         "model": {"digest": model_digest, "family": config.model.family, **family_settings(config)},
-        "variant": {name: get(name).recipe for name in names},
+        "variant": variants,
         "batching": config.batching.model_dump(),
         "sink": {"columns": list(config.sink.columns)},
     }
@@ -92,7 +91,8 @@ def plan_job(config: JobConfig) -> Planned:
 def preview(planned: Planned) -> dict[str, Any]:
     """Describe what `run` would do with this machine's CPUs; imports nothing heavy and writes nothing."""
     config, plan = planned.config, planned.plan
-    variant = require(config.variant)
+    chosen = None if config.variant == AUTO else get(config.variant)
+    device = chosen.device if chosen else "cpu"
     output = Output(config.sink.path)
     committed = output.committed()
     todo = sum(plan.part_name(f.index) not in committed for f in plan.fragments)
@@ -107,12 +107,20 @@ def preview(planned: Planned) -> dict[str, Any]:
         "fragments": len(plan.fragments),
         "to_score": todo,
         "model": f"{redact(config.model.path)} ({planned.model_digest})",
-        "variant": f"{variant.name}: {variant.techniques}, {variant.backend}",
+        "variant": f"{chosen.name}: {chosen.techniques}, {chosen.backend}"
+        if chosen
+        else "auto: the fastest that passes",
         "output": f"{output.shown}: {', '.join(f'{f.name} {f.type}' for f in planned.schema)}",
         "fingerprint": planned.fingerprint,
-        "placement": place(config.placement, variant.device, [Node(os.cpu_count() or 1)], max(todo, 1)).as_dict(),
+        "placement": place(config.placement, device, [Node(os.cpu_count() or 1)], max(todo, 1)).as_dict(),
         "warnings": warnings,
     }
+
+
+def _variant_line(chosen: Variant | None) -> str:
+    if chosen is None:
+        return "auto: the fastest that passes the gate"
+    return f"{chosen.name}: {chosen.techniques}, {chosen.backend}"
 
 
 def status(url: str) -> dict[str, Any]:

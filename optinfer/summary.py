@@ -10,7 +10,7 @@ from typing import Any
 from optinfer.data.storage import absolute
 from optinfer.errors import redact
 from optinfer.execution.placement import Placement
-from optinfer.optimization.prepare import Prepared
+from optinfer.optimization.selection import Prepared
 from optinfer.planning import Planned
 from optinfer.tracking.metrics import peak_rss_mb
 from optinfer.tracking.recorder import Recorder
@@ -82,6 +82,7 @@ class Summary:
             "identity": planned.fields,
             "quarantine_reasons": dict(tally.reasons.most_common(100)),
             "bad_files": [{"path": redact(path), "reason": why} for path, why in planned.plan.bad_files],
+            "variants_not_chosen": dict(self.prepared.others) if self.prepared else {},
             "warnings": recorder.warnings,
             "journal": str(recorder.journal.path),
         }

@@ -134,7 +134,9 @@ WriteTable = Callable[..., Path]
 def write_table(sample_table: Path) -> WriteTable:
     """Return a function that writes real rows (or `columns`) as a Parquet file and returns its path."""
 
-    def write(path: Path, rows: int = 40, offset: int = 0, columns: dict[str, Any] | None = None, **options: Any) -> Path:
+    def write(
+        path: Path, rows: int = 40, offset: int = 0, columns: dict[str, Any] | None = None, **options: Any
+    ) -> Path:
         table = pa.table(columns) if columns is not None else pq.read_table(sample_table).slice(offset, rows)
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path, **options)

@@ -30,7 +30,9 @@ def sink(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("fake_variant", "without_ray")
 class TestRun:
-    def test_json_is_all_that_stdout_holds(self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path) -> None:
+    def test_json_is_all_that_stdout_holds(
+        self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path
+    ) -> None:
         code, out, err = run_cli("run", write_job(source, sink), "--json")
         assert code == 0
         assert json.loads(out)["rows_out"] == 40
@@ -135,7 +137,12 @@ class TestStatus:
         code, out, _ = run_cli("status", sink, "--json")
         status = json.loads(out)
         assert code == 0
-        assert (status["state"], status["fragments"], status["fragments_committed"], status["rows"]) == ("done", 3, 3, 40)
+        assert (status["state"], status["fragments"], status["fragments_committed"], status["rows"]) == (
+            "done",
+            3,
+            3,
+            40,
+        )
 
     def test_a_job_that_stopped_half_way_is_interrupted(
         self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path
@@ -176,7 +183,13 @@ class TestPlan:
         assert "embedding fixed_size_list<item: float>[384]" in plan["output"]
 
     def test_a_plan_writes_nothing(
-        self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        run_cli: RunCli,
+        write_job: WriteJob,
+        source: Path,
+        sink: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setenv("OPTINFER_HOME", str(tmp_path / "home"))
         monkeypatch.chdir(tmp_path)
@@ -201,9 +214,7 @@ class TestPlan:
         assert "does not exist" in err
 
 
-def test_variants_are_listed_with_the_reason_they_are_missing(
-    run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variants_are_listed_with_the_reason_they_are_missing(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
     from optinfer.optimization.variants import VARIANTS, Variant
 
     monkeypatch.setitem(VARIANTS, "gpu", Variant(name="gpu", backend="fake", device="cuda", about="for tests"))

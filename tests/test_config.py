@@ -68,7 +68,9 @@ def test_a_malformed_set_names_itself(load: Load, override: str) -> None:
 
 
 def test_an_unknown_key_names_file_line_and_nearest(load: Load) -> None:
-    with pytest.raises(ConfigError, match=r"job\.yaml:11: unknown key 'sink\.error_treshold'; did you mean 'error_threshold'\?"):
+    with pytest.raises(
+        ConfigError, match=r"job\.yaml:11: unknown key 'sink\.error_treshold'; did you mean 'error_threshold'\?"
+    ):
         load(JOB + "  error_treshold: 3\n")
 
 

@@ -67,7 +67,9 @@ class TestOnRay:
         self, make_job: MakeJob, write_table: WriteTable, tmp_path: Path, sink: Path
     ) -> None:
         source = write_table(tmp_path / "nulls.parquet", columns={"id": ["a", "b"], "text": ["x", None]})
-        with pytest.raises(errors.RowError, match=r"row 1 of .*nulls\.parquet cannot be scored: text is null;.*on_error"):
+        with pytest.raises(
+            errors.RowError, match=r"row 1 of .*nulls\.parquet cannot be scored: text is null;.*on_error"
+        ):
             optinfer.run(make_job(source, sink, sink__on_error="raise"))
         assert not (sink / "_SUCCESS").exists()
 
@@ -165,9 +167,7 @@ class TestQuarantine:
         assert stopped.value.exit_code == 3
         assert not (sink / "_SUCCESS").exists()
 
-    def test_a_higher_threshold_goes_on_from_what_is_committed(
-        self, make_job: MakeJob, odd: Path, sink: Path
-    ) -> None:
+    def test_a_higher_threshold_goes_on_from_what_is_committed(self, make_job: MakeJob, odd: Path, sink: Path) -> None:
         with pytest.raises(errors.QuarantineError):
             optinfer.run(make_job(odd, sink, sink__error_threshold=0))
         record = optinfer.run(make_job(odd, sink, sink__error_threshold=8))

@@ -76,6 +76,11 @@ class Output:
             )
         return True
 
+    def bound_variant(self) -> str | None:
+        """Return the variant that committed rows here, None while none did."""
+        bound = self._json_file(f"{STATE}/variant.json")
+        return str(bound["variant"]) if bound and self.folder.names(PART) else None
+
     def bind_variant(self, chosen: dict[str, Any]) -> None:
         """Fix the artifact that fills this output, so that no resume mixes two.
 

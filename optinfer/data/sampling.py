@@ -53,7 +53,8 @@ def draw(
     """
     chosen = [fragments[i] for i in _spread(len(fragments), _MOST_FRAGMENTS)]
     wanted = gate_rows + calibration_rows
-    tables, left = [], wanted
+    tables: list[pa.Table] = []
+    left = wanted
     for position, fragment in enumerate(chosen):
         share = -(-left // (len(chosen) - position))
         try:

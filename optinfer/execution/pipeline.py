@@ -29,8 +29,8 @@ from optinfer.tracking.metrics import Stats, peak_rss_mb
 
 # One fragment in the model, one being read or committed.
 _OVERLAP = 2
-# An actor that dies (out of memory, a crash in a native library) is replaced and its fragments are tried again, isolated:
-# the retries cover the isolated attempt and a lost node or two, the restarts as many bad fragments an actor.
+# An actor that dies (out of memory, a crash in a native library) is replaced and its fragments are tried again,
+# isolated: the retries cover the isolated attempt and a lost node or two, the restarts as many bad fragments an actor.
 _TASK_RETRIES = 3
 _RESTARTS = 100
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from optinfer import home
 from optinfer.families import Arrays
-from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.inference.replica import Replica, ReplicaSettings, Scored
 from optinfer.optimization.gate import Fidelity, measure
 from optinfer.tracking.metrics import peak_rss_mb
 
@@ -57,14 +57,28 @@ class Certificate:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Answers:
+    """The baseline's outputs for the sample rows `kept`, the ones it could score."""
+
+    outputs: Arrays
+    kept: np.ndarray[Any, Any]
+
+
 def certify(
-    variant: str, settings: ReplicaSettings, replica: Replica, sample: pa.Table, baseline: Arrays, metric: str, key: str
+    variant: str,
+    settings: ReplicaSettings,
+    replica: Replica,
+    sample: pa.Table,
+    baseline: Answers,
+    metric: str,
+    key: str,
 ) -> Certificate:
     """Measure a loaded replica on `sample` (a column per role) against the baseline's outputs, and keep the result."""
     replica.score(sample.slice(0, _WARM_UP_ROWS))
     scored = replica.score(sample)
     cases = invariance(replica, sample)
-    scale = max(float(np.abs(values).max()) for values in baseline.values())
+    scale = max(float(np.abs(values).max()) for values in baseline.outputs.values())
     worst = max(cases.values(), default=0.0)
     tolerance = _INVARIANT_WITHIN.get(settings.artifact.precision, _INVARIANT_WITHIN_DEFAULT)
     busy = scored.stats.preprocess_seconds + scored.stats.infer_seconds + scored.stats.postprocess_seconds
@@ -72,7 +86,7 @@ def certify(
         variant=variant,
         artifact=settings.artifact.key,
         sample=key,
-        fidelity=measure(metric, baseline, scored.outputs),
+        fidelity=measure(metric, baseline.outputs, _aligned(scored, baseline)),
         batch_invariant=worst <= tolerance * scale,
         largest_difference=worst,
         invariance=cases,
@@ -126,6 +140,17 @@ def invariance(replica: Replica, sample: pa.Table) -> dict[str, float]:
             difference = _difference(alone[int(row)], replica.session(padded))
             worst["padding"] = max(worst.get("padding", 0.0), difference)
     return worst
+
+
+def _aligned(scored: Scored, baseline: Answers) -> Arrays:
+    """Return outputs for the baseline's rows; NaN where the variant has no answer, which agrees with nothing."""
+    aligned = {}
+    for name, values in baseline.outputs.items():
+        aligned[name] = np.full(values.shape, np.nan, dtype=np.float32)
+        both, ours, theirs = np.intersect1d(scored.kept, baseline.kept, return_indices=True)
+        if len(both):
+            aligned[name][theirs] = scored.outputs[name][ours]
+    return aligned
 
 
 def _difference(alone: Arrays, company: Arrays) -> float:

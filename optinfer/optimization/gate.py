@@ -16,11 +16,12 @@ _CONFIDENCE = 95.0
 
 
 def cosine(baseline: Arrays, candidate: Arrays) -> np.ndarray[Any, Any]:
-    """Return (rows,) cosine similarity of the first output's vectors, 1 for identical directions."""
+    """Return (rows,) cosine similarity of the first output's vectors: 1 for one direction, 0 where an answer is NaN."""
     name = next(iter(baseline))
     a, b = (np.asarray(x[name], dtype=np.float64).reshape(len(x[name]), -1) for x in (baseline, candidate))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.where(norms > 0, (a * b).sum(axis=1) / np.maximum(norms, 1e-30), (a == b).all(axis=1))
+    similarity = np.where(norms == 0, (a == b).all(axis=1), (a * b).sum(axis=1) / np.maximum(norms, 1e-30))
+    return np.nan_to_num(similarity, nan=0.0)
 
 
 METRICS = {"cosine": cosine}
@@ -70,14 +71,14 @@ def measure(metric: str, baseline: Arrays, candidate: Arrays) -> Fidelity:
     return Fidelity(metric, float(values.mean()), float(low), float(high), float(values.min()), len(values))
 
 
-def judge(gate: GateConfig, fidelity: Fidelity, batch_invariant: bool) -> GateResult:
-    """Tell whether a variant with this fidelity may score rows."""
+def judge(gate: GateConfig, fidelity: Fidelity, batch_invariant: bool, require_invariance: bool) -> GateResult:
+    """Tell whether a variant with this fidelity, and answers that do or do not depend on the batch, may score rows."""
     reason = ""
     if fidelity.ci_low < gate.min:
         reason = (
             f"{fidelity.metric} {fidelity.mean:.5f} (95% bound {fidelity.ci_low:.5f}) is "
             f"{gate.min - fidelity.ci_low:.5f} below gate.min {gate.min}"
         )
-    elif gate.require_batch_invariance and not batch_invariant:
-        reason = "its answers depend on a row's neighbours and gate.require_batch_invariance is true"
+    elif require_invariance and not batch_invariant:
+        reason = "its answers depend on a row's neighbours; gate.require_batch_invariance: false would allow it"
     return GateResult(fidelity.metric, fidelity.ci_low, gate.min, not reason, fidelity.rows, reason)

@@ -1,4 +1,4 @@
-"""Prepare: the artifact that will score, built, certified on the job's rows and through the gate; or a clear no."""
+"""Prepare: one job's model and sample on a workbench, where variants are built and certified on demand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,102 +18,38 @@ from optinfer.artifact import Artifact
 from optinfer.config import JobConfig
 from optinfer.data.fragments import Fragment
 from optinfer.data.reading import FragmentReader
-from optinfer.data.sampling import Sample, digest, draw
-from optinfer.errors import GateError, NoVariantError
-from optinfer.families import Arrays
+from optinfer.data.sampling import digest, draw
+from optinfer.errors import NoVariantError
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization import certificate as certificates
 from optinfer.optimization import model_source
 from optinfer.optimization.build import build
-from optinfer.optimization.certificate import Certificate
-from optinfer.optimization.gate import GateResult, judge
+from optinfer.optimization.certificate import Answers, Certificate
 from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.variants import BASELINE, Variant, require
 
 CALIBRATION_ROWS = 256
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The variant that scores, with its proof; `refused` names those tried before it and why they may not."""
-
-    variant: Variant
-    settings: ReplicaSettings
-    certificate: Certificate
-    gate: GateResult
-    refused: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def warnings(self) -> list[str]:
-        found = [f"{name} does not score: {reason}" for name, reason in self.refused]
-        if not self.certificate.batch_invariant:
-            found.append(
-                f"{self.variant.name} is not batch-invariant: the same row differs by up to "
-                f"{self.certificate.largest_difference:.2g} with other neighbours"
-            )
-        return found
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """Describe the variant for a tracker."""
-        return {
-            "variant": self.variant.name,
-            "techniques": self.variant.techniques,
-            "backend": self.variant.backend,
-            "precision": self.settings.artifact.precision,
-            "device": self.variant.device,
-            "artifact": self.settings.artifact.key,
-            "batch_invariant": self.certificate.batch_invariant,
-        }
-
-
-def prepare(
-    config: JobConfig, folder: Path, model_digest: str, fragments: tuple[Fragment, ...], report: Callable[[str], None]
-) -> Prepared:
-    """Draw the sample and prove the job's variant on it.
-
-    Raises:
-        GateError: neither the named variant nor the fallback passes.
-    """
-    columns = list(dict.fromkeys(config.source.columns.values()))
-    sample = draw(fragments, FragmentReader(columns), columns, config.gate.sample_rows, CALIBRATION_ROWS)
-    return Workbench(config, folder, model_digest, sample, report).prepare()
+_KEPT = "optinfer_kept_rows"
 
 
 class Workbench:
     """One job's model and sample, and what is made of them on demand."""
 
     def __init__(
-        self, config: JobConfig, folder: Path, model_digest: str, sample: Sample, report: Callable[[str], None]
+        self,
+        config: JobConfig,
+        folder: Path,
+        model_digest: str,
+        fragments: tuple[Fragment, ...],
+        report: Callable[[str], None],
     ) -> None:
+        columns = list(dict.fromkeys(config.source.columns.values()))
         self.config = config
         self.folder = folder
-        self.sample = sample
+        self.sample = draw(fragments, FragmentReader(columns), columns, config.gate.sample_rows, CALIBRATION_ROWS)
         self._report = report
         self._model = model_source.baseline_artifact(folder, model_digest)
-        self._calibration_digest = digest(sample.calibration)
-
-    def prepare(self) -> Prepared:
-        """Return the first of the named variant and the fallback that passes the gate.
-
-        Raises:
-            UnavailableError: the named variant cannot run on this machine.
-            GateError: none passes.
-        """
-        names = [self.config.variant, *([self.config.gate.fallback] if self.config.gate.fallback else [])]
-        refused: list[tuple[str, str]] = []
-        for variant in [require(name) for name in names]:
-            settings = self.settings(variant, self.build(variant))
-            certificate = self.certify(variant, settings)
-            verdict = judge(self.config.gate, certificate.fidelity, certificate.batch_invariant)
-            if verdict.passed:
-                return Prepared(variant, settings, certificate, verdict, tuple(refused))
-            refused.append((variant.name, verdict.reason))
-        reasons = "\n".join(f"  {name}: {reason}" for name, reason in refused)
-        raise GateError(
-            f"no variant passes the gate, nothing was scored:\n{reasons}\n"
-            "lower gate.min, choose another variant, or name one that passes as gate.fallback (torch-fp32 always does)"
-        )
+        self._calibration_digest = digest(self.sample.calibration)
 
     def build(self, variant: Variant) -> Artifact:
         return build(variant, self._model, self._calibration_digest, lambda: self._context, self._report)
@@ -139,10 +74,11 @@ class Workbench:
             return kept
         baseline = self._baseline
         self._report(f"certifying {variant.name} on {self.sample.gate.num_rows} rows")
-        if not len(next(iter(baseline.values()), ())):
+        if not len(baseline.kept):
             raise NoVariantError("the sample has no row that the baseline can score; check source.columns")
         rows, replica = self._roles(self.sample.gate), Replica(settings)
-        return certificates.certify(variant.name, settings, replica, rows, baseline, self.config.gate.metric, key)
+        metric = self.config.gate.metric
+        return certificates.certify(variant.name, settings, replica, rows, baseline, metric, key)
 
     @cached_property
     def _context(self) -> BuildContext:
@@ -150,17 +86,17 @@ class Workbench:
         return BuildContext(family, family.preprocess(self._roles(self.sample.calibration)))
 
     @cached_property
-    def _baseline(self) -> Arrays:
+    def _baseline(self) -> Answers:
         """The baseline's outputs for the sample, kept on disk: every variant is compared with the same ones."""
         settings = self.settings(require(BASELINE), self._model, threads=_all_threads())
         path = home.home() / "baselines" / f"{self._model.key}-{self._certificate_key(settings)}.npz"
         if not path.is_file():
             self._report(f"scoring {self.sample.gate.num_rows} sample rows with the baseline {BASELINE}")
-            outputs = Replica(settings).score(self._roles(self.sample.gate)).outputs
+            scored = Replica(settings).score(self._roles(self.sample.gate))
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(path, allow_pickle=False, **outputs)
-        with np.load(path, allow_pickle=False) as kept:
-            return {name: kept[name] for name in kept.files}
+            np.savez(path, allow_pickle=False, **scored.outputs, **{_KEPT: scored.kept})
+        with np.load(path, allow_pickle=False) as stored:
+            return Answers({name: stored[name] for name in stored.files if name != _KEPT}, stored[_KEPT])
 
     def _roles(self, table: pa.Table) -> pa.Table:
         columns = self.config.source.columns

@@ -101,6 +101,9 @@ class _Sender:
             self._progress(event)
         elif kind == "params":
             self._params(event["params"])
+        elif kind == "selection":
+            for name, reason in event["others"].items():
+                self._client.set_tag(self.run_id, f"optinfer.not_chosen.{name}", reason[:5000])
         elif kind == "finish":
             self._finish(event)
 

@@ -18,7 +18,8 @@ from optinfer.config import JobConfig, load_job
 from optinfer.errors import NoVariantError, UnavailableError
 from optinfer.execution.placement import Node, Placement, place
 from optinfer.inference.replica import ReplicaSettings
-from optinfer.optimization.prepare import Prepared, prepare
+from optinfer.optimization.prepare import Workbench
+from optinfer.optimization.selection import Prepared, choose
 from optinfer.planning import plan_job
 
 
@@ -39,7 +40,7 @@ def prepare_job(path: str) -> PreparedJob:
     config = load_job(path)
     planned = plan_job(config)
     fragments = planned.plan.fragments
-    prepared = prepare(config, planned.folder, planned.model_digest, fragments, _say)
+    prepared = choose(Workbench(config, planned.folder, planned.model_digest, fragments, _say))
     placement = place(config.placement, prepared.variant.device, [Node(os.cpu_count() or 1)], len(fragments))
     return PreparedJob(config, prepared, placement)
 

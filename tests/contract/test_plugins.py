@@ -19,7 +19,9 @@ from tests.conftest import MODEL
 
 HEAVY = ("ray", "torch", "mlflow", "onnxruntime", "openvino", "nncf", "transformers", "onnx")
 TEXTS = pa.table({"text": ["a game", "", "a library for reading tables " * 5, "drivers", None]})
-OWN = {kind: [n for n, module in plugins.names(kind).items() if module.startswith("optinfer.")] for kind in plugins.ROOMS}
+OWN = {
+    kind: [n for n, module in plugins.names(kind).items() if module.startswith("optinfer.")] for kind in plugins.ROOMS
+}
 
 
 @pytest.mark.parametrize("kind", plugins.ROOMS)

@@ -128,7 +128,9 @@ def test_partition_values_above_the_source_are_not_columns(tmp_path: Path, write
     assert "env" not in plan(tmp_path / "env=prod" / "table").schema.names
 
 
-def test_a_table_on_s3_is_planned_and_read(bucket: str, sample_table: Path, write_table: WriteTable, tmp_path: Path) -> None:
+def test_a_table_on_s3_is_planned_and_read(
+    bucket: str, sample_table: Path, write_table: WriteTable, tmp_path: Path
+) -> None:
     local = write_table(tmp_path / "a.parquet", rows=40)
     fs = fsspec.filesystem("s3")
     fs.put(str(local), f"{bucket}/table/year=2024/a.parquet")
@@ -159,7 +161,9 @@ def test_only_the_needed_columns_are_read(tmp_path: Path, write_table: WriteTabl
     assert FragmentReader(["id"]).read(fragment).column_names == ["id"]
 
 
-def test_unneeded_columns_are_never_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_table: WriteTable) -> None:
+def test_unneeded_columns_are_never_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_table: WriteTable
+) -> None:
     fragment = plan(write_table(tmp_path / "a.parquet", rows=5)).fragments[0]
     decoded: list[str] = []
     read_row_group = pq.ParquetFile.read_row_group

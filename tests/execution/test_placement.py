@@ -65,7 +65,9 @@ def test_named_replicas_share_the_cpus() -> None:
 
 
 def test_named_replicas_get_no_more_threads_than_fit_on_single_nodes() -> None:
-    assert place(PlacementConfig(replicas=2), "cpu", [Node(4), Node(1), Node(1)], fragments=100).threads_per_replica == 2
+    assert (
+        place(PlacementConfig(replicas=2), "cpu", [Node(4), Node(1), Node(1)], fragments=100).threads_per_replica == 2
+    )
 
 
 def test_named_threads_decide_how_many_replicas_fit() -> None:

@@ -20,12 +20,18 @@ from tests.conftest import REPO
 # A driver process: the command line, with the variant `faulty` that its first argument describes.
 _DRIVER = """
 import json, os, sys
+from pathlib import Path
 from optinfer.cli import main
 from optinfer.optimization.variants import VARIANTS, Step, Variant
 
-steps = (Step("fault", {"driver": os.getpid(), **json.loads(sys.argv[1])}),)
+faults = json.loads(sys.argv[1])
+Path(faults["folder"], "driver").write_text(str(os.getpid()))
+steps = (Step("fault", faults),)
 VARIANTS["faulty"] = Variant(name="faulty", steps=steps, backend="faulty", about="for tests")
-VARIANTS["fake"] = Variant(name="fake", backend="fake", about="for tests")
+import ray, signal; init = ray.init
+def again(*a, **k):
+    init(*a, **k); signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+ray.init = again
 main(sys.argv[2:])
 """
 
@@ -44,8 +50,11 @@ def faulty(monkeypatch: pytest.MonkeyPatch, meeting: Path) -> Callable[..., str]
     """Return a function that adds the variant `faulty` with these faults for jobs run in this process."""
 
     def add(**faults: Any) -> str:
-        steps = (Step("fault", {"driver": os.getpid(), "folder": str(meeting), **faults}),)
-        monkeypatch.setitem(VARIANTS, "faulty", Variant(name="faulty", steps=steps, backend="faulty", about="for tests"))
+        (meeting / "driver").write_text(str(os.getpid()))
+        steps = (Step("fault", {"folder": str(meeting), **faults}),)
+        monkeypatch.setitem(
+            VARIANTS, "faulty", Variant(name="faulty", steps=steps, backend="faulty", about="for tests")
+        )
         return "faulty"
 
     return add

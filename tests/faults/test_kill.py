@@ -33,9 +33,7 @@ def source(tmp_path: Path, write_table: WriteTable) -> Path:
 
 
 @pytest.fixture
-def uninterrupted(
-    source: Path, tmp_path: Path, make_job: MakeJob, fake_variant: str, without_ray: None
-) -> pa.Table:
+def uninterrupted(source: Path, tmp_path: Path, make_job: MakeJob, fake_variant: str, without_ray: None) -> pa.Table:
     """Return the output of the same job that nobody disturbed."""
     optinfer.run(make_job(source, tmp_path / "expected"))
     return table(str(tmp_path / "expected"))
@@ -101,13 +99,16 @@ def test_a_killed_job_goes_on_where_it_was(
 
 
 def test_a_terminated_job_closes_its_record_and_gives_the_output_free(
-    tmp_path: Path, source: Path, meeting: Path, write_job: WriteJob, start_driver: StartDriver, last_journal: Callable[[], Path]
+    tmp_path: Path,
+    source: Path,
+    meeting: Path,
+    write_job: WriteJob,
+    start_driver: StartDriver,
+    last_journal: Callable[[], Path],
 ) -> None:
     sink = tmp_path / "out"
     output = Output(str(sink))
-    driver = start_driver(
-        write_job(source, sink, variant="faulty"), folder=str(meeting), hold_after=HOLD_AFTER
-    )
+    driver = start_driver(write_job(source, sink, variant="faulty"), folder=str(meeting), hold_after=HOLD_AFTER)
     half_way(driver, output, meeting)
     said = driver.kill(signal.SIGTERM)
 

@@ -1,8 +1,8 @@
 """The fake backend with faults, installed for tests as a third party's plugin would be, by entry point.
 
 Options (they arrive in the artifact's load_options):
-    driver: process that stays healthy (the one that certifies); faults happen in replicas only.
-    folder: where replicas of one job meet; every call leaves a file in `calls` there.
+    folder: where replicas of one job meet; every call leaves a file in `calls` there. The process whose id is in
+        `driver` there stays healthy: it certifies, faults happen in replicas only.
     hold_after: calls after which every further one blocks until somebody writes to the FIFO `hold`.
     die_once: the first replica that claims the file `die` here is killed.
     die_at_width: a replica that sees a micro-batch at least this many tokens wide is killed.
@@ -25,7 +25,7 @@ __all__ = ["DEVICES", "FORMATS", "MAX_BATCH_TOKENS", "REQUIRES", "load", "unavai
 
 
 def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> FakeSession:
-    if artifact.load_options["driver"] == os.getpid():
+    if Path(artifact.load_options["folder"], "driver").read_text() == str(os.getpid()):
         return FakeSession(execution)
     return FaultySession(execution, **artifact.load_options)
 
@@ -34,7 +34,6 @@ class FaultySession(FakeSession):
     def __init__(
         self,
         execution: Execution,
-        driver: int,
         folder: str,
         hold_after: int | None = None,
         die_once: bool = False,

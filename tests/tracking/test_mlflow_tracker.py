@@ -125,9 +125,7 @@ def test_warnings_reach_the_journal_the_run_and_the_person(tmp_path: Path, uri: 
     assert "warning" in [event["event"] for event in read(record.journal.path)]
 
 
-def test_an_unreachable_server_costs_a_warning_and_nothing_else(
-    tmp_path: Path, nobody: str, said: list[str]
-) -> None:
+def test_an_unreachable_server_costs_a_warning_and_nothing_else(tmp_path: Path, nobody: str, said: list[str]) -> None:
     with recorder(tmp_path, nobody, said) as record:
         record.event("start", **START)
         record.event("receipt", fragment=0, stats={"rows_in": 10})

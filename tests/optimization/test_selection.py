@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from optinfer.data.fragments import Plan
 from optinfer.errors import GateError, UnavailableError
 from optinfer.optimization import model_source
-from optinfer.optimization.prepare import Prepared, prepare
-from optinfer.optimization.variants import VARIANTS, Variant, require
+from optinfer.optimization.prepare import Workbench
+from optinfer.optimization.selection import Prepared, choose
+from optinfer.optimization.variants import VARIANTS, Step, Variant, require
 from optinfer.planning import plan_job
 from tests.conftest import MODEL, MakeJob, WriteTable
 
@@ -28,8 +28,8 @@ def prove(tmp_path: Path, make_job: MakeJob, write_table: WriteTable) -> Any:
         job = make_job(table, tmp_path / "out", **settings)
         planned = plan_job(job)
         lines: list[str] = []
-        plan: Plan = planned.plan
-        return prepare(job, planned.folder, planned.model_digest, plan.fragments, lines.append), lines
+        bench = Workbench(job, planned.folder, planned.model_digest, planned.plan.fragments, lines.append)
+        return choose(bench), lines
 
     return run
 
@@ -62,7 +62,32 @@ def test_the_named_fallback_takes_over_and_says_so(prove: Any) -> None:
     changes = {"gate__require_batch_invariance": True, "gate__fallback": "onnx-fp32"}
     prepared, _ = prove("onnx-int8-dynamic", **changes)
     assert prepared.variant.name == "onnx-fp32"
-    assert prepared.warnings[0].startswith("onnx-int8-dynamic does not score")
+    assert prepared.others[0][0] == "onnx-int8-dynamic"
+    assert "depend on a row's neighbours" in prepared.others[0][1]
+
+
+def test_auto_takes_the_fastest_that_passes_and_never_one_that_depends_on_its_batch(
+    prove: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates = ("torch-fp32", "onnx-fp32", "onnx-int8-dynamic")
+    broken = Variant(name="broken", steps=(Step("cast", {"dtype": "no_such_type"}),), backend="torch", about="")
+    for name in [n for n in VARIANTS if n not in candidates]:
+        monkeypatch.delitem(VARIANTS, name)
+    monkeypatch.setitem(VARIANTS, "broken", broken)
+    prepared, _ = prove("auto")
+    others = dict(prepared.others)
+    assert prepared.variant.name in ("torch-fp32", "onnx-fp32")
+    assert "depend on a row's neighbours" in others["onnx-int8-dynamic"]
+    assert others["broken"].startswith("could not be proved")
+    assert len(others) == 3
+    slower = ({"torch-fp32", "onnx-fp32"} - {prepared.variant.name}).pop()
+    assert others[slower].startswith("slower")
+
+
+def test_auto_tries_nothing_more_once_its_time_is_spent(prove: Any) -> None:
+    prepared, _ = prove("auto", selection={"time_budget": 1e-9})
+    assert prepared.variant.name == "torch-fp32"
+    assert dict(prepared.others)["onnx-fp32"] == "not tried: selection.time_budget was spent"
 
 
 def test_a_variant_whose_library_is_missing_is_refused_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
