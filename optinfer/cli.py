@@ -121,6 +121,9 @@ def main(argv: list[str] | None = None) -> None:
         cli.main(args=argv, prog_name="optinfer", standalone_mode=False)
     except OptinferError as error:
         say(f"error: {error}")
+        if "--json" in (sys.argv if argv is None else argv):
+            failure = {"status": "failed", "error": type(error).__name__, "message": str(error)}
+            click.echo(json.dumps({**failure, "exit_code": error.exit_code}))
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()

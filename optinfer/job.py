@@ -51,7 +51,7 @@ def run(config: JobConfig, address: str | None = None, say: Callable[[str], None
     planned = plan_job(config)
     output = Output(config.sink.path)
     if done := output.finished(planned.fingerprint):
-        return {**done["run"], "status": "nothing to do", "fragments_resumed": done["run"]["fragments"]}
+        return summary.nothing_to_do(done["run"])
     with RunLock(output.folder):
         output.freeze({"fingerprint": planned.fingerprint, "fields": planned.fields}, planned.plan)
         tracker = MlflowTracker(config.tracking.uri or home.default_tracking_uri(), config.tracking.experiment)

@@ -75,6 +75,14 @@ class Summary:
             "mlflow": mlflow,
         }
 
+    def nothing_to_do(self, run: dict[str, Any]) -> dict[str, Any]:
+        """Return the record of a finished run as that of this one, which did nothing."""
+        speeds = dict.fromkeys(
+            ("startup_seconds", "rows_per_second", "steady_rows_per_second", "tokens_per_second"), None
+        )
+        seconds = round(time.time() - self.started, 3)
+        return {**run, **speeds, "status": "nothing to do", "seconds": seconds, "fragments_resumed": run["fragments"]}
+
     def manifest(self, planned: Planned, tally: Tally, recorder: Recorder) -> dict[str, Any]:
         return {
             "run": self.record(planned, tally, recorder.mlflow_run()),

@@ -7,6 +7,8 @@ threads an actor overlap one fragment's reading and committing with another's ti
 from __future__ import annotations
 
 import json
+import os
+import socket
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -72,16 +74,22 @@ class FragmentScorer:
         self._task = task
         self._output = Output(task.output_url)
         self._reader = FragmentReader(list(dict.fromkeys([*task.columns.values(), *task.carried.names])))
-        self._replica = Replica(task.settings)
+        self._failure: dict[str, str] | None = None
+        try:
+            _require_here(task.settings)
+            self._replica = Replica(task.settings)
+        except Exception as error:
+            # An actor whose constructor raises is started again and again: the first call says it instead.
+            self._failure = _described(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Score one fragment; an error comes back as a value, so that the driver sees it as it was."""
+        if self._failure:
+            return {"receipt": json.dumps(self._failure)}
         try:
             return {"receipt": json.dumps(self._score(Fragment(**json.loads(row["fragment"])), row["part"]))}
         except Exception as error:
-            kind = type(error).__name__ if isinstance(error, OptinferError) else "OptinferError"
-            text = str(error) if isinstance(error, OptinferError) else traceback.format_exc()
-            return {"receipt": json.dumps({"error": kind, "message": text})}
+            return {"receipt": json.dumps(_described(error))}
 
     def _score(self, fragment: Fragment, part: str) -> dict[str, Any]:
         started = perf_counter()
@@ -148,6 +156,22 @@ class FragmentScorer:
         rejected = dict.fromkeys(range(fragment.rows), reason)
         nulls = pa.table({f.name: pa.nulls(fragment.rows, f.type) for f in self._task.carried})
         return empty, _located(nulls, fragment, rejected), rejected
+
+
+def _described(error: Exception) -> dict[str, str]:
+    if isinstance(error, OptinferError):
+        return {"error": type(error).__name__, "message": str(error)}
+    return {"error": OptinferError.__name__, "message": "".join(traceback.format_exception(error))}
+
+
+def _require_here(settings: ReplicaSettings) -> None:
+    """Refuse a node that lacks the driver's files, by name."""
+    for path in (settings.artifact.path, settings.model_path):
+        if not os.path.isdir(path):
+            raise OptinferError(
+                f"node {socket.gethostname()} has no {path}: on a cluster of several machines, model.path and "
+                "$OPTINFER_HOME must be on storage that all nodes share"
+            )
 
 
 def _quarantine(table: pa.Table, fragment: Fragment, rejected: dict[int, str]) -> pa.Table | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
@@ -12,7 +13,10 @@ _PLAIN_EVERY_SECONDS = 10.0
 
 
 class Progress:
-    """Rows done, rows per second, time left and quarantined rows; `clock` gives seconds."""
+    """Rows done, rows per second, time left and quarantined rows.
+
+    `clock` gives seconds; `pause` waits so many of them and returns True to end the plain lines early.
+    """
 
     def __init__(
         self,
@@ -20,13 +24,17 @@ class Progress:
         done_rows: int = 0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = monotonic,
+        pause: Callable[[float], bool] | None = None,
     ) -> None:
         self._stream = stream or sys.stderr
         self._total, self._done, self._resumed = total_rows, done_rows, done_rows
         self._quarantined = 0
         self._clock = clock
-        self._started = self._spoken = clock()
+        self._started = clock()
         self._live = self._stream.isatty()
+        self._ended = threading.Event()
+        self._pause = pause or self._ended.wait
+        self._speaker = threading.Thread(target=self._speak, name="optinfer-progress", daemon=True)
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -39,6 +47,8 @@ class Progress:
             )
             self._task = self._bar.add_task(self.line(), total=self._total, completed=self._done)
             self._bar.start()
+        else:
+            self._speaker.start()
         return self
 
     def __exit__(
@@ -46,14 +56,19 @@ class Progress:
     ) -> None:
         if self._live:
             self._bar.stop()
+        else:
+            self._ended.set()
+            self._speaker.join()
 
     def advance(self, rows: int, quarantined: int) -> None:
         self._done += rows
         self._quarantined += quarantined
         if self._live:
             self._bar.update(self._task, completed=self._done, description=self.line())
-        elif self._clock() - self._spoken >= _PLAIN_EVERY_SECONDS:
-            self._spoken = self._clock()
+
+    def _speak(self) -> None:
+        """Say a line at every interval, also while no fragment ends: silence would look like a hang."""
+        while not self._pause(_PLAIN_EVERY_SECONDS):
             self.say(self.line())
 
     def say(self, text: str) -> None:

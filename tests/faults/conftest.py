@@ -30,7 +30,7 @@ steps = (Step("fault", faults),)
 VARIANTS["faulty"] = Variant(name="faulty", steps=steps, backend="faulty", about="for tests")
 import ray, signal; init = ray.init
 def again(*a, **k):
-    init(*a, **k); signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    h = signal.getsignal(signal.SIGTERM); init(*a, **k); signal.signal(signal.SIGTERM, h)
 ray.init = again
 main(sys.argv[2:])
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import pytest
 
@@ -26,15 +27,20 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_pipe_gets_one_line_every_ten_seconds(clock: Clock) -> None:
-    stream = io.StringIO()
-    with Progress(100, stream=stream, clock=clock) as progress:
-        for clock.now in (4.0, 9.9, 10.0, 15.0, 20.0):
-            progress.advance(10, 0)
-    assert stream.getvalue().splitlines() == [
-        "30/100 rows, 3 rows/s, 23 s left, 0 quarantined",
-        "50/100 rows, 2 rows/s, 20 s left, 0 quarantined",
-    ]
+def test_a_pipe_gets_a_line_every_ten_seconds_even_while_no_fragment_ends(clock: Clock) -> None:
+    stream, spoken, pauses = io.StringIO(), threading.Event(), []
+
+    def pause(seconds: float) -> bool:
+        pauses.append(seconds)
+        clock.now += seconds
+        if len(pauses) > 2:
+            spoken.set()
+        return len(pauses) > 2
+
+    with Progress(100, stream=stream, clock=clock, pause=pause):
+        assert spoken.wait(30)
+    assert pauses == [10.0] * 3
+    assert stream.getvalue().splitlines() == ["0/100 rows, 0 rows/s, starting, 0 quarantined"] * 2
 
 
 def test_resumed_rows_count_as_done_and_not_as_speed(clock: Clock) -> None:
