@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from optinfer import home
-from optinfer.config import JobConfig
+from optinfer.config import AUTO, JobConfig
 from optinfer.data.fragments import Fragment
 from optinfer.data.lock import RunLock
 from optinfer.data.output import Output
@@ -83,7 +83,10 @@ def _prepare(planned: Planned, output: Output, recorder: Recorder, say: Callable
     for line in prepared.warnings:
         recorder.warn(line)
     for name, reason in prepared.others:
-        say(f"not {name}: {reason}")
+        if planned.config.variant == AUTO:
+            say(f"not {name}: {reason}")
+        else:
+            recorder.warn(f"{name} does not score: {reason}")
     output.bind_variant({"variant": prepared.variant.name, "artifact": prepared.artifact.key})
     recorder.event("params", params=prepared.params)
     recorder.event("selection", chosen=prepared.variant.name, others=dict(prepared.others))
@@ -112,7 +115,8 @@ def _stream(
 ) -> None:
     """Place the replicas and count their receipts as fragments are committed."""
     from optinfer.execution.cluster import connected, free_nodes
-    from optinfer.execution.pipeline import ScoringTask, stream
+    from optinfer.execution.pipeline import stream
+    from optinfer.execution.scorer import ScoringTask
 
     config = planned.config
     with connected(address):

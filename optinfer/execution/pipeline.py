@@ -1,33 +1,23 @@
 """The only Ray Data file: fragments in, receipts out. Rows never leave the replica that scores them.
 
-Every block is one fragment's description, all the way. An actor reads the fragment, scores it and commits it; two
-threads an actor overlap one fragment's reading and committing with another's time in the model.
+Every block is one fragment's description, all the way to the actor that scores and commits it (scorer.py).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import socket
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from time import perf_counter
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
+import optinfer.errors
 from optinfer.data.fragments import Fragment
-from optinfer.data.output import Output
-from optinfer.data.reading import FragmentReader
-from optinfer.errors import OptinferError, RowError, SourceError
-from optinfer.execution.isolation import IsolatedReplica
+from optinfer.errors import OptinferError
 from optinfer.execution.placement import Placement
-from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.execution.scorer import FragmentScorer, Receipt, ScoringTask
 from optinfer.quiet import hush
-from optinfer.tracking.metrics import Stats, peak_rss_mb
+from optinfer.tracking.metrics import Stats
 
 # One fragment in the model, one being read or committed.
 _OVERLAP = 2
@@ -35,157 +25,6 @@ _OVERLAP = 2
 # isolated: the retries cover the isolated attempt and a lost node or two, the restarts as many bad fragments an actor.
 _TASK_RETRIES = 3
 _RESTARTS = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoringTask:
-    """What every replica of a job needs besides the model: where rows come from, and where they go.
-
-    Attributes:
-        columns: family role -> source column.
-        carried: schema of the source columns in the output.
-    """
-
-    settings: ReplicaSettings
-    columns: dict[str, str]
-    carried: pa.Schema
-    output_url: str
-    fingerprint: str
-    on_error: str
-    on_bad_file: str
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What committing a fragment returned."""
-
-    fragment: int
-    part: str
-    stats: Stats
-    reasons: dict[str, int]
-    load_seconds: float
-    peak_rss_mb: float
-
-
-class FragmentScorer:
-    """The actor: one replica."""
-
-    def __init__(self, task: ScoringTask) -> None:
-        self._task = task
-        self._output = Output(task.output_url)
-        self._reader = FragmentReader(list(dict.fromkeys([*task.columns.values(), *task.carried.names])))
-        self._failure: dict[str, str] | None = None
-        try:
-            _require_here(task.settings)
-            self._replica = Replica(task.settings)
-        except Exception as error:
-            # An actor whose constructor raises is started again and again: the first call says it instead.
-            self._failure = _described(error)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Score one fragment; an error comes back as a value, so that the driver sees it as it was."""
-        if self._failure:
-            return {"receipt": json.dumps(self._failure)}
-        try:
-            return {"receipt": json.dumps(self._score(Fragment(**json.loads(row["fragment"])), row["part"]))}
-        except Exception as error:
-            return {"receipt": json.dumps(_described(error))}
-
-    def _score(self, fragment: Fragment, part: str) -> dict[str, Any]:
-        started = perf_counter()
-        try:
-            table = self._reader.read(fragment)
-        except SourceError as error:
-            if self._task.on_bad_file == "raise":
-                raise
-            return self._commit(fragment, part, *self._unreadable(fragment, str(error)), Stats(rows_in=fragment.rows))
-        read_seconds = perf_counter() - started
-        roles = pa.table({role: table.column(column) for role, column in self._task.columns.items()})
-        if self._output.begin(part):
-            scored = self._replica.score(roles)
-        else:
-            with IsolatedReplica(self._task.settings) as isolated:
-                scored = isolated.score(roles)
-        if scored.rejected and self._task.on_error == "raise":
-            row, reason = min(scored.rejected.items())
-            raise RowError(
-                f"row {fragment.start + row} of {fragment.path} cannot be scored: {reason}; "
-                "correct it, or set sink.on_error: quarantine to go on without it"
-            )
-        scored.stats.read_seconds = read_seconds
-        carried = table.select(self._task.carried.names)
-        out = carried.take(pa.array(scored.kept))
-        added = self._replica.as_table(scored)
-        for name in added.column_names:
-            out = out.append_column(added.schema.field(name), added.column(name))
-        return self._commit(
-            fragment, part, out, _quarantine(table, fragment, scored.rejected), scored.rejected, scored.stats
-        )
-
-    def _commit(
-        self,
-        fragment: Fragment,
-        part: str,
-        scored: pa.Table,
-        quarantined: pa.Table | None,
-        rejected: dict[int, str],
-        stats: Stats,
-    ) -> dict[str, Any]:
-        started = perf_counter()
-        record = self._output.commit(part, fragment, self._task.fingerprint, scored, quarantined)
-        stats.commit_seconds = perf_counter() - started
-        stats.rows_out, stats.rows_quarantined = record["rows_out"], record["rows_quarantined"]
-        stats.bytes_out = record["bytes"]
-        reasons: dict[str, int] = {}
-        for reason in rejected.values():
-            reasons[reason] = reasons.get(reason, 0) + 1
-        return {
-            "fragment": fragment.index,
-            "part": part,
-            "stats": stats.as_dict(),
-            "reasons": reasons,
-            "load_seconds": self._replica.load_seconds,
-            "peak_rss_mb": peak_rss_mb(),
-        }
-
-    def _unreadable(self, fragment: Fragment, reason: str) -> tuple[pa.Table, pa.Table, dict[int, str]]:
-        """Quarantine a whole fragment whose file cannot be decoded: its rows are known by number only."""
-        names = [*self._task.carried.names, *self._replica.family.schema.names]
-        fields = [*self._task.carried, *self._replica.family.schema]
-        empty = pa.schema(dict(zip(names, (f.type for f in fields), strict=True))).empty_table()
-        rejected = dict.fromkeys(range(fragment.rows), reason)
-        nulls = pa.table({f.name: pa.nulls(fragment.rows, f.type) for f in self._task.carried})
-        return empty, _located(nulls, fragment, rejected), rejected
-
-
-def _described(error: Exception) -> dict[str, str]:
-    if isinstance(error, OptinferError):
-        return {"error": type(error).__name__, "message": str(error)}
-    return {"error": OptinferError.__name__, "message": "".join(traceback.format_exception(error))}
-
-
-def _require_here(settings: ReplicaSettings) -> None:
-    """Refuse a node that lacks the driver's files, by name."""
-    for path in (settings.artifact.path, settings.model_path):
-        if not os.path.isdir(path):
-            raise OptinferError(
-                f"node {socket.gethostname()} has no {path}: on a cluster of several machines, model.path and "
-                "$OPTINFER_HOME must be on storage that all nodes share"
-            )
-
-
-def _quarantine(table: pa.Table, fragment: Fragment, rejected: dict[int, str]) -> pa.Table | None:
-    return _located(table.take(pa.array(sorted(rejected))), fragment, rejected) if rejected else None
-
-
-def _located(table: pa.Table, fragment: Fragment, rejected: dict[int, str]) -> pa.Table:
-    rows = sorted(rejected)
-    count = len(rows)
-    return (
-        table.append_column("_file", pa.array([fragment.path] * count, pa.string()))
-        .append_column("_row", pa.array(np.array(rows, dtype=np.int64) + fragment.start))
-        .append_column("_reason", pa.array([rejected[r] for r in rows], pa.string()))
-    )
 
 
 def stream(task: ScoringTask, placement: Placement, fragments: Sequence[tuple[Fragment, str]]) -> Iterator[Receipt]:
@@ -233,7 +72,5 @@ def _bounded_restarts() -> dict[str, int]:
 
 def _receipt(raw: dict[str, Any]) -> Receipt:
     if "error" in raw:
-        import optinfer.errors
-
         raise getattr(optinfer.errors, raw["error"])(raw["message"])
     return Receipt(**{**raw, "stats": Stats.from_dict(raw["stats"])})

@@ -38,7 +38,7 @@ def keys(variant: Variant, model_digest: str, calibration_digest: str) -> list[s
         shaped_by = {
             "source": found[-1],
             **step,
-            "toolchain": {name: _version(name) for name in technique.REQUIRES},
+            "toolchain": {name: installed(name) for name in technique.REQUIRES},
             "cpu": cpu_features(),
             "calibration": calibration_digest if technique.CALIBRATES else None,
         }
@@ -121,7 +121,8 @@ def cpu_features() -> list[str]:
     return sorted(set(line.split()) & set(_CPU_FLAGS))
 
 
-def _version(module: str) -> str:
+def installed(module: str) -> str:
+    """Return the version of the package that brings a module."""
     for name in (module, f"{module}-gpu"):
         try:
             return version(name)

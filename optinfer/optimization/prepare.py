@@ -23,7 +23,7 @@ from optinfer.errors import NoVariantError
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization import certificate as certificates
 from optinfer.optimization import model_source
-from optinfer.optimization.build import build
+from optinfer.optimization.build import build, cpu_features, installed
 from optinfer.optimization.certificate import Answers, Certificate
 from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.variants import BASELINE, Variant, require
@@ -46,7 +46,14 @@ class Workbench:
         columns = list(dict.fromkeys(config.source.columns.values()))
         self.config = config
         self.folder = folder
-        self.sample = draw(fragments, FragmentReader(columns), columns, config.gate.sample_rows, CALIBRATION_ROWS)
+        self.sample = draw(
+            fragments,
+            FragmentReader(columns),
+            columns,
+            config.gate.sample_rows,
+            CALIBRATION_ROWS,
+            skip_unreadable=config.source.on_bad_file == "quarantine",
+        )
         self._report = report
         self._model = model_source.baseline_artifact(folder, model_digest)
         self._calibration_digest = digest(self.sample.calibration)
@@ -106,6 +113,8 @@ class Workbench:
         """Identify what a measurement depends on besides the artifact."""
         shaped_by: dict[str, Any] = {
             "sample": self.sample.digest,
+            "runs_on": [settings.backend, settings.device, *cpu_features()],
+            "runtime": {name: installed(name) for name in plugins.load("backends", settings.backend).REQUIRES},
             "family": settings.family_settings,
             "metric": self.config.gate.metric,
             "batching": [settings.max_batch_tokens, settings.max_batch_size],

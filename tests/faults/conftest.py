@@ -28,10 +28,6 @@ faults = json.loads(sys.argv[1])
 Path(faults["folder"], "driver").write_text(str(os.getpid()))
 steps = (Step("fault", faults),)
 VARIANTS["faulty"] = Variant(name="faulty", steps=steps, backend="faulty", about="for tests")
-import ray, signal; init = ray.init
-def again(*a, **k):
-    h = signal.getsignal(signal.SIGTERM); init(*a, **k); signal.signal(signal.SIGTERM, h)
-ray.init = again
 main(sys.argv[2:])
 """
 

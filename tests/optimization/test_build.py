@@ -70,5 +70,5 @@ def test_options_model_and_toolchain_change_the_key_and_calibration_only_where_i
         name="v", steps=(Step("onnx_export"), Step("openvino_int8_static")), backend="openvino", about=""
     )
     assert building.keys(calibrated, "m", "rows")[-1] != building.keys(calibrated, "m", "other rows")[-1]
-    monkeypatch.setattr(building, "_version", lambda name: "another")
+    monkeypatch.setattr(building, "installed", lambda name: "another")
     assert building.keys(VARIANT, "model", "rows")[-1] != key

@@ -53,6 +53,15 @@ def test_a_certificate_is_measured_once(prove: Any) -> None:
     assert first.certificate.fidelity.mean == pytest.approx(1.0, abs=1e-5)
 
 
+def test_two_backends_on_one_artifact_have_a_certificate_each(prove: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VARIANTS, "fake", Variant(name="fake", backend="fake", about=""))
+    fake, _ = prove("fake", gate__min=-1.0)
+    real, _ = prove("torch-fp32")
+    assert fake.artifact.key == real.artifact.key
+    assert fake.certificate.executed["backend"] == "fake"
+    assert real.certificate.fidelity.mean == pytest.approx(1.0)
+
+
 def test_a_variant_below_the_gate_scores_nothing(prove: Any) -> None:
     with pytest.raises(GateError, match=r"onnx-int8-dynamic: cosine .* below gate\.min 1\.0"):
         prove("onnx-int8-dynamic", gate__min=1.0)
