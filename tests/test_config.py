@@ -131,5 +131,5 @@ def test_a_job_file_that_is_no_text_is_named(tmp_path: Path) -> None:
 
 
 def test_a_plain_mapping_is_a_job_too() -> None:
-    with pytest.raises(ConfigError, match="^missing key 'name'"):
+    with pytest.raises(ConfigError, match=r"^missing key 'name'"):
         parse_job({})

@@ -360,7 +360,7 @@ class TestRefusals:
         assert everything_under(sink) == []
 
     def test_a_folder_of_foreign_parquet_files_is_left_as_it_is(self, make_job: MakeJob, source: Path) -> None:
-        with pytest.raises(errors.OutputConflictError, match="choose an empty sink.path"):
+        with pytest.raises(errors.OutputConflictError, match=r"choose an empty sink\.path"):
             optinfer.run(make_job(source, source.parent))
         assert everything_under(source.parent) == ["table.parquet"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from optinfer.artifact import Artifact
@@ -18,14 +19,10 @@ MAX_BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
 
 
 def unavailable(device: str) -> str | None:
-    """Return why torch cannot run on `device`, or None."""
-    if device != "cuda":
+    """Return why torch cannot run on `device`, or None; imports nothing, so the last word is spoken on loading."""
+    if device != "cuda" or list(Path("/dev").glob("nvidia[0-9]*")):
         return None
-    import torch
-
-    if torch.cuda.is_available():
-        return None
-    return f"torch {torch.__version__} sees no CUDA GPU; run on a machine with one and a CUDA build of torch"
+    return "no NVIDIA GPU on this machine; run where there is one, with a CUDA build of torch"
 
 
 def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> Session:
@@ -36,8 +33,10 @@ class TorchSession(Session):
     def __init__(self, artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> None:
         import torch
 
-        if reason := unavailable(execution.device):
-            raise UnavailableError(reason)
+        if execution.device == "cuda" and not torch.cuda.is_available():
+            raise UnavailableError(
+                f"torch {torch.__version__} sees no CUDA GPU; install a CUDA build of torch and a driver that fits it"
+            )
         if execution.device == "cpu":
             torch.set_num_threads(execution.threads)
         module = load_module().to(execution.device)

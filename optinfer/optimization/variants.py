@@ -63,6 +63,13 @@ _ALL = (
         backend="torch",
         about="weights and arithmetic in bfloat16; fast on CPUs with BF16 instructions",
     ),
+    Variant(
+        name="torch-fp16-cuda",
+        steps=(Step("cast", {"dtype": "float16"}),),
+        backend="torch",
+        device="cuda",
+        about="weights and arithmetic in float16 on an NVIDIA GPU",
+    ),
     Variant(name="onnx-fp32", steps=(_EXPORT,), backend="onnxruntime", about="exact arithmetic, optimized graph"),
     Variant(
         name="onnx-int8-dynamic",

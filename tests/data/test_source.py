@@ -218,7 +218,7 @@ def test_a_glob_without_matches_says_to_check_the_pattern(tmp_path: Path) -> Non
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no file; point source.path at Parquet files"):
+    with pytest.raises(ConfigError, match=r"holds no file; point source\.path at Parquet files"):
         plan(tmp_path)
 
 

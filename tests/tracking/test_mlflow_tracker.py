@@ -103,10 +103,14 @@ def test_a_run_that_ends_early_says_why(
     tmp_path: Path, uri: str, said: list[str], error: BaseException, status: str, event_status: str
 ) -> None:
     record = recorder(tmp_path, uri, said)
-    with pytest.raises(type(error)), record:
-        record.event("start", **START)
-        raise error
 
+    def attempt() -> None:
+        with record:
+            record.event("start", **START)
+            raise error
+
+    with pytest.raises(type(error)):
+        attempt()
     last = list(read(record.journal.path))[-1]
     assert (last["event"], last["status"]) == ("finish", event_status)
     run = fetch(uri, record.mlflow_run())
