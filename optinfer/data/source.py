@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from optinfer.config import SourceConfig
 from optinfer.data.fragments import Fragment, Plan, SourceFile, cut, rows_per_fragment
-from optinfer.data.storage import absolute, file_system, is_local
+from optinfer.data.storage import absolute, failures, file_system, is_local
 from optinfer.errors import ConfigError, SourceError, redact, suggest
 
 _FOOTER_THREADS = 16
@@ -71,7 +71,7 @@ def _list(path: str) -> tuple[str, list[dict[str, Any]]]:
             found, root = fs.find(stripped, detail=True), stripped
             if not found:
                 raise ConfigError(_nothing_at(fs, stripped, shown))
-    except (PermissionError, OSError) as error:
+    except failures() as error:
         if isinstance(error, FileNotFoundError):
             raise ConfigError(_nothing_at(fs, stripped, shown)) from error
         raise SourceError(f"cannot list {shown}: {error}; check credentials, endpoint and permissions") from error

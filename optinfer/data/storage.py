@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import uuid
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from optinfer.errors import ConfigError, redact
 
 STATE = "_optinfer"
 _RETRIES_ON_CONFLICT = 5
@@ -21,8 +24,19 @@ def file_system(url: str) -> tuple[Any, str]:
     """Return (fsspec file system, path on it) for a URL or local path; listings are never cached."""
     from fsspec.core import url_to_fs
 
-    fs, path = url_to_fs(url, use_listings_cache=False)
+    try:
+        fs, path = url_to_fs(url, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"cannot open {redact(url)}: {error}; give a local path or an s3:// URL, or install the protocol's package"
+        ) from error
     return fs, path
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Return what file systems raise when they cannot be reached; some of S3's errors are no OSErrors."""
+    botocore = sys.modules.get("botocore.exceptions")
+    return (OSError, botocore.BotoCoreError) if botocore else (OSError,)
 
 
 def is_local(url: str) -> bool:

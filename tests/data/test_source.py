@@ -212,6 +212,20 @@ def test_a_missing_s3_path_is_named(bucket: str) -> None:
         plan(f"{bucket}/nothing/")
 
 
+def test_an_s3_that_nobody_serves_says_what_to_check(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"ENDPOINT_URL": f"http://127.0.0.1:{free_port}", "MAX_ATTEMPTS": "1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    monkeypatch.setattr("s3fs.S3FileSystem.cachable", False)
+    with pytest.raises(SourceError, match=r"cannot list s3://bucket/table/.*check credentials, endpoint"):
+        plan("s3://bucket/table/")
+
+
+def test_an_unknown_protocol_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"cannot open foo://table: Protocol not known"):
+        plan("foo://table")
+
+
 def test_a_glob_without_matches_says_to_check_the_pattern(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no file matches .*\*\.parquet; check the pattern"):
         plan(tmp_path / "*.parquet")
