@@ -20,7 +20,7 @@ TEXTS = ["one", "two words", "the poison: " + "far too many words " * 30, "four"
 def settings(folder: Path, die_at_width: int | None) -> ReplicaSettings:
     """Return a replica that is killed by a micro-batch at least so many tokens wide."""
     (folder / "calls").mkdir(exist_ok=True)
-    options = {"driver": 0, "folder": str(folder), "die_at_width": die_at_width}
+    options = {"folder": str(folder), "die_at_width": die_at_width}
     model = str(model_source.locate(MODEL))
     artifact = Artifact(path=model, format="huggingface", precision="fp32", key="k", load_options=options)
     return ReplicaSettings(family="text-embedding", model_path=model, backend="faulty", artifact=artifact)

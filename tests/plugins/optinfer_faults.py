@@ -25,7 +25,8 @@ __all__ = ["DEVICES", "FORMATS", "MAX_BATCH_TOKENS", "REQUIRES", "load", "unavai
 
 
 def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> FakeSession:
-    if Path(artifact.load_options["folder"], "driver").read_text() == str(os.getpid()):
+    driver = Path(artifact.load_options["folder"], "driver")
+    if driver.exists() and driver.read_text() == str(os.getpid()):
         return FakeSession(execution)
     return FaultySession(execution, **artifact.load_options)
 
