@@ -148,7 +148,7 @@ def load_job(path: str | Path, overrides: tuple[str, ...] = ()) -> JobConfig:
         raise ConfigError(f"{path}: a job is a mapping with the keys {', '.join(JobConfig.model_fields)}")
     for override in overrides:
         _apply(raw, override)
-    return parse_job(raw, where=lambda loc: f"{path}:{_line(node, loc)}")
+    return parse_job(raw, where=lambda loc: _overridden(overrides, loc) or f"{path}:{_line(node, loc)}")
 
 
 def parse_job(raw: dict[str, Any], where: Any = None) -> JobConfig:
@@ -193,6 +193,12 @@ def _fields_at(loc: tuple[Any, ...]) -> list[str]:
         if get_origin(part) is not None:
             part = next(a for a in get_args(part) if isinstance(a, type) and issubclass(a, BaseModel))
     return list(part.model_fields)
+
+
+def _overridden(overrides: tuple[str, ...], loc: tuple[Any, ...]) -> str | None:
+    """Return the `--set` that brought the value at `loc`, if one did."""
+    dotted = ".".join(str(part) for part in loc)
+    return next((f"--set {o}" for o in overrides if f"{dotted}.".startswith(f"{o.partition('=')[0]}.")), None)
 
 
 def _line(node: Any, loc: tuple[Any, ...]) -> int:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from optinfer import home
 from optinfer.config import JobConfig
-from optinfer.data.storage import STATE, Folder
+from optinfer.data.storage import STATE, Folder, reaching
 from optinfer.errors import OptinferError, redact
 from optinfer.optimization.build import cpu_features
 from optinfer.optimization.variants import listing
@@ -90,14 +90,13 @@ def _variants() -> str:
 
 def _writable(url: str) -> str:
     folder, probe = Folder(url), f"{STATE}/doctor-{uuid.uuid4().hex}"
-    try:
-        if not folder.put_new(probe, b"probe") or folder.put_new(probe, b"again"):
-            raise OptinferError(f"{redact(url)} does not create files conditionally; use S3, GCS or a local disk")
-        return f"{redact(folder.url)} takes conditional writes"
-    except OSError as error:
-        raise OptinferError(f"cannot write to {redact(url)}: {error}; check credentials, endpoint, rights") from error
-    finally:
-        folder.delete(probe)
+    with reaching(url):
+        try:
+            if not folder.put_new(probe, b"probe") or folder.put_new(probe, b"again"):
+                raise OptinferError(f"{redact(url)} does not create files conditionally; use S3, GCS or a local disk")
+        finally:
+            folder.delete(probe)
+    return f"{redact(folder.url)} takes conditional writes"
 
 
 def _ray(address: str | None) -> str:

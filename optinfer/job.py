@@ -21,6 +21,7 @@ from optinfer.config import AUTO, JobConfig
 from optinfer.data.fragments import Fragment
 from optinfer.data.lock import RunLock
 from optinfer.data.output import Output
+from optinfer.data.storage import reaching
 from optinfer.execution.placement import Placement, place
 from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, choose
@@ -50,7 +51,9 @@ def run(config: JobConfig, address: str | None = None, say: Callable[[str], None
     summary = Summary(started=time.time(), run_id=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}")
     planned = plan_job(config)
     output = Output(config.sink.path)
-    if done := output.finished(planned.fingerprint):
+    with reaching(config.sink.path):
+        done = output.finished(planned.fingerprint)
+    if done:
         return summary.nothing_to_do(done["run"])
     with RunLock(output.folder):
         output.freeze({"fingerprint": planned.fingerprint, "fields": planned.fields}, planned.plan)

@@ -136,7 +136,8 @@ def status(url: str) -> dict[str, Any]:
     held = holder(output.folder)
     live = held is not None and is_live(held, time.time())
     manifest = output.manifest()
-    total, committed = output.planned_fragments(), len(output.committed())
+    total = output.planned_fragments()
+    committed = min(len(output.committed()), total)  # an empty table has a part and no fragment
     return {
         "output": output.shown,
         "state": "done" if manifest else "running" if live else "interrupted",

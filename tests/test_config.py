@@ -133,3 +133,10 @@ def test_a_job_file_that_is_no_text_is_named(tmp_path: Path) -> None:
 def test_a_plain_mapping_is_a_job_too() -> None:
     with pytest.raises(ConfigError, match=r"^missing key 'name'"):
         parse_job({})
+
+
+def test_an_error_in_an_override_points_at_the_override(load: Load) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^--set sink\.colums=\[id\]: unknown key 'sink\.colums'; did you mean 'columns'"
+    ):
+        load(JOB, "sink.colums=[id]")

@@ -359,6 +359,13 @@ class TestRefusals:
         assert refused.value.exit_code == 1
         assert everything_under(sink) == []
 
+    def test_an_output_that_cannot_be_written_says_what_to_check(
+        self, make_job: MakeJob, source: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(errors.OptinferError, match=r"cannot use .*check the path, its permissions, credentials"):
+            optinfer.run(make_job(source, tmp_path / "file" / "out"))
+
     def test_a_folder_of_foreign_parquet_files_is_left_as_it_is(self, make_job: MakeJob, source: Path) -> None:
         with pytest.raises(errors.OutputConflictError, match=r"choose an empty sink\.path"):
             optinfer.run(make_job(source, source.parent))

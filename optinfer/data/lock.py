@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from optinfer.data.storage import STATE, Folder
+from optinfer.data.storage import STATE, Folder, reaching
 from optinfer.errors import OutputConflictError, redact
 
 STALE_SECONDS = 60.0
@@ -38,6 +38,12 @@ class RunLock:
         self._thread = threading.Thread(target=self._beat, name="optinfer-lock", daemon=True)
 
     def __enter__(self) -> RunLock:
+        with reaching(self._folder.url):
+            self._acquire()
+        self._thread.start()
+        return self
+
+    def _acquire(self) -> None:
         if not self._folder.put_new(_NAME, self._record()):
             holder = self._holder()
             if holder is not None and is_live(holder, self._clock()):
@@ -46,8 +52,6 @@ class RunLock:
                     f"{holder['host']}); wait for it, or stop it and run again"
                 )
             self._folder.put(_NAME, self._record())
-        self._thread.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()

@@ -6,15 +6,17 @@ which either appears whole or not at all. There is no rename, and nobody overwri
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 import uuid
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from optinfer.errors import ConfigError, redact
+from optinfer.errors import ConfigError, OptinferError, redact
 
 STATE = "_optinfer"
 _RETRIES_ON_CONFLICT = 5
@@ -37,6 +39,18 @@ def failures() -> tuple[type[Exception], ...]:
     """Return what file systems raise when they cannot be reached; some of S3's errors are no OSErrors."""
     botocore = sys.modules.get("botocore.exceptions")
     return (OSError, botocore.BotoCoreError) if botocore else (OSError,)
+
+
+@contextlib.contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """Turn a storage failure inside a `with` block into an error that says what to check."""
+    try:
+        yield
+    except failures() as error:
+        raise OptinferError(
+            f"cannot use {redact(url)}: {type(error).__name__}: {error}; "
+            "check the path, its permissions, credentials and endpoint"
+        ) from error
 
 
 def is_local(url: str) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 
 from optinfer.errors import OptinferError
@@ -36,10 +38,11 @@ def connected(address: str | None) -> Iterator[None]:
         _require_listening(str(where))
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
-        if where is None:
-            ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
-        else:
-            ray.init(address=where, **quiet)
+        with _own_sigterm():
+            if where is None:
+                ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+            else:
+                ray.init(address=where, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise OptinferError(
             f"cannot connect to Ray at {where or 'local'}: {error}; check --address, or leave it out to run here"
@@ -48,6 +51,19 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Put the process's own SIGTERM handler back: Ray's would end a stopped job without closing its record."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _require_listening(address: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optinfer import plugins
+from optinfer.config import AUTO
 from optinfer.errors import ConfigError, UnavailableError, suggest
 
 BASELINE = "torch-fp32"
@@ -94,7 +95,7 @@ def get(name: str) -> Variant:
         ConfigError: no such variant; names the nearest.
     """
     if name not in VARIANTS:
-        raise ConfigError(f"no variant {name!r}" + suggest(name, VARIANTS))
+        raise ConfigError(f"no variant {name!r}" + suggest(name, [*VARIANTS, AUTO]))
     return VARIANTS[name]
 
 
