@@ -19,7 +19,7 @@ from optinfer.data.lock import holder, is_live
 from optinfer.data.output import Output, fingerprint
 from optinfer.data.source import plan_source
 from optinfer.data.storage import absolute
-from optinfer.errors import ConfigError, redact
+from optinfer.errors import ConfigError, redact, suggest
 from optinfer.execution.placement import Node, place
 from optinfer.optimization import model_source
 from optinfer.optimization.prepare import family_settings
@@ -61,6 +61,11 @@ def plan_job(config: JobConfig) -> Planned:
     """
     family = plugins.load("families", config.model.family)
     _check_roles(config, family.ROLES)
+    if config.gate.metric not in family.METRICS:
+        raise ConfigError(
+            f"gate.metric: no metric {config.gate.metric!r} for {config.model.family}"
+            + suggest(config.gate.metric, family.METRICS)
+        )
     variants = recipes(config)
     folder = model_source.locate(config.model.path)
     needed = dict.fromkeys([*config.source.columns.values(), *config.sink.columns])
@@ -107,9 +112,7 @@ def preview(planned: Planned) -> dict[str, Any]:
         "fragments": len(plan.fragments),
         "to_score": todo,
         "model": f"{redact(config.model.path)} ({planned.model_digest})",
-        "variant": f"{chosen.name}: {chosen.techniques}, {chosen.backend}"
-        if chosen
-        else "auto: the fastest that passes",
+        "variant": _variant_line(chosen),
         "output": f"{output.shown}: {', '.join(f'{f.name} {f.type}' for f in planned.schema)}",
         "fingerprint": planned.fingerprint,
         "placement": place(config.placement, device, [Node(os.cpu_count() or 1)], max(todo, 1)).as_dict(),

@@ -311,6 +311,7 @@ class TestRefusals:
             ({"sink__columns": ["ids"]}, errors.ConfigError, r"'ids' is not in .*did you mean 'id'"),
             ({"source__columns": {}}, errors.ConfigError, r"source\.columns lacks 'text'.*add `text: <a source column>`"),
             ({"source__columns": {"text": "text", "id": "id"}}, errors.ConfigError, r"other columns .* sink\.columns"),
+            ({"gate__metric": "cosin"}, errors.ConfigError, r"no metric 'cosin' for text-embedding; did you mean 'cosine'\?"),
             ({"variant": "onnx-fp23"}, errors.ConfigError, r"no variant 'onnx-fp23'; did you mean 'onnx-fp32'\?"),
             ({"gate__fallback": "touch-fp32"}, errors.ConfigError, r"did you mean 'torch-fp32'"),
             ({"model__family": "text-embeding"}, errors.ConfigError, r"did you mean 'text-embedding'"),

@@ -19,6 +19,7 @@ import pyarrow as pa
 from optinfer import plugins
 from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution
+from optinfer.errors import ConfigError
 from optinfer.families import Features
 from optinfer.inference.batching import micro_batches
 from optinfer.quiet import hush
@@ -66,6 +67,11 @@ class Replica:
         family = plugins.load("families", settings.family)
         backend = plugins.load("backends", settings.backend)
         self.family = family.load(settings.model_path, settings.family_settings)
+        if settings.artifact.format not in backend.FORMATS:
+            raise ConfigError(
+                f"backend {settings.backend} loads {', '.join(backend.FORMATS)}, not {settings.artifact.format}; "
+                "end the recipe with a technique that makes one of these"
+            )
         execution = Execution(settings.device, settings.threads, tuple(self.family.outputs))
         self.session = backend.load(settings.artifact, execution, self.family.load_module)
         self._max_batch_tokens = settings.max_batch_tokens or backend.MAX_BATCH_TOKENS[settings.device]

@@ -20,7 +20,6 @@ class Recorder:
     ) -> None:
         self.journal = Journal(folder / "journal.jsonl", clock)
         self.warnings: list[str] = []
-        self.mlflow: dict[str, Any] = {}
         self._tracker = tracker
         self._say = say
         self._finished = False

@@ -167,3 +167,9 @@ def test_the_job_decides_the_size_of_a_micro_batch(settings: ReplicaSettings) ->
     break_session(replica, lambda inputs, outputs: sizes.append(len(inputs["input_ids"])) or outputs)
     replica.score(texts(*["a"] * 8))
     assert sizes == [3, 3, 2]
+
+
+def test_an_artifact_the_backend_cannot_load_is_refused(settings: ReplicaSettings) -> None:
+    artifact = replace(settings.artifact, format="onnx")
+    with pytest.raises(ConfigError, match="backend fake loads huggingface, not onnx"):
+        Replica(replace(settings, artifact=artifact))
