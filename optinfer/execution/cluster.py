@@ -30,11 +30,18 @@ def connected(address: str | None) -> Iterator[None]:
     """
     import ray
 
+    if address not in (None, "auto", "local"):
+        _require_listening(str(address))
+        if ray.is_initialized():
+            raise OptinferError(
+                f"this process is connected to Ray already, it cannot also use {address}; "
+                "leave the address out to use the connection it has, or call ray.shutdown() first"
+            )
     if ray.is_initialized():
         yield
         return
     where = None if address == "local" else address or os.environ.get("RAY_ADDRESS")
-    if where not in (None, "auto"):
+    if where not in (None, "auto", address):
         _require_listening(str(where))
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:

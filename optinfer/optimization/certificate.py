@@ -24,7 +24,7 @@ from optinfer.tracking.metrics import peak_rss_mb
 # shape; a scale shared by the micro-batch moves it by 1e-2 and more.
 _INVARIANT_WITHIN = {"bf16": 1e-2, "fp16": 2e-3}
 _INVARIANT_WITHIN_DEFAULT = 1e-3
-_INVARIANCE_ROWS = 12
+_INVARIANCE_ROWS = 8
 _NEIGHBOURS = 3
 _WARM_UP_ROWS = 16
 
