@@ -22,6 +22,7 @@ from optinfer.data.fragments import Fragment
 from optinfer.data.lock import RunLock
 from optinfer.data.output import Output
 from optinfer.data.storage import reaching
+from optinfer.errors import redact
 from optinfer.execution.placement import Placement, place
 from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, choose
@@ -61,7 +62,7 @@ def run(config: JobConfig, address: str | None = None, say: Callable[[str], None
         with Recorder(home.runs() / summary.run_id, tracker, time.time, say) as recorder:
             recorder.event("start", run_name=f"{config.name} {config.variant}", **summary.start(planned))
             for path, reason in planned.plan.bad_files:
-                recorder.warn(f"{path} is left out: {reason}")
+                recorder.warn(f"{redact(path)} is left out: {reason}")
             tally = Tally(planned.plan.rows, config.sink.error_threshold)
             if planned.plan.rows == 0:
                 output.commit_empty(planned.plan, planned.fingerprint, planned.schema)
@@ -143,4 +144,4 @@ def _stream(
                 tally.add(receipt.fragment, receipt.stats, receipt.reasons, event["time"])
                 tally.replica_peak_rss_mb = max(tally.replica_peak_rss_mb, receipt.peak_rss_mb)
                 progress.advance(receipt.stats.rows_in, receipt.stats.rows_quarantined)
-                tally.check_threshold(f"{config.sink.path}/_quarantine")
+                tally.check_threshold(f"{redact(config.sink.path)}/_quarantine")

@@ -22,6 +22,7 @@ _CHATTY = (
     "torch.utils._pytree",
     "torchao",
     "transformers",
+    "urllib3",  # its warnings repeat whole URLs, credentials included
 )
 
 

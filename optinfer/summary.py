@@ -86,7 +86,7 @@ class Summary:
     def manifest(self, planned: Planned, tally: Tally, recorder: Recorder) -> dict[str, Any]:
         return {
             "run": self.record(planned, tally, recorder.mlflow_run()),
-            "job": planned.config.model_dump(mode="json"),
+            "job": _redacted(planned.config.model_dump(mode="json")),
             "identity": planned.fields,
             "quarantine_reasons": dict(tally.reasons.most_common(100)),
             "bad_files": [{"path": redact(path), "reason": why} for path, why in planned.plan.bad_files],
@@ -129,6 +129,13 @@ class Summary:
         numbers["driver_peak_rss_mb"] = peak_rss_mb()
         numbers["replica_peak_rss_mb"] = tally.replica_peak_rss_mb
         return numbers
+
+
+def _redacted(value: Any) -> Any:
+    """Return a job as plain values whose URLs have lost their credentials."""
+    if isinstance(value, dict):
+        return {key: _redacted(inner) for key, inner in value.items()}
+    return redact(value) if isinstance(value, str) else value
 
 
 def _dataset(path: str, digest: str, context: str) -> dict[str, str]:

@@ -127,6 +127,11 @@ def sample_table() -> Path:
     return REPO / "jobs" / "data" / "packages.parquet"
 
 
+@pytest.fixture
+def sink(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
 WriteTable = Callable[..., Path]
 
 

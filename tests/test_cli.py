@@ -23,11 +23,6 @@ def source(tmp_path: Path, write_table: WriteTable) -> Path:
     return write_table(tmp_path / "table.parquet", rows=40)
 
 
-@pytest.fixture
-def sink(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
 @pytest.mark.usefixtures("fake_variant", "without_ray")
 class TestRun:
     def test_json_is_all_that_stdout_holds(

@@ -28,11 +28,6 @@ def source(tmp_path: Path, write_table: WriteTable) -> Path:
     return write_table(tmp_path / "table.parquet", rows=100)
 
 
-@pytest.fixture
-def sink(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
 def ids(source: Path) -> list[str]:
     found: list[str] = pq.read_table(source)["id"].to_pylist()
     return found
@@ -394,6 +389,15 @@ class TestRefusals:
 
 @pytest.mark.usefixtures("without_ray")
 class TestTracking:
+    def test_credentials_in_urls_reach_neither_manifest_nor_journal(
+        self, make_job: MakeJob, source: Path, sink: Path, free_port: int, last_journal: Callable[[], Path]
+    ) -> None:
+        uri = f"http://reader:s3cret@127.0.0.1:{free_port}/?token=t0ken"
+        optinfer.run(make_job(source, sink, tracking__uri=uri))
+        for text in ((sink / "_manifest.json").read_text(), last_journal().read_text()):
+            assert "s3cret" not in text
+            assert "t0ken" not in text
+
     def test_the_run_holds_params_metrics_artifacts_and_datasets(
         self, make_job: MakeJob, source: Path, sink: Path
     ) -> None:

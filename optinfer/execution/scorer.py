@@ -19,7 +19,7 @@ import pyarrow as pa
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
 from optinfer.data.reading import FragmentReader
-from optinfer.errors import OptinferError, RowError, SourceError
+from optinfer.errors import OptinferError, RowError, SourceError, redact
 from optinfer.execution.isolation import IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.tracking.metrics import Stats, peak_rss_mb
@@ -97,7 +97,7 @@ class FragmentScorer:
         if scored.rejected and self._task.on_error == "raise":
             row, reason = min(scored.rejected.items())
             raise RowError(
-                f"row {fragment.start + row} of {fragment.path} cannot be scored: {reason}; "
+                f"row {fragment.start + row} of {redact(fragment.path)} cannot be scored: {reason}; "
                 "correct it, or set sink.on_error: quarantine to go on without it"
             )
         scored.stats.read_seconds = read_seconds
@@ -170,7 +170,7 @@ def _located(table: pa.Table, fragment: Fragment, rejected: dict[int, str]) -> p
     rows = sorted(rejected)
     count = len(rows)
     return (
-        table.append_column("_file", pa.array([fragment.path] * count, pa.string()))
+        table.append_column("_file", pa.array([redact(fragment.path)] * count, pa.string()))
         .append_column("_row", pa.array(np.array(rows, dtype=np.int64) + fragment.start))
         .append_column("_reason", pa.array([rejected[r] for r in rows], pa.string()))
     )

@@ -7,7 +7,7 @@ the same rows chooses from the certificates it finds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
@@ -90,7 +90,7 @@ def _first_that_passes(bench: Workbench, names: list[str]) -> Prepared:
     for variant in [require(name) for name in names]:
         prepared = _prove(bench, variant)
         if prepared.gate.passed:
-            return Prepared(variant, prepared.settings, prepared.certificate, prepared.gate, tuple(refused))
+            return replace(prepared, others=tuple(refused))
         refused.append((variant.name, prepared.gate.reason))
     raise _none_passes(refused)
 
@@ -122,7 +122,7 @@ def _fastest(bench: Workbench, clock: Callable[[], float]) -> Prepared:
         raise _none_passes(others)
     best, *slower = sorted(proved, key=lambda p: -p.certificate.rows_per_second)
     speeds = [(p.variant.name, f"slower: {_speed(p)}, {best.variant.name} {_speed(best)}") for p in slower]
-    return Prepared(best.variant, best.settings, best.certificate, best.gate, (*speeds, *others))
+    return replace(best, others=(*speeds, *others))
 
 
 def _prove(bench: Workbench, variant: Variant) -> Prepared:

@@ -6,7 +6,6 @@ import math
 import resource
 import sys
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -57,9 +56,6 @@ class Stats:
     def __add__(self, other: Stats) -> Stats:
         return Stats(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
-    def __radd__(self, other: int) -> Stats:
-        return self  # sum() starts from 0
-
     @property
     def padding_fraction(self) -> float:
         """Share of the tokens the model saw that were padding."""
@@ -72,10 +68,6 @@ class Stats:
     def from_dict(cls, raw: dict[str, Any]) -> Stats:
         buckets = Counter({int(k): int(v) for k, v in raw["latencies"].items()})
         return cls(**{**raw, "latencies": Latencies(buckets)})
-
-
-def total(stats: Iterable[Stats]) -> Stats:
-    return sum(stats, Stats())
 
 
 def peak_rss_mb() -> float:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optinfer.tracking.metrics import Latencies, Stats, total
+from optinfer.tracking.metrics import Latencies, Stats
 
 seconds = st.lists(st.floats(1e-6, 1e3), max_size=100)
 counts = st.integers(0, 10**9)
@@ -40,12 +40,12 @@ def test_nothing_measured_is_zero() -> None:
 
 @given(stats, stats, stats)
 def test_stats_add_up_in_any_order(a: Stats, b: Stats, c: Stats) -> None:
-    assert (a + b) + c == a + (b + c) == total([c, a, b])
+    assert (a + b) + c == a + (b + c) == sum([c, a, b], Stats())
 
 
 @given(st.lists(stats, max_size=5))
 def test_a_sum_of_stats_sums_every_field(parts: list[Stats]) -> None:
-    whole = total(parts)
+    whole = sum(parts, Stats())
     for name in ("rows_in", "rows_out", "tokens", "micro_batches", "infer_seconds"):
         assert getattr(whole, name) == sum(getattr(part, name) for part in parts)
 
