@@ -12,11 +12,17 @@ from optinfer.errors import OptinferError
 if TYPE_CHECKING:
     from optinfer.config import JobConfig, load_job
     from optinfer.job import run
+    from optinfer.optimizing import optimize
 
-__all__ = ["JobConfig", "OptinferError", "load_job", "run"]
+__all__ = ["JobConfig", "OptinferError", "load_job", "optimize", "run"]
 __version__ = "0.1.0"
 
-_HOMES = {"JobConfig": "optinfer.config", "load_job": "optinfer.config", "run": "optinfer.job"}
+_HOMES = {
+    "JobConfig": "optinfer.config",
+    "load_job": "optinfer.config",
+    "optimize": "optinfer.optimizing",
+    "run": "optinfer.job",
+}
 
 
 def __getattr__(name: str) -> Any:

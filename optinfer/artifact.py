@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 RECORD = "artifact.json"
+# The main file of an artifact that a technique wrote, by format.
+ENTRIES = {"onnx": "model.onnx", "openvino": "model.xml"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,25 +21,42 @@ class Artifact:
 
     Attributes:
         path: absolute folder that holds the files.
-        format: `huggingface` (the user's own folder), `onnx` (model.onnx) or `openvino` (model.xml).
-        precision: what the arithmetic is meant to be: `fp32`, `bf16`, `int8`.
+        format: `torch` (what the family's own code loads), `onnx` or `openvino`.
+        entry: the main file, relative to `path`; empty where the folder as a whole is loaded.
+        precision: what the arithmetic is meant to be: `fp32`, `bf16`, `fp16`, `int8`, `int4`.
         key: hex digest of what shaped the artifact (model, recipe, toolchain, CPU features, calibration rows).
         build_seconds: wall time of the techniques that made it; 0 for a model used as it is.
         notes: what a technique wants a person to know about this artifact.
-        load_options: what the backend must do when loading, by technique (e.g. cast the weights).
+        load_options: what the backend must know when loading.
+        conversions: what techniques do to a torch module on load, in order: each names its `technique`.
     """
 
     path: str
     format: str
+    entry: str = ""
     precision: str
     key: str
     build_seconds: float = 0.0
     notes: tuple[str, ...] = ()
     load_options: dict[str, Any] = field(default_factory=dict)
+    conversions: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def file(self) -> Path:
+        return Path(self.path, self.entry)
 
     @property
     def size_bytes(self) -> int:
-        return sum(f.stat().st_size for f in Path(self.path).rglob("*") if f.is_file())
+        return sum(f.stat().st_size for f in self.files)
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file of the model: the folder's, or the entry and what lies beside it and belongs to it."""
+        inside = [f for f in Path(self.path).rglob("*") if f.is_file() and f.name != RECORD]
+        if (Path(self.path) / RECORD).is_file() or not self.entry:
+            return inside
+        # A user's file may lie in a folder with much else: what begins with its stem belongs to it.
+        return [f for f in inside if f.parent == self.file.parent and f.name.startswith(self.file.stem)]
 
     def save(self, folder: Path) -> None:
         """Write the record into `folder`; its presence marks the artifact as complete."""
@@ -50,5 +69,5 @@ class Artifact:
         if not record.is_file():
             return None
         raw = json.loads(record.read_text())
-        found = cls(**{**raw, "notes": tuple(raw["notes"])})
+        found = cls(**{**raw, "notes": tuple(raw["notes"]), "conversions": tuple(raw["conversions"])})
         return found if Path(found.path).is_dir() else None

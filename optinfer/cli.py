@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from optinfer.errors import INTERRUPTED, OptinferError
+from optinfer.errors import INTERRUPTED, NoVariantError, OptinferError
 
 _job = click.argument("job", metavar="JOB.yaml")
 _set = click.option(
@@ -63,6 +63,28 @@ def plan(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
     from optinfer.render import plan_text
 
     _print(preview(plan_job(load_job(job, overrides))), as_json, plan_text)
+
+
+@cli.command()
+@_job
+@_set
+@_json
+@click.option("--variants", "names", metavar="A,B,...", help="Try only these; default: all that fit.")
+@click.option("--register", metavar="NAME", help="Log the winner as this MLflow model; any pyfunc client can load it.")
+@click.option("--plot", metavar="FILE.png", help="Where the plot goes; default: beside the journal.")
+def optimize(
+    job: str, overrides: tuple[str, ...], as_json: bool, names: str | None, register: str | None, plot: str | None
+) -> None:
+    """Build, measure and compare the variants of a job's model on the job's own rows; score nothing."""
+    from optinfer.config import load_job
+    from optinfer.optimizing import optimize as optimize_job
+    from optinfer.render import optimize_text
+
+    wanted = [name.strip() for name in names.split(",") if name.strip()] if names else None
+    record = optimize_job(load_job(job, overrides), wanted, register, plot, say)
+    _print(record, as_json, optimize_text)
+    if record["winner"] is None:
+        sys.exit(NoVariantError.exit_code)
 
 
 @cli.command()

@@ -26,7 +26,9 @@ class SourceConfig(_Part):
     """The table: a Parquet file, a folder (hive-partitioned or not) or a glob, local or any fsspec URL."""
 
     path: str
-    columns: dict[str, str] = Field(default_factory=dict, description="what the family needs <- source column")
+    columns: dict[str, str | tuple[str, ...]] = Field(
+        default_factory=dict, description="what the family needs <- source column (or several, side by side)"
+    )
     fragment_rows: PositiveInt | Auto = Field("auto", description="most rows in a fragment")
     fragment_mb: Annotated[float, Field(gt=0)] = Field(
         64.0, description="most megabytes (uncompressed, needed columns) in a fragment"
@@ -36,25 +38,80 @@ class SourceConfig(_Part):
         "raise", description="a file that cannot be read: stop, or leave it out and name it in the manifest"
     )
 
+    @property
+    def columns_read(self) -> list[str]:
+        """Name every source column the model needs, once."""
+        given = [[c] if isinstance(c, str) else list(c) for c in self.columns.values()]
+        return list(dict.fromkeys(name for names in given for name in names))
+
 
 class ModelConfig(_Part):
-    """The model: a folder, `package:<python package>/<folder inside it>`."""
+    """The model and what it means; which of the settings below `allow_pickle` a family takes, the family says."""
 
-    path: str
+    path: str = Field(description="folder, .onnx, .pt2, .safetensors; package:, s3://, models:/, runs:/, hf://")
     family: str
+    allow_pickle: bool = Field(False, description="load files that can run code when they are opened")
     max_length: PositiveInt | None = Field(None, description="tokens kept of each text; default: what the model says")
+    top_k: PositiveInt | None = Field(None, description="classes returned for each row; default: 1")
+    class_path: str | None = Field(None, alias="class", pattern=r"^[\w.]+:\w+$", description="module:Class")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the class")
+    outputs: dict[str, int] = Field(
+        default_factory=dict, description="output -> numbers a row has in it (0: one plain number), for a class"
+    )
+
+
+class RecipeConfig(_Part):
+    """A variant of the job's own: techniques in order, each a name or `{name: {option: value}}`, and what runs it."""
+
+    steps: tuple[str | dict[str, dict[str, Any]], ...] = ()
+    backend: str
+    device: Literal["cpu", "cuda"] = "cpu"
+    about: str = "a recipe of this job"
 
 
 class GateConfig(_Part):
-    """The quality a variant must keep against the fp32 baseline on a sample of the job's own rows."""
+    """The quality a variant must keep against the fp32 baseline on a sample of the job's own rows.
 
-    metric: str = "cosine"
-    min: float = 0.99
+    One of `min`, `max_drop` and `preset` says how much; without any, `min: 0.99`, or with a label `max_drop: 0.01`.
+    """
+
+    metric: str | Auto = Field("auto", description="default: the family's first; accuracy where there is a label")
+    min: float | None = Field(None, description="what the lower 95% bound of the metric must reach")
+    max_drop: float | None = Field(
+        None, ge=0, lt=1, description="share of the baseline's value that may be lost, at the upper 95% bound"
+    )
+    preset: Literal["mlperf-99", "mlperf-99.9"] | None = Field(
+        None, description="MLPerf's quality targets: 99% or 99.9% of the baseline's value"
+    )
+    label: str | None = Field(None, description="source column with the true answer")
     sample_rows: Annotated[int, Field(ge=8)] = 512
     require_batch_invariance: bool | Auto = Field(
         "auto", description="refuse a variant whose answers depend on the batch; auto: where optinfer chooses it"
     )
     fallback: str | None = Field(None, description="variant that scores the rows when the named one fails")
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> GateConfig:
+        given = [name for name in ("min", "max_drop", "preset") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both set; keep one")
+        return self
+
+    @property
+    def largest_drop(self) -> float | None:
+        """The share of the baseline's value that may be lost, or None where `threshold` is absolute."""
+        if self.preset:
+            return {"mlperf-99": 0.01, "mlperf-99.9": 0.001}[self.preset]
+        if self.max_drop is not None:
+            return self.max_drop
+        return 0.01 if self.label and self.min is None else None
+
+    @property
+    def threshold(self) -> float:
+        """What must be reached: a share of the baseline's value where `largest_drop` is set, else the value itself."""
+        if self.largest_drop is not None:
+            return 1 - self.largest_drop
+        return 0.99 if self.min is None else self.min
 
 
 class SelectionConfig(_Part):
@@ -78,7 +135,7 @@ class BatchingConfig(_Part):
     """How rows become micro-batches."""
 
     max_batch_tokens: PositiveInt | Auto = "auto"
-    max_batch_size: PositiveInt = 64
+    max_batch_size: PositiveInt | Auto = Field("auto", description="default: what suits the family's rows")
 
 
 class SinkConfig(_Part):
@@ -104,6 +161,7 @@ class JobConfig(_Part):
     source: SourceConfig
     model: ModelConfig
     variant: str
+    variants: dict[str, RecipeConfig] = Field(default_factory=dict, description="recipes of this job's own, by name")
     gate: GateConfig = GateConfig()
     selection: SelectionConfig = SelectionConfig()
     placement: PlacementConfig = PlacementConfig()
@@ -176,7 +234,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: Any, where: Any) -> str:
-    loc = tuple(part for part in error["loc"] if part not in ("int", "literal['auto']", "constrained-int"))
+    loc = tuple(part for part in error["loc"] if not _is_union_branch(part))
     place = f"{where(loc)}: " if where else ""
     dotted = ".".join(str(part) for part in loc)
     if error["type"] == "extra_forbidden":
@@ -186,13 +244,22 @@ def _explain(error: Any, where: Any) -> str:
     return f"{place}{dotted}: {error['msg']} (got {error['input']!r})"
 
 
+def _is_union_branch(part: Any) -> bool:
+    """Tell pydantic's name of a union's branch, which is no key of the file, from a key."""
+    return part in ("int", "str", "literal['auto']") or (
+        isinstance(part, str) and ("constrained-" in part or "[" in part)
+    )
+
+
 def _fields_at(loc: tuple[Any, ...]) -> list[str]:
     part: Any = JobConfig
-    for name in loc:
+    names = iter(loc)
+    for name in names:
         part = part.model_fields[name].annotation
-        if get_origin(part) is not None:
-            part = next(a for a in get_args(part) if isinstance(a, type) and issubclass(a, BaseModel))
-    return list(part.model_fields)
+        if get_origin(part) is dict:
+            part = get_args(part)[1]
+            next(names, None)  # the name that the user gave to this entry
+    return [field.alias or name for name, field in part.model_fields.items()]
 
 
 def _overridden(overrides: tuple[str, ...], loc: tuple[Any, ...]) -> str | None:

@@ -18,7 +18,7 @@ from optinfer import home
 from optinfer.config import JobConfig
 from optinfer.data.storage import STATE, Folder, reaching
 from optinfer.errors import OptinferError, redact
-from optinfer.optimization.build import cpu_features
+from optinfer.machine import cpu_features
 from optinfer.optimization.variants import listing
 
 _PACKAGES = ("ray", "torch", "onnxruntime-gpu", "openvino", "nncf", "pyarrow", "s3fs", "mlflow", "transformers")
@@ -130,4 +130,4 @@ def _plan(job: JobConfig) -> str:
     from optinfer.planning import plan_job
 
     planned = plan_job(job)
-    return f"{planned.plan.rows:,} rows in {len(planned.plan.files)} files, model {planned.model_digest}"
+    return f"{planned.plan.rows:,} rows in {len(planned.plan.files)} files, model {planned.model.key}"

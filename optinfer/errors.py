@@ -9,7 +9,8 @@
     ├── QuarantineError           3   more rows were quarantined than `sink.error_threshold` allows
     ├── NoVariantError            4   no variant may score the rows
     │   ├── UnavailableError      4   the machine lacks what the variant needs
-    │   └── GateError             4   the variant does not keep the quality the gate asks for
+    │   ├── GateError             4   the variant does not keep the quality the gate asks for
+    │   └── LoadError             4   a replica cannot load the variant
     └── OutputConflictError       5   the output belongs to another fingerprint or to a live run
 
 A message says what happened, why, and the exact fix.
@@ -63,6 +64,10 @@ class UnavailableError(NoVariantError):
 
 
 class GateError(NoVariantError):
+    pass
+
+
+class LoadError(NoVariantError):
     pass
 
 

@@ -18,6 +18,10 @@ def artifacts() -> Path:
     return home() / "artifacts"
 
 
+def models() -> Path:
+    return home() / "models"
+
+
 def runs() -> Path:
     return home() / "runs"
 

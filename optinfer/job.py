@@ -22,10 +22,10 @@ from optinfer.data.fragments import Fragment
 from optinfer.data.lock import RunLock
 from optinfer.data.output import Output
 from optinfer.data.storage import reaching
-from optinfer.errors import redact
+from optinfer.errors import LoadError, redact
 from optinfer.execution.placement import Placement, place
 from optinfer.optimization.prepare import Workbench
-from optinfer.optimization.selection import Prepared, choose
+from optinfer.optimization.selection import Prepared, candidates
 from optinfer.planning import Planned, plan_job
 from optinfer.summary import Summary
 from optinfer.tracking.mlflow_tracker import MlflowTracker
@@ -68,10 +68,7 @@ def run(config: JobConfig, address: str | None = None, say: Callable[[str], None
                 output.commit_empty(planned.plan, planned.fingerprint, planned.schema)
             else:
                 output.forget_attempts()
-                prepared = summary.prepared = _prepare(planned, output, recorder, say)
-                todo = _resume(planned, output, tally, say)
-                if todo:
-                    _stream(planned, prepared, todo, tally, summary, recorder, address, say)
+                _score(planned, output, tally, summary, recorder, address, say)
             tally.check_threshold(f"{output.shown}/_quarantine")
             tally.check_complete(output.shown)
             manifest = summary.manifest(planned, tally, recorder)
@@ -80,21 +77,47 @@ def run(config: JobConfig, address: str | None = None, say: Callable[[str], None
     return {**manifest["run"], "mlflow": mlflow}
 
 
-def _prepare(planned: Planned, output: Output, recorder: Recorder, say: Callable[[str], None]) -> Prepared:
-    """Prove a variant, and bind the output to its artifact; one that holds rows already keeps the variant it has."""
-    bench = Workbench(planned.config, planned.folder, planned.model_digest, planned.plan.fragments, say)
-    prepared = choose(bench, only=output.bound_variant())
+def _score(
+    planned: Planned,
+    output: Output,
+    tally: Tally,
+    summary: Summary,
+    recorder: Recorder,
+    address: str | None,
+    say: Callable[[str], None],
+) -> None:
+    """Prove a variant, bind the output to it and stream; an output that holds rows already keeps the variant it has.
+
+    A variant that was proved here may still not load on a replica: then the next one takes over, as long as nothing is
+    committed, so that no output mixes two.
+    """
+    bench = Workbench(planned.config, planned.model, planned.plan.fragments, say)
+    failed: list[tuple[str, str]] = []
+    error: LoadError | None = None
+    for candidate in candidates(bench, only=output.bound_variant()):
+        prepared = summary.prepared = replace(candidate, others=(*failed, *candidate.others))
+        _announce(prepared, planned.config, recorder, say)
+        output.bind_variant({"variant": prepared.variant.name, "artifact": prepared.artifact.key})
+        todo = _resume(planned, output, tally, say)
+        try:
+            return _stream(planned, prepared, todo, tally, summary, recorder, address, say)
+        except LoadError as caught:
+            if output.committed():
+                raise
+            error = caught
+            failed.append((prepared.variant.name, f"a replica cannot load it: {error}"))
+    raise error or AssertionError("there is a candidate, or none passed")
+
+
+def _announce(prepared: Prepared, config: JobConfig, recorder: Recorder, say: Callable[[str], None]) -> None:
     for line in prepared.warnings:
         recorder.warn(line)
     for name, reason in prepared.others:
-        if planned.config.variant == AUTO:
+        if config.variant == AUTO and not reason.startswith("a replica"):
             say(f"not {name}: {reason}")
         else:
             recorder.warn(f"{name} does not score: {reason}")
-    output.bind_variant({"variant": prepared.variant.name, "artifact": prepared.artifact.key})
-    recorder.event("params", params=prepared.params)
     recorder.event("selection", chosen=prepared.variant.name, others=dict(prepared.others))
-    return prepared
 
 
 def _resume(planned: Planned, output: Output, tally: Tally, say: Callable[[str], None]) -> list[tuple[Fragment, str]]:
@@ -118,6 +141,8 @@ def _stream(
     say: Callable[[str], None],
 ) -> None:
     """Place the replicas and count their receipts as fragments are committed."""
+    if not todo:
+        return recorder.params(prepared.params)
     from optinfer.execution.cluster import connected, free_nodes
     from optinfer.execution.pipeline import stream
     from optinfer.execution.scorer import ScoringTask
@@ -127,11 +152,11 @@ def _stream(
         placement: Placement = place(config.placement, prepared.variant.device, free_nodes(), len(todo))
         summary.placement = placement
         tally.warm_up = placement.replicas
-        recorder.event("params", params={f"placement.{k}": v for k, v in placement.as_dict().items()})
         say(f"scoring with {prepared.variant.name}: {'; '.join(placement.reasons)}")
         task = ScoringTask(
             settings=replace(prepared.settings, threads=placement.threads_per_replica),
             columns=config.source.columns,
+            columns_read=config.source.columns_read,
             carried=planned.carried,
             output_url=config.sink.path,
             fingerprint=planned.fingerprint,
@@ -139,7 +164,10 @@ def _stream(
             on_bad_file=config.source.on_bad_file,
         )
         with Progress(planned.plan.rows, tally.resumed.rows_in) as progress:
-            for receipt in stream(task, placement, todo):
+            for count, receipt in enumerate(stream(task, placement, todo)):
+                if count == 0:  # not before: until a replica has loaded it, another variant may take its place
+                    placed = {f"placement.{k}": v for k, v in placement.as_dict().items()}
+                    recorder.params({**prepared.params, **placed})
                 event = recorder.event("receipt", **{**asdict(receipt), "stats": receipt.stats.as_dict()})
                 tally.add(receipt.fragment, receipt.stats, receipt.reasons, event["time"])
                 tally.replica_peak_rss_mb = max(tally.replica_peak_rss_mb, receipt.peak_rss_mb)

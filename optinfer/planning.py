@@ -7,24 +7,25 @@ import json
 import os
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from optinfer import plugins
+from optinfer.artifact import Artifact
 from optinfer.config import AUTO, JobConfig
 from optinfer.data.fragments import Plan
 from optinfer.data.lock import holder, is_live
 from optinfer.data.output import Output, fingerprint
 from optinfer.data.source import plan_source
 from optinfer.data.storage import absolute
-from optinfer.errors import ConfigError, redact, suggest
+from optinfer.errors import ConfigError, redact
 from optinfer.execution.placement import Node, place
 from optinfer.optimization import model_source
-from optinfer.optimization.prepare import family_settings
+from optinfer.optimization.gate import metric_of
+from optinfer.optimization.prepare import family_settings, load_family
 from optinfer.optimization.selection import recipes
-from optinfer.optimization.variants import Variant, get
+from optinfer.optimization.variants import Variant, catalog, get
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Planned:
     """A job ready to run: its table cut, its model found, its identity computed.
 
     Attributes:
-        folder: the model, on this machine.
+        model: the model, on this machine.
         carried: the source columns in the output.
         schema: all columns of the output.
         fields: what the fingerprint is made of, readable, so that a difference can be named.
@@ -40,8 +41,7 @@ class Planned:
 
     config: JobConfig
     plan: Plan
-    folder: Path
-    model_digest: str
+    model: Artifact
     carried: pa.Schema
     schema: pa.Schema
     fields: dict[str, Any]
@@ -59,22 +59,18 @@ def plan_job(config: JobConfig) -> Planned:
         SourceError: an input file cannot be read.
         UnavailableError: the variant cannot run on this machine.
     """
-    family = plugins.load("families", config.model.family)
-    _check_roles(config, family.ROLES)
-    if config.gate.metric not in family.METRICS:
-        raise ConfigError(
-            f"gate.metric: no metric {config.gate.metric!r} for {config.model.family}"
-            + suggest(config.gate.metric, family.METRICS)
-        )
-    variants = recipes(config)
-    folder = model_source.locate(config.model.path)
-    needed = dict.fromkeys([*config.source.columns.values(), *config.sink.columns])
-    plan = plan_source(config.source, list(needed), family.FRAGMENT_ROWS)
+    family_settings(config)
+    model = model_source.locate(config.model)
+    family = load_family(config, model)
+    _check_roles(config, family.roles)
+    metric_of(config.gate, family.metrics)
+    variants = recipes(config, model.format)
+    needed = [*config.source.columns_read, *config.sink.columns, *([config.gate.label] if config.gate.label else [])]
+    fragment_rows = plugins.load("families", config.model.family).FRAGMENT_ROWS
+    plan = plan_source(config.source, list(dict.fromkeys(needed)), fragment_rows)
     family.check(plan.schema, config.source.columns)
-    gained = family.load(str(folder), family_settings(config)).schema
     carried = pa.schema([plan.schema.field(name) for name in config.sink.columns])
-    _check_sink(config, gained.names)
-    model_digest = model_source.digest(folder)
+    _check_sink(config, family.schema.names)
     fields = {
         "source": {
             "path": redact(absolute(config.source.path)),
@@ -84,19 +80,18 @@ def plan_job(config: JobConfig) -> Planned:
             "fragments": _digest([asdict(f) for f in plan.fragments]),
             "bad_files": [redact(path) for path, _ in plan.bad_files],
         },
-        "model": {"digest": model_digest, "family": config.model.family, **family_settings(config)},
+        "model": {"digest": model.key, "family": config.model.family, **family_settings(config)},
         "variant": variants,
         "batching": config.batching.model_dump(),
         "sink": {"columns": list(config.sink.columns)},
     }
-    schema = pa.schema([*carried, *gained])
-    return Planned(config, plan, folder, model_digest, carried, schema, fields)
+    return Planned(config, plan, model, carried, pa.schema([*carried, *family.schema]), fields)
 
 
 def preview(planned: Planned) -> dict[str, Any]:
     """Describe what `run` would do with this machine's CPUs; imports nothing heavy and writes nothing."""
     config, plan = planned.config, planned.plan
-    chosen = None if config.variant == AUTO else get(config.variant)
+    chosen = None if config.variant == AUTO else get(config.variant, catalog(config))
     device = chosen.device if chosen else "cpu"
     output = Output(config.sink.path)
     committed = output.committed()
@@ -111,7 +106,7 @@ def preview(planned: Planned) -> dict[str, Any]:
         "files": len(plan.files),
         "fragments": len(plan.fragments),
         "to_score": todo,
-        "model": f"{redact(config.model.path)} ({planned.model_digest})",
+        "model": f"{redact(config.model.path)} ({planned.model.key})",
         "variant": _variant_line(chosen),
         "output": f"{output.shown}: {', '.join(f'{f.name} {f.type}' for f in planned.schema)}",
         "fingerprint": planned.fingerprint,

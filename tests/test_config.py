@@ -40,7 +40,7 @@ def load(tmp_path: Path) -> Load:
 def test_the_smallest_job_has_safe_defaults(load: Load) -> None:
     job = load()
     assert job.source.columns == {"text": "description"}
-    assert (job.gate.metric, job.gate.min, job.gate.sample_rows) == ("cosine", 0.99, 512)
+    assert (job.gate.metric, job.gate.threshold, job.gate.sample_rows) == ("auto", 0.99, 512)
     assert (job.sink.on_error, job.sink.error_threshold) == ("quarantine", 0.01)
     assert (job.placement.replicas, job.placement.threads_per_replica) == ("auto", "auto")
 

@@ -30,8 +30,12 @@ class Session(ABC):
 
     @abstractmethod
     def __call__(self, inputs: Arrays) -> Arrays:
-        """Run one micro-batch; arrays in and out have rows as first axis, outputs are float32."""
+        """Run one micro-batch; arrays in and out have rows as first axis, floats come out as float32."""
 
     @abstractmethod
     def executed(self) -> dict[str, Any]:
-        """Return what really runs, read back from the runtime: device, precision, providers, node counts."""
+        """Return what really runs, read back from the runtime after at least one call.
+
+        Always: `backend`, `version`, `device`, and `precisions`, which counts what multiplies matrices (compute nodes,
+        or parameters) by precision.
+        """

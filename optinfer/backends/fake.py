@@ -10,7 +10,7 @@ import numpy as np
 from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution, Session
 
-FORMATS = ("huggingface",)
+FORMATS = ("torch", "onnx")
 REQUIRES: tuple[str, ...] = ()
 DEVICES = ("cpu",)
 MAX_BATCH_TOKENS = {"cpu": 4096}
@@ -37,4 +37,4 @@ class FakeSession(Session):
         return {name: np.tanh(first @ weights / 1e4).astype(np.float32) for name in self._outputs}
 
     def executed(self) -> dict[str, Any]:
-        return {"backend": "fake"}
+        return {"backend": "fake", "version": "1", "device": "cpu", "precisions": {}}

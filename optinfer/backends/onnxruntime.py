@@ -2,70 +2,144 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution, Session
 from optinfer.errors import UnavailableError
+from optinfer.machine import lacks_nvidia_gpu
 
 FORMATS = ("onnx",)
 REQUIRES = ("onnxruntime",)
-DEVICES = ("cpu",)
+DEVICES = ("cpu", "cuda")
 # Best at 4-8 sorted rows of about 100 tokens: its int8 kernels lose to memory traffic beyond that.
-MAX_BATCH_TOKENS = {"cpu": 768}
+MAX_BATCH_TOKENS = {"cpu": 768, "cuda": 65536}
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider"}
+Providers = Sequence[tuple[str, dict[str, Any]]]
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_DEVICE_OF = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
+# What multiplies matrices; the rest of a graph is shapes and glue.
+_HEAVY = ("MatMul", "Gemm", "Conv", "Attention", "LSTM", "GRU")
 
 
 def unavailable(device: str) -> str | None:
-    return None
+    return lacks_nvidia_gpu() if device == "cuda" else None
 
 
 def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> Session:
-    return OnnxRuntimeSession(artifact, execution)
+    return OnnxRuntimeSession(artifact, execution, [(_PROVIDERS[execution.device], {})])
 
 
 class OnnxRuntimeSession(Session):
-    def __init__(self, artifact: Artifact, execution: Execution) -> None:
-        import onnxruntime
+    """Runs on the first of `providers`, or not at all."""
 
-        wanted = _PROVIDERS[execution.device]
-        self._optimized = str(Path(artifact.path, "model.onnx"))
-        self._session = onnxruntime.InferenceSession(self._optimized, _options(execution), providers=[wanted])
-        got = self._session.get_providers()
-        if got[0] != wanted:
-            raise UnavailableError(f"asked for {wanted}, ONNX Runtime runs {got}: install what {wanted} needs")
+    def __init__(self, artifact: Artifact, execution: Execution, providers: Providers) -> None:
+        self._model = str(artifact.file)
+        self._providers = list(providers)
+        self._execution = execution
+        self._last: Arrays = {}
+        self._session = self._open(_options(execution.threads))
         self._outputs = execution.outputs
-        self._threads = execution.threads
 
     def __call__(self, inputs: Arrays) -> Arrays:
-        results = self._session.run(list(self._outputs), inputs)
-        return dict(zip(self._outputs, results, strict=True))
+        self._last = inputs
+        if self._execution.device == "cpu":
+            results = self._session.run(list(self._outputs), inputs)
+        else:
+            results = self._run_bound(inputs)
+        return {name: _as_float32(array) for name, array in zip(self._outputs, results, strict=True)}
 
     def executed(self) -> dict[str, Any]:
-        import onnx
+        """Profile one call of a second session like this one: the runtime's own list of what ran, and where."""
         import onnxruntime
 
-        graph = onnx.load(self._optimized, load_external_data=False).graph
-        kinds = Counter(node.op_type for node in graph.node)
+        nodes = self._profile()
+        heavy = [(kind, provider, precision) for kind, provider, precision in nodes if precision]
         return {
             "backend": "onnxruntime",
             "version": onnxruntime.__version__,
+            "device": ",".join(sorted({_DEVICE_OF.get(provider, provider) for _, provider, _ in heavy or nodes})),
             "providers": self._session.get_providers(),
-            "node_types": dict(kinds.most_common(8)),
-            "quantized_nodes": sum(n for kind, n in kinds.items() if "Integer" in kind or "QLinear" in kind),
-            "threads": self._threads,
+            "precisions": dict(Counter(precision for _, _, precision in heavy)),
+            "node_types": dict(Counter(kind for kind, _, _ in nodes).most_common(8)),
+            "nodes_by_provider": dict(Counter(provider for _, provider, _ in nodes)),
+            "threads": self._execution.threads,
         }
 
+    def _open(self, options: Any) -> Any:
+        import onnxruntime
 
-def _options(execution: Execution) -> Any:
+        wanted = self._providers[0][0]
+        try:
+            session = onnxruntime.InferenceSession(self._model, options, providers=self._providers)
+        except ValueError as error:
+            raise UnavailableError(
+                f"asked for {wanted}, this onnxruntime has {', '.join(onnxruntime.get_available_providers())}; "
+                "install the onnxruntime package for this device (onnxruntime-gpu for NVIDIA GPUs)"
+            ) from error
+        got = session.get_providers()
+        if got[0] != wanted:
+            raise UnavailableError(
+                f"asked for {wanted}, ONNX Runtime runs {', '.join(got)} instead: a library or the device it needs is "
+                "missing; install them, or choose a variant for another device"
+            )
+        # Without this a call that fails on the device would be repeated on the CPU, and nobody would know.
+        session.disable_fallback()
+        return session
+
+    def _run_bound(self, inputs: Arrays) -> list[Any]:
+        """Leave the outputs on the device until all of them are there, then copy once."""
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, array)
+        for name in self._outputs:
+            binding.bind_output(name, self._execution.device)
+        self._session.run_with_iobinding(binding)
+        return list(binding.copy_outputs_to_cpu())
+
+    def _profile(self) -> list[tuple[str, str, str | None]]:
+        """Return (operator, provider, precision or None where it multiplies nothing) of each node of one call."""
+        with tempfile.TemporaryDirectory() as folder:
+            options = _options(self._execution.threads)
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder, "profile"))
+            session = self._open(options)
+            session.run(list(self._outputs), self._last)
+            events = json.loads(Path(session.end_profiling()).read_text())
+        nodes = {e["name"]: e["args"] for e in events if e.get("cat") == "Node" and "provider" in e.get("args", {})}
+        return [(a["op_name"], a["provider"], _precision(a)) for a in nodes.values()]
+
+
+def _precision(node: dict[str, Any]) -> str | None:
+    """Tell what a node multiplies: its operator's name first, then the narrowest type it is given."""
+    kind = node["op_name"]
+    if "NBits" in kind:
+        return "int4"
+    if "Integer" in kind or kind.startswith(("QLinear", "QGemm", "DynamicQuantize", "QAttention")):
+        return "int8" if any(heavy in kind for heavy in _HEAVY) else None
+    if not any(heavy in kind for heavy in _HEAVY):
+        return None
+    given = {name for shape in node.get("input_type_shape", []) for name in shape}
+    return "int8" if given & {"int8", "uint8"} else "fp16" if "float16" in given else "fp32"
+
+
+def _as_float32(array: Any) -> Any:
+    return array.astype(np.float32) if array.dtype in (np.float16, np.float64) else array
+
+
+def _options(threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = execution.threads
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # Replicas share the machine: a thread that spins while waiting takes its core from another replica.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from optinfer.artifact import Artifact
@@ -15,6 +14,10 @@ REQUIRES = ("openvino",)
 DEVICES = ("cpu",)
 # Best at 16-32 sorted rows of about 100 tokens.
 MAX_BATCH_TOKENS = {"cpu": 2048}
+
+# OpenVINO's names of what multiplies matrices, and of precisions.
+_HEAVY = ("FullyConnected", "MatMul", "Convolution", "GroupConvolution", "ScaledDotProductAttention", "MHA", "RNNSeq")
+_SHORT = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8", "i4": "int4", "u4": "int4"}
 
 
 def unavailable(device: str) -> str | None:
@@ -35,7 +38,7 @@ class OpenVINOSession(Session):
         if wanted == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             wanted = "f32"
         self._model = core.compile_model(
-            str(Path(artifact.path, "model.xml")),
+            str(artifact.file),
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": wanted,
@@ -58,16 +61,19 @@ class OpenVINOSession(Session):
     def executed(self) -> dict[str, Any]:
         import openvino
 
-        precisions = Counter(
-            str(op.get_rt_info()["runtimePrecision"].astype(str))
-            for op in self._model.get_runtime_model().get_ordered_ops()
-            if "runtimePrecision" in op.get_rt_info()
-        )
+        nodes = [op.get_rt_info() for op in self._model.get_runtime_model().get_ordered_ops()]
+        described = [(_text(n, "layerType"), _text(n, "runtimePrecision")) for n in nodes if "runtimePrecision" in n]
+        heavy = Counter(_SHORT.get(precision, precision) for kind, precision in described if kind in _HEAVY)
         return {
             "backend": "openvino",
             "version": openvino.__version__,
-            "device": self._model.get_property("EXECUTION_DEVICES"),
+            "device": ",".join(self._model.get_property("EXECUTION_DEVICES")).lower(),
+            "precisions": dict(heavy),
             "inference_precision": self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
-            "node_precisions": dict(precisions),
+            "node_types": dict(Counter(kind for kind, _ in described).most_common(8)),
             "threads": self._model.get_property("INFERENCE_NUM_THREADS"),
         }
+
+
+def _text(info: Any, key: str) -> str:
+    return str(info[key].astype(str))

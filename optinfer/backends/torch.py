@@ -1,32 +1,42 @@
-"""PyTorch, eager: the baseline, and the casts that need no other runtime."""
+"""PyTorch, eager: the baseline, and the techniques that need no other runtime."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from optinfer import plugins
 from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution, Session
 from optinfer.errors import UnavailableError
+from optinfer.machine import lacks_nvidia_gpu
 
-FORMATS = ("huggingface",)
+FORMATS = ("torch",)
 REQUIRES = ("torch", "transformers")
 DEVICES = ("cpu", "cuda")
 # Eager PyTorch is fastest at 8-32 sorted rows on CPUs (about 100 tokens each); a GPU wants far more work per launch.
 MAX_BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
 
+_SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
+
 
 def unavailable(device: str) -> str | None:
     """Return why torch cannot run on `device`, or None; imports nothing, so the last word is spoken on loading."""
-    if device != "cuda" or list(Path("/dev").glob("nvidia[0-9]*")):
-        return None
-    return "no NVIDIA GPU on this machine; run where there is one, with a CUDA build of torch"
+    return lacks_nvidia_gpu() if device == "cuda" else None
 
 
 def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> Session:
     return TorchSession(artifact, execution, load_module)
+
+
+def converted(artifact: Artifact, load_module: Callable[[], Any], device: str) -> Any:
+    """Load the family's module and do to it, in order, what the artifact's techniques recorded; eval mode."""
+    module = load_module().to(device)
+    for conversion in artifact.conversions:
+        technique = plugins.load("techniques", conversion["technique"])
+        module = technique.convert(module, conversion, device)
+    return module.eval()
 
 
 class TorchSession(Session):
@@ -39,10 +49,7 @@ class TorchSession(Session):
             )
         if execution.device == "cpu":
             torch.set_num_threads(execution.threads)
-        module = load_module().to(execution.device)
-        if cast := artifact.load_options.get("cast"):
-            module = module.to(getattr(torch, cast))
-        self._module = module.eval()
+        self._module = converted(artifact, load_module, execution.device)
         self._execution = execution
 
     def __call__(self, inputs: Arrays) -> Arrays:
@@ -51,21 +58,29 @@ class TorchSession(Session):
         with torch.inference_mode():
             given = [torch.from_numpy(array).to(self._execution.device) for array in inputs.values()]
             results = self._module(*given)
-            tensors = results if isinstance(results, tuple) else (results,)
-            return {
-                name: tensor.float().cpu().numpy()
-                for name, tensor in zip(self._execution.outputs, tensors, strict=True)
-            }
+            tensors = results if isinstance(results, tuple | list) else (results,)
+            return {name: _array(tensor) for name, tensor in zip(self._execution.outputs, tensors, strict=True)}
 
     def executed(self) -> dict[str, Any]:
         import torch
 
-        dtypes = Counter(str(p.dtype).removeprefix("torch.") for p in self._module.parameters())
-        devices = sorted({p.device.type for p in self._module.parameters()})
+        held = [*self._module.parameters(), *self._module.buffers()]
         return {
             "backend": "torch",
             "version": torch.__version__,
-            "device": ",".join(devices),
-            "parameter_dtypes": dict(dtypes),
+            "device": ",".join(sorted({p.device.type for p in held})) or self._execution.device,
+            "precisions": dict(Counter(_precisions(self._module.parameters()))),
             "threads": torch.get_num_threads(),
         }
+
+
+def _array(tensor: Any) -> Any:
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+
+
+def _precisions(parameters: Iterable[Any]) -> Iterable[str]:
+    """Name what each parameter is stored in: a quantized one is a tensor subclass with its integers inside."""
+    for parameter in parameters:
+        stored = getattr(parameter, "qdata", None)
+        dtype = str(parameter.dtype if stored is None else stored.dtype).removeprefix("torch.")
+        yield _SHORT.get(dtype, dtype)

@@ -128,16 +128,24 @@ class Output:
         self.folder.delete(_ATTEMPTS)
 
     def commit(
-        self, plan_name: str, fragment: Fragment, fingerprint: str, scored: pa.Table, quarantined: pa.Table | None
+        self,
+        plan_name: str,
+        fragment: Fragment,
+        fingerprint: str,
+        artifact: str,
+        scored: pa.Table,
+        quarantined: pa.Table | None,
     ) -> dict[str, Any]:
         """Put the fragment's part, once; return its footer record (the winner's, where another was first).
 
         Raises:
-            OutputConflictError: the part exists and was made from another fingerprint or with other counts.
+            OutputConflictError: the part exists and was made from another fingerprint, by another artifact or with
+                other counts.
         """
         record: dict[str, Any] = {
             "fragment": fragment.index,
             "fingerprint": fingerprint,
+            "artifact": artifact,
             "rows_in": fragment.rows,
             "rows_out": scored.num_rows,
             "rows_quarantined": quarantined.num_rows if quarantined is not None else 0,
@@ -160,7 +168,7 @@ class Output:
 
     def commit_empty(self, plan: Plan, fingerprint: str, schema: pa.Schema) -> None:
         """Commit one part without rows: an empty table gives an output with a schema, not one that readers refuse."""
-        self.commit(plan.part_name(0), Fragment(0, "", 0, 0), fingerprint, schema.empty_table(), None)
+        self.commit(plan.part_name(0), Fragment(0, "", 0, 0), fingerprint, "", schema.empty_table(), None)
 
     def footer(self, part: str) -> dict[str, Any]:
         """Return what a part's footer says of its fragment."""

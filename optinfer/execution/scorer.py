@@ -19,8 +19,9 @@ import pyarrow as pa
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
 from optinfer.data.reading import FragmentReader
-from optinfer.errors import OptinferError, RowError, SourceError, redact
+from optinfer.errors import LoadError, OptinferError, RowError, SourceError, redact
 from optinfer.execution.isolation import IsolatedReplica
+from optinfer.families import Columns, as_roles
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.tracking.metrics import Stats, peak_rss_mb
 
@@ -30,12 +31,13 @@ class ScoringTask:
     """What every replica of a job needs besides the model: where rows come from, and where they go.
 
     Attributes:
-        columns: family role -> source column.
+        columns: family role -> source column or columns; `columns_read` names all of these.
         carried: schema of the source columns in the output.
     """
 
     settings: ReplicaSettings
-    columns: dict[str, str]
+    columns: Columns
+    columns_read: list[str]
     carried: pa.Schema
     output_url: str
     fingerprint: str
@@ -61,14 +63,19 @@ class FragmentScorer:
     def __init__(self, task: ScoringTask) -> None:
         self._task = task
         self._output = Output(task.output_url)
-        self._reader = FragmentReader(list(dict.fromkeys([*task.columns.values(), *task.carried.names])))
+        self._reader = FragmentReader(list(dict.fromkeys([*task.columns_read, *task.carried.names])))
         self._failure: dict[str, str] | None = None
+        # An actor whose constructor raises is started again and again: the first call says it instead.
         try:
             _require_here(task.settings)
+        except OptinferError as error:
+            self._failure = _described(error)
+            return
+        try:
             self._replica = Replica(task.settings)
         except Exception as error:
-            # An actor whose constructor raises is started again and again: the first call says it instead.
-            self._failure = _described(error)
+            what = str(error) if isinstance(error, OptinferError) else f"{type(error).__name__}: {error}"
+            self._failure = _described(LoadError(f"node {socket.gethostname()} cannot load the variant: {what}"))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Score one fragment; an error comes back as a value, so that the driver sees it as it was."""
@@ -88,7 +95,7 @@ class FragmentScorer:
                 raise
             return self._commit(fragment, part, *self._unreadable(fragment, str(error)), Stats(rows_in=fragment.rows))
         read_seconds = perf_counter() - started
-        roles = pa.table({role: table.column(column) for role, column in self._task.columns.items()})
+        roles = as_roles(table, self._task.columns)
         if self._output.begin(part):
             scored = self._replica.score(roles)
         else:
@@ -120,7 +127,9 @@ class FragmentScorer:
         stats: Stats,
     ) -> dict[str, Any]:
         started = perf_counter()
-        record = self._output.commit(part, fragment, self._task.fingerprint, scored, quarantined)
+        record = self._output.commit(
+            part, fragment, self._task.fingerprint, self._task.settings.artifact.key, scored, quarantined
+        )
         stats.commit_seconds = perf_counter() - started
         stats.rows_out, stats.rows_quarantined = record["rows_out"], record["rows_quarantined"]
         stats.bytes_out = record["bytes"]
@@ -154,7 +163,7 @@ def _described(error: Exception) -> dict[str, str]:
 
 def _require_here(settings: ReplicaSettings) -> None:
     """Refuse a node that lacks the driver's files, by name."""
-    for path in (settings.artifact.path, settings.model_path):
+    for path in (settings.artifact.path, settings.model.path):
         if not os.path.isdir(path):
             raise OptinferError(
                 f"node {socket.gethostname()} has no {path}: on a cluster of several machines, model.path and "

@@ -1,8 +1,8 @@
 """What rows and outputs mean. One file a family; this is the contract between them and the rest.
 
-A family module holds the constants `ROLES` (what the job maps to source columns), `FRAGMENT_ROWS` (rows in a fragment),
-`METRICS` (how outputs are compared, best first) and two functions: `check(schema, columns)`, which refuses source
-columns of the wrong type, and `load(model_path, settings) -> Family`.
+A family module holds the constants `SETTINGS` (which of the job's model settings it takes) and `FRAGMENT_ROWS` (rows in
+a fragment), and `load(model, settings) -> Family`, which is cheap: no weights, and nothing heavy where the files
+themselves tell what the model takes and gives.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from optinfer.errors import ConfigError
+
 Arrays = dict[str, np.ndarray[Any, Any]]
+Columns = Mapping[str, str | tuple[str, ...]]
 
 
 @dataclass(kw_only=True)
@@ -25,12 +28,18 @@ class Features(ABC):
     Attributes:
         rows: number of rows, rejected ones included.
         lengths: (rows,) cost of each row in tokens, or None where all rows cost the same.
+        same_length: rows of different lengths never share a micro-batch: the model has no mask for padding.
         rejected: row -> reason, for rows the model must not see.
     """
 
     rows: int
     lengths: np.ndarray[Any, Any] | None = None
+    same_length: bool = False
     rejected: dict[int, str] = field(default_factory=dict)
+
+    def may_share(self, one: int, other: int) -> bool:
+        """Tell whether two rows may share a micro-batch."""
+        return not self.same_length or self.lengths is None or bool(self.lengths[one] == self.lengths[other])
 
     @abstractmethod
     def collate(self, rows: np.ndarray[Any, Any], pad_to: int = 0) -> Arrays:
@@ -38,19 +47,29 @@ class Features(ABC):
 
 
 class Family(ABC):
-    """A model's rows, loaded from its own files; made on the machine that scores.
+    """A model's rows, described by its own files; made on the machine that scores.
 
     Attributes:
+        roles: what the job maps to source columns.
         inputs: names of the model's inputs, in the order its forward takes them.
         outputs: names of what forward returns, in order.
         dynamic_axes: input -> {axis: name} of axes that vary from call to call.
         schema: the columns a row gains.
+        metrics: how outputs are compared with the baseline's, best first.
+        max_batch_size: rows in a micro-batch where the job does not say.
     """
 
+    roles: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     dynamic_axes: Mapping[str, Mapping[int, str]]
     schema: pa.Schema
+    metrics: tuple[str, ...]
+    max_batch_size: int = 64
+
+    @abstractmethod
+    def check(self, schema: pa.Schema, columns: Columns) -> None:
+        """Refuse source columns whose type the model cannot take, with the fix."""
 
     @abstractmethod
     def preprocess(self, table: pa.Table) -> Features:
@@ -63,3 +82,19 @@ class Family(ABC):
     @abstractmethod
     def load_module(self) -> Any:
         """Return the baseline: a torch module in eval mode, fp32, whose forward takes `inputs`, gives `outputs`."""
+
+    def answers(self, outputs: Arrays) -> np.ndarray[Any, Any]:
+        """Return (rows,) what a label column would hold for these outputs: a class's name, or a number."""
+        raise ConfigError(f"{type(self).__name__} gives no single answer to hold against gate.label; leave it out")
+
+
+def as_roles(table: pa.Table, columns: Columns) -> pa.Table:
+    """Return a table with one column per role; several source columns become one struct column."""
+    return pa.table({role: _column(table, given) for role, given in columns.items()})
+
+
+def _column(table: pa.Table, given: str | tuple[str, ...]) -> Any:
+    if isinstance(given, str):
+        return table.column(given)
+    parts = [table.column(name).combine_chunks() for name in given]
+    return pa.StructArray.from_arrays(parts, names=list(given))

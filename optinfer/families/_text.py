@@ -1,4 +1,4 @@
-"""Texts to tokens: shared by the text families.
+"""Texts to tokens, and a text model's own files to a torch module: shared by the text families.
 
 Tokens of all rows lie end to end in one array, so a fragment of any size is two arrays and no per-row objects.
 """
@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
-from optinfer.families import Arrays, Features
+from optinfer.families import Arrays, Columns, Features
 
 INPUTS = ("input_ids", "attention_mask")
 DYNAMIC_AXES = {name: {0: "batch", 1: "sequence"} for name in INPUTS}
@@ -76,8 +77,26 @@ class TextTokenizer:
         )
 
 
-def require_strings(schema: pa.Schema, columns: dict[str, str]) -> None:
+def require_folder(model: Artifact) -> Path:
+    """Return the folder of a text model.
+
+    Raises:
+        ConfigError: it is not one, or a file that every text model needs is missing.
+    """
+    if model.format != "torch" or model.entry:
+        raise ConfigError(
+            f"model.path {model.file} is one file; text families need a folder with config.json, tokenizer.json and "
+            "*.safetensors, as save_pretrained(folder) writes it"
+        )
+    if missing := [name for name in ("config.json", "tokenizer.json") if not Path(model.path, name).is_file()]:
+        raise ConfigError(f"model.path {model.path} lacks {missing[0]}; save model and tokenizer with save_pretrained")
+    return Path(model.path)
+
+
+def require_strings(schema: pa.Schema, columns: Columns) -> None:
     """Refuse a text column that does not hold strings (plain, large or dictionary-encoded)."""
+    if not isinstance(columns["text"], str):
+        raise ConfigError("source.columns.text takes one column, not several; write a table with the joined text")
     kind = schema.field(columns["text"]).type
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)):
@@ -95,6 +114,18 @@ def model_max_length(folder: Path) -> int:
     if not limits:
         raise ConfigError(f"{folder} does not say how long a text may be; set model.max_length")
     return min(limits)
+
+
+def load_encoder(folder: Path, auto_class: str) -> Any:
+    """Load a transformers model, fp32, from the folder alone: no network, no code from the folder, no pickles."""
+    import torch
+    import transformers
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    return getattr(transformers, auto_class).from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

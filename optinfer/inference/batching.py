@@ -13,6 +13,7 @@ def micro_batches(
     lengths: np.ndarray[Any, Any] | None,
     max_batch_tokens: int,
     max_batch_size: int,
+    same_length: bool = False,
 ) -> Iterator[np.ndarray[Any, Any]]:
     """Cut `rows` into micro-batches, longest rows first.
 
@@ -25,6 +26,7 @@ def micro_batches(
         lengths: tokens by row index; None cuts plain runs of `max_batch_size`.
         max_batch_tokens: padded tokens a micro-batch may hold.
         max_batch_size: rows a micro-batch may hold.
+        same_length: a micro-batch holds rows of one length only: the model has no mask for padding.
     """
     if lengths is None:
         for start in range(0, len(rows), max_batch_size):
@@ -35,5 +37,7 @@ def micro_batches(
     while start < len(ordered):
         longest = max(int(lengths[ordered[start]]), 1)
         size = max(1, min(max_batch_size, max_batch_tokens // longest))
+        if same_length:
+            size = min(size, int(np.count_nonzero(lengths[ordered[start : start + size]] == lengths[ordered[start]])))
         yield ordered[start : start + size]
         start += size

@@ -32,20 +32,21 @@ class ReplicaSettings:
 
     Attributes:
         family: plugin name; `family_settings` are its own.
-        model_path: the user's model folder: tokenizer, preprocessing and, for torch, weights.
+        model: the user's model: tokenizer, preprocessing and, for torch, weights.
         backend: plugin name.
         max_batch_tokens: 0 takes the backend's measured best for the device.
+        max_batch_size: 0 takes what suits the family's rows; a model that fixes its batch has the last word.
     """
 
     family: str
     family_settings: dict[str, Any] = field(default_factory=dict)
-    model_path: str
+    model: Artifact
     backend: str
     artifact: Artifact
     device: str = "cpu"
     threads: int = 1
     max_batch_tokens: int = 0
-    max_batch_size: int = 64
+    max_batch_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Replica:
         started = clock()
         family = plugins.load("families", settings.family)
         backend = plugins.load("backends", settings.backend)
-        self.family = family.load(settings.model_path, settings.family_settings)
+        self.family = family.load(settings.model, settings.family_settings)
         if settings.artifact.format not in backend.FORMATS:
             raise ConfigError(
                 f"backend {settings.backend} loads {', '.join(backend.FORMATS)}, not {settings.artifact.format}; "
@@ -75,7 +76,9 @@ class Replica:
         execution = Execution(settings.device, settings.threads, tuple(self.family.outputs))
         self.session = backend.load(settings.artifact, execution, self.family.load_module)
         self._max_batch_tokens = settings.max_batch_tokens or backend.MAX_BATCH_TOKENS[settings.device]
-        self._max_batch_size = settings.max_batch_size
+        self.max_batch_size = settings.max_batch_size or self.family.max_batch_size
+        if self.family.max_batch_size == 1:
+            self.max_batch_size = 1  # the model takes one row a call
         self._clock = clock
         self._model = threading.Lock()
         self.load_seconds = clock() - started
@@ -109,7 +112,8 @@ class Replica:
         self, features: Features, rows: np.ndarray[Any, Any], rejected: dict[int, str], stats: Stats
     ) -> list[tuple[np.ndarray[Any, Any], Arrays]]:
         pieces = []
-        for batch in micro_batches(rows, features.lengths, self._max_batch_tokens, self._max_batch_size):
+        limits = (self._max_batch_tokens, self.max_batch_size, features.same_length)
+        for batch in micro_batches(rows, features.lengths, *limits):
             try:
                 pieces.append((batch, self._run(features, batch, stats)))
             except Exception:

@@ -12,8 +12,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,13 +19,15 @@ from typing import Any
 from filelock import FileLock
 
 from optinfer import home, plugins
-from optinfer.artifact import Artifact
+from optinfer.artifact import ENTRIES, Artifact
 from optinfer.errors import ConfigError
-from optinfer.optimization.techniques import BuildContext
+from optinfer.machine import cpu_features, installed
+from optinfer.optimization.techniques import BuildContext, Change
 from optinfer.optimization.variants import Variant
 from optinfer.quiet import muted
 
-_CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16", "asimddp", "bf16")
+# Raised when artifacts are written in another way: older ones are then left alone and built anew.
+_LAYOUT = 2
 
 
 def keys(variant: Variant, model_digest: str, calibration_digest: str) -> list[str]:
@@ -36,6 +36,7 @@ def keys(variant: Variant, model_digest: str, calibration_digest: str) -> list[s
     for step in variant.recipe["steps"]:
         technique = plugins.load("techniques", step["technique"])
         shaped_by = {
+            "layout": _LAYOUT,
             "source": found[-1],
             **step,
             "toolchain": {name: installed(name) for name in technique.REQUIRES},
@@ -64,6 +65,8 @@ def build(
     """
     artifact = baseline
     for step, key in zip(variant.recipe["steps"], keys(variant, baseline.key, calibration_digest)[1:], strict=True):
+        if already(step["technique"], artifact.format):
+            continue
         folder = home.artifacts() / key
         cached = Artifact.read(folder)
         if cached is None:
@@ -71,6 +74,12 @@ def build(
             cached = _run_step(step, artifact, folder, context)
         artifact = cached
     return artifact
+
+
+def already(technique: str, model_format: str) -> bool:
+    """Tell whether a step only brings a model into the format it is in (the export of an ONNX file)."""
+    module = plugins.load("techniques", technique)
+    return model_format not in module.INPUTS and model_format == module.OUTPUT
 
 
 def _run_step(step: dict[str, Any], source: Artifact, folder: Path, context: Callable[[], BuildContext]) -> Artifact:
@@ -86,46 +95,32 @@ def _run_step(step: dict[str, Any], source: Artifact, folder: Path, context: Cal
             started = perf_counter()
             with muted():
                 change = technique.run(source, context(), aside, step["options"])
-            artifact = Artifact(
-                # A technique that only changes how the model is loaded leaves its files where they are.
-                path=str(aside if any(aside.iterdir()) else source.path),
-                format=change.format,
-                precision=change.precision,
-                key=folder.name,
-                build_seconds=source.build_seconds + perf_counter() - started,
-                notes=(*source.notes, *change.notes),
-                load_options={**source.load_options, **change.load_options},
-            )
-            return _publish(artifact, aside, folder)
+            made = _after(source, change, step["technique"], folder, any(aside.iterdir()))
+            made = replace(made, build_seconds=source.build_seconds + perf_counter() - started)
+            made.save(aside)
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+            return made
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _publish(artifact: Artifact, aside: Path, folder: Path) -> Artifact:
-    if artifact.path == str(aside):
-        artifact = replace(artifact, path=str(folder))
-    artifact.save(aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
-    return artifact
-
-
-@cache
-def cpu_features() -> list[str]:
-    """Return the instruction sets that change what a runtime computes, as the kernel names them."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return []
-    line = next((ln for ln in text.splitlines() if ln.lower().startswith(("flags", "features"))), "")
-    return sorted(set(line.split()) & set(_CPU_FLAGS))
-
-
-def installed(module: str) -> str:
-    """Return the version of the package that brings a module."""
-    for name in (module, f"{module}-gpu"):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return "unknown"
+def _after(source: Artifact, change: Change, technique: str, folder: Path, wrote: bool) -> Artifact:
+    """Describe what a step made of `source`, in `folder` if it wrote files."""
+    stays_torch = change.format == source.format == "torch"
+    conversions = source.conversions if stays_torch else ()
+    if change.convert is not None:
+        conversions = (*conversions, {"technique": technique, "folder": str(folder), **change.convert})
+    # A technique that only changes how the model is loaded leaves the model's files where they are.
+    moved = wrote and not stays_torch
+    return replace(
+        source,
+        path=str(folder) if moved else source.path,
+        entry=ENTRIES[change.format] if moved else source.entry,
+        format=change.format,
+        precision=change.precision,
+        key=folder.name,
+        notes=(*source.notes, *change.notes),
+        load_options={**source.load_options, **change.load_options},
+        conversions=conversions,
+    )

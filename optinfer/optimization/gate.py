@@ -1,7 +1,13 @@
-"""The quality a variant must keep: one number for each sampled row, their mean, and a bound on that mean. Pure."""
+"""The quality a variant must keep: a metric of its answers, a bound on it, and the verdict. Pure.
+
+Without labels the baseline's own answers are the truth; with a label column both are held against the labels. What is
+judged is never the measured value but its lower 95% bound: a percentile bootstrap over rows (Efron and Tibshirani,
+1993) with a fixed seed, paired, so that rows that are hard for both variants do not widen the bound of their ratio.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,41 +17,55 @@ from optinfer.config import GateConfig
 from optinfer.errors import ConfigError, suggest
 from optinfer.families import Arrays
 
+ACCURACY = "accuracy"
 _RESAMPLES = 1000
-_CONFIDENCE = 95.0
+# A metric of the whole sample is computed anew for each resample, which is slower than a mean of row values.
+_RESAMPLES_OF_A_WHOLE = 200
+_TAIL = 2.5
+
+Array = np.ndarray[Any, Any]
+# From row indices to the metric of (candidate, baseline) on these rows.
+Score = Callable[[Array], tuple[float, float]]
 
 
-def cosine(baseline: Arrays, candidate: Arrays) -> np.ndarray[Any, Any]:
-    """Return (rows,) cosine similarity of the first output's vectors: 1 for one direction, 0 where an answer is NaN."""
-    name = next(iter(baseline))
-    a, b = (np.asarray(x[name], dtype=np.float64).reshape(len(x[name]), -1) for x in (baseline, candidate))
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    similarity = np.where(norms == 0, (a == b).all(axis=1), (a * b).sum(axis=1) / np.maximum(norms, 1e-30))
-    return np.nan_to_num(similarity, nan=0.0)
+@dataclass(frozen=True)
+class Truth:
+    """What a label column says, and how outputs become answers of its kind."""
 
-
-METRICS = {"cosine": cosine}
+    labels: Array
+    answers: Callable[[Arrays], Array]
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How well a variant keeps the baseline's answers: mean over rows with its 95% interval, and the worst row."""
+    """How good a variant's answers are on the sample.
+
+    Attributes:
+        value: the metric; `ci_low` and `ci_high` are its 95% interval.
+        worst: the lowest row's value, or None for a metric of the whole sample.
+        baseline: the same metric of the baseline: 1 where its own answers are the truth.
+        relative: `value` as a share of `baseline`; `relative_low` is its lower 95% bound.
+    """
 
     metric: str
-    mean: float
+    value: float
     ci_low: float
     ci_high: float
-    worst: float
+    worst: float | None
+    baseline: float
+    relative: float
+    relative_low: float
     rows: int
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """The verdict; `value` is the lower confidence bound, which is what must reach `threshold`."""
+    """The verdict; `value` is the bound that must reach `threshold`: a share of the baseline where `relative`."""
 
     metric: str
     value: float
     threshold: float
+    relative: bool
     passed: bool
     sample_rows: int
     reason: str
@@ -54,31 +74,162 @@ class GateResult:
         return asdict(self)
 
 
-def measure(metric: str, baseline: Arrays, candidate: Arrays) -> Fidelity:
-    """Compare two outputs of the same rows.
+def cosine(baseline: Arrays, candidate: Arrays) -> Array:
+    """Return (rows,) cosine similarity of two vectors a row: 1 for one direction, 0 where an answer is NaN."""
+    a, b = (np.asarray(_main(x), dtype=np.float64).reshape(len(_main(x)), -1) for x in (baseline, candidate))
+    if a.shape[1] == 1:
+        raise ConfigError("gate.metric: cosine compares vectors, this model gives one number a row; use r2")
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    similarity = np.where(norms == 0, (a == b).all(axis=1), (a * b).sum(axis=1) / np.maximum(norms, 1e-30))
+    return np.nan_to_num(similarity, nan=0.0)
 
-    The interval is a percentile bootstrap over rows (Efron and Tibshirani, 1993), with a fixed seed.
+
+def top1_agreement(baseline: Arrays, candidate: Arrays) -> Array:
+    """Return (rows,) 1 where both answers have the same largest component (or are the same number), else 0."""
+    a, b = (_main(x).reshape(len(_main(x)), -1) for x in (baseline, candidate))
+    answered = ~np.isnan(b.astype(np.float64)).any(axis=1)
+    same = (a == b).all(axis=1) if a.shape[1] == 1 else a.argmax(axis=1) == b.argmax(axis=1)
+    return np.asarray(same & answered, dtype=np.float64)
+
+
+def r2(baseline: Arrays, candidate: Arrays, rows: Array) -> float:
+    """Return the share of the baseline's variance over `rows` that the candidate explains; 1 is all of it."""
+    a, b = (np.asarray(_main(x)[rows], dtype=np.float64).reshape(len(rows), -1) for x in (baseline, candidate))
+    mean = a.mean(axis=0)
+    residual = ((a - np.where(np.isnan(b), mean, b)) ** 2).sum()  # a row without an answer explains nothing
+    total = ((a - mean) ** 2).sum()
+    return float(1 - residual / total) if total else float(residual == 0)
+
+
+BY_ROW: dict[str, Callable[[Arrays, Arrays], Array]] = {"cosine": cosine, "top1_agreement": top1_agreement}
+UNLABELLED = (*BY_ROW, "r2")
+
+
+def metric_of(gate: GateConfig, family_metrics: Sequence[str]) -> str:
+    """Return the metric a job's gate uses.
 
     Raises:
-        ConfigError: there is no such metric.
+        ConfigError: it does not exist, or does not suit the family, or needs a label column.
     """
-    if metric not in METRICS:
-        raise ConfigError(f"gate.metric: no metric {metric!r}" + suggest(metric, METRICS))
-    values = METRICS[metric](baseline, candidate)
-    draws = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
-    tail = (100 - _CONFIDENCE) / 2
-    low, high = np.percentile(values[draws].mean(axis=1), [tail, 100 - tail])
-    return Fidelity(metric, float(values.mean()), float(low), float(high), float(values.min()), len(values))
-
-
-def judge(gate: GateConfig, fidelity: Fidelity, batch_invariant: bool, require_invariance: bool) -> GateResult:
-    """Tell whether a variant with this fidelity, and answers that do or do not depend on the batch, may score rows."""
-    reason = ""
-    if fidelity.ci_low < gate.min:
-        reason = (
-            f"{fidelity.metric} {fidelity.mean:.5f} (95% bound {fidelity.ci_low:.5f}) is "
-            f"{gate.min - fidelity.ci_low:.5f} below gate.min {gate.min}"
+    if gate.label is None:
+        metric = family_metrics[0] if gate.metric == "auto" else gate.metric
+        if metric not in family_metrics:
+            labelled = " (or a metric against labels: name their column in gate.label)"
+            raise ConfigError(f"gate.metric: no metric {metric!r} here" + suggest(metric, family_metrics) + labelled)
+        return metric
+    metric = ACCURACY if gate.metric == "auto" else gate.metric
+    if metric in UNLABELLED:
+        raise ConfigError(
+            f"gate.metric: {metric} compares with the baseline, not with gate.label; remove one of the two"
         )
+    if metric != ACCURACY:
+        _scorer(metric)
+    return metric
+
+
+def measure(metric: str, baseline: Arrays, candidate: Arrays, truth: Truth | None = None) -> Fidelity:
+    """Measure a candidate's outputs and the baseline's, of the same rows; NaN where the candidate has no answer.
+
+    Raises:
+        ConfigError: the metric cannot be computed from these outputs.
+    """
+    rows = len(_main(baseline))
+    draws = np.random.default_rng(0).integers(rows, size=(_RESAMPLES, rows))
+    worst = None
+    if metric in BY_ROW or metric == ACCURACY:
+        ours, theirs = _by_row(metric, baseline, candidate, truth)
+        value, base, worst = float(ours.mean()), float(theirs.mean()), float(ours.min())
+        values, bases = ours[draws].mean(axis=1), theirs[draws].mean(axis=1)
+    else:
+        score = _of_a_whole(metric, baseline, candidate, truth)
+        value, base = score(np.arange(rows))
+        values, bases = np.array([score(draw) for draw in draws[:_RESAMPLES_OF_A_WHOLE]]).T
+    low, high = np.percentile(values, [_TAIL, 100 - _TAIL])
+    relative = float(_relative(np.array(value), np.array(base)))
+    relative_low = float(np.percentile(_relative(values, bases), _TAIL))
+    return Fidelity(metric, value, float(low), float(high), worst, base, relative, relative_low, rows)
+
+
+def judge(
+    gate: GateConfig, fidelity: Fidelity, batch_invariant: bool, require_invariance: bool, mismatch: str = ""
+) -> GateResult:
+    """Tell whether a variant may score rows: good enough, running what was asked for, and independent of the batch."""
+    relative = gate.largest_drop is not None
+    value, threshold = fidelity.relative_low if relative else fidelity.ci_low, gate.threshold
+    reason = ""
+    if mismatch:
+        reason = f"it does not run as requested: {mismatch}"
+    elif value < threshold:
+        reason = _shortfall(gate, fidelity, value)
     elif require_invariance and not batch_invariant:
         reason = "its answers depend on a row's neighbours; gate.require_batch_invariance: false would allow it"
-    return GateResult(fidelity.metric, fidelity.ci_low, gate.min, not reason, fidelity.rows, reason)
+    return GateResult(fidelity.metric, value, threshold, relative, not reason, fidelity.rows, reason)
+
+
+def _shortfall(gate: GateConfig, fidelity: Fidelity, value: float) -> str:
+    if gate.largest_drop is None:
+        return (
+            f"{fidelity.metric} {fidelity.value:.5f} (95% bound {value:.5f}) is {gate.threshold - value:.5f} below "
+            f"gate.min {gate.threshold:g}"
+        )
+    allowed = gate.preset or f"gate.max_drop {gate.largest_drop:g}"
+    return (
+        f"{fidelity.metric} {fidelity.value:.5f} is {fidelity.relative:.2%} of the baseline's {fidelity.baseline:.5f} "
+        f"(95% bound {value:.2%}), {gate.threshold - value:.2%} below the {gate.threshold:.1%} that {allowed} asks for"
+    )
+
+
+def _main(outputs: Arrays) -> Array:
+    """Return the output that is compared: the first of real numbers, else the first."""
+    return next((v for v in outputs.values() if np.issubdtype(v.dtype, np.floating)), next(iter(outputs.values())))
+
+
+def _by_row(metric: str, baseline: Arrays, candidate: Arrays, truth: Truth | None) -> tuple[Array, Array]:
+    if truth is None:
+        return BY_ROW[metric](baseline, candidate), np.ones(len(_main(baseline)))
+    ours, theirs = (_correct(truth, outputs) for outputs in (candidate, baseline))
+    return ours, theirs
+
+
+def _correct(truth: Truth, outputs: Arrays) -> Array:
+    answers, labels = truth.answers(outputs), truth.labels
+    if answers.dtype == object or labels.dtype == object:
+        answers, labels = answers.astype(str), labels.astype(str)
+    answered = ~np.isnan(_main(outputs).reshape(len(answers), -1).astype(np.float64)).any(axis=1)
+    return np.asarray((answers == labels) & answered, dtype=np.float64)
+
+
+def _of_a_whole(metric: str, baseline: Arrays, candidate: Arrays, truth: Truth | None) -> Score:
+    if truth is None:
+        return lambda rows: (r2(baseline, candidate, rows), 1.0)
+    scorer, labels = _scorer(metric), truth.labels
+    ours, theirs = (_Given(truth.answers(outputs)) for outputs in (candidate, baseline))
+    return lambda rows: (float(scorer(ours, rows, labels[rows])), float(scorer(theirs, rows, labels[rows])))
+
+
+class _Given:
+    """What a scikit-learn scorer asks for predictions: answers that are there already, by row."""
+
+    def __init__(self, answers: Array) -> None:
+        self._answers = answers
+
+    def fit(self) -> None:
+        """Answers need no fitting; scorers look for the method."""
+
+    def predict(self, rows: Array) -> Array:
+        return np.asarray(self._answers[rows])
+
+
+def _scorer(metric: str) -> Any:
+    try:
+        from sklearn.metrics import get_scorer, get_scorer_names
+    except ImportError as error:
+        raise ConfigError(f"gate.metric {metric} is scikit-learn's; fix: pip install scikit-learn") from error
+    if metric not in get_scorer_names():
+        raise ConfigError(f"gate.metric: no metric {metric!r}" + suggest(metric, [ACCURACY, *get_scorer_names()]))
+    return get_scorer(metric)
+
+
+def _relative(value: Array, baseline: Array) -> Array:
+    """Return the share of the baseline's value that is kept; also right for scores where less is worse below zero."""
+    return np.asarray(1 - (baseline - value) / np.maximum(np.abs(baseline), 1e-12))

@@ -1,60 +1,227 @@
-"""Where a model comes from: a folder, or one that an installed Python package ships; a local folder and a digest."""
+"""Where a model comes from, brought to this machine: a local file or folder, checked, with a digest of its content.
+
+models/folder, model.onnx, model.pt2, weights.safetensors      on this machine
+package:<python package>/<path inside it>                       shipped by an installed package
+s3://bucket/models/x                                            anything fsspec opens, kept in $OPTINFER_HOME/models
+models:/name@champion  models:/name/3  runs:/<run>/model        MLflow, likewise
+hf://org/name@revision                                          the Hugging Face hub, likewise
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from importlib.resources import files
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
+from optinfer import home, plugins
 from optinfer.artifact import Artifact
-from optinfer.errors import ConfigError
+from optinfer.config import ModelConfig
+from optinfer.data.storage import reaching
+from optinfer.errors import ConfigError, redact
+from optinfer.optimization.model_safety import PICKLES, check_onnx, check_pt2, refuse_pickle
 
-_PACKAGE = "package:"
+_PACKAGE, _HUB = "package:", "hf://"
+_MLFLOW = ("models:/", "runs:/")
+_MODEL_FILES = (".onnx", ".pt2")
+# What lies beside a model file and says what it means.
+_DESCRIPTIONS = ("config.json", "preprocessor_config.json")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.onnx", "*.onnx_data"]
+_KINDS = "a folder with config.json and *.safetensors, an .onnx, .pt2 or .safetensors file"
 
 
-def locate(path: str) -> Path:
-    """Return the absolute local folder of a model.
-
-    Args:
-        path: a folder, or `package:<python package>/<folder inside it>`.
+def locate(config: ModelConfig) -> Artifact:
+    """Return the job's model as the artifact that every recipe starts from.
 
     Raises:
-        ConfigError: it does not exist or is not a model folder.
+        ConfigError: it is not there, it is no model, or opening it could run code.
     """
-    folder = _in_package(path) if path.startswith(_PACKAGE) else Path(path).expanduser().absolute()
-    if not folder.is_dir():
-        raise ConfigError(f"model.path {path} is not a folder; give one with config.json and model.safetensors")
-    needed = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
-    if needed or not list(folder.glob("*.safetensors")):
-        missing = ", ".join(needed or ["*.safetensors"])
-        raise ConfigError(
-            f"model.path {path} lacks {missing}; save it with save_pretrained(folder), safetensors format"
-        )
-    return folder
+    path = _local(config.path)
+    if not path.exists():
+        raise ConfigError(f"model.path {redact(config.path)} does not exist; give {_KINDS}")
+    folder, entry = (path, _entry(path, config)) if path.is_dir() else (path.parent, path.name)
+    main = folder / entry
+    if entry and not config.allow_pickle:
+        _refuse_pickles(main, config)
+    content = (
+        [path] if path.is_dir() else [main, *(folder / name for name in _DESCRIPTIONS if (folder / name).is_file())]
+    )
+    if main.suffix == ".onnx":
+        content += check_onnx(main)
+    elif main.suffix == ".pt2" and not config.allow_pickle:
+        check_pt2(main)
+    key = digest(*content, *([plugins.code_of(config.class_path)] if config.class_path else []))
+    is_onnx = main.suffix == ".onnx" and config.family != "custom"
+    return Artifact(path=str(folder), entry=entry, format="onnx" if is_onnx else "torch", precision="fp32", key=key)
+
+
+def digest(*paths: Path) -> str:
+    """Return a hex digest of every file's name and content; folders are walked, hidden files left out."""
+    total = hashlib.sha256()
+    for path in paths:
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            name = file.relative_to(path if path.is_dir() else path.parent).as_posix()
+            if not any(part.startswith((".", "__pycache__")) for part in name.split("/")):
+                with open(file, "rb") as content:
+                    total.update(f"{name}:{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def _local(path: str) -> Path:
+    if path.startswith(_PACKAGE):
+        return _in_package(path)
+    if path.startswith(_MLFLOW):
+        return _flavor(_from_mlflow(path))
+    if path.startswith(_HUB):
+        return _from_hub(path)
+    if "://" in path:
+        return _remote(path)
+    return Path(path).expanduser().absolute()
+
+
+def _entry(folder: Path, config: ModelConfig) -> str:
+    """Return the main file of a folder, or "" where the folder is loaded as a whole."""
+    if config.family == "custom" or list(folder.glob("*.safetensors")):
+        return ""
+    found = [p for pattern in _MODEL_FILES for p in (*folder.glob(f"*{pattern}"), *folder.glob(f"onnx/*{pattern}"))]
+    if len(found) == 1:
+        return found[0].relative_to(folder).as_posix()
+    if len(found) > 1:
+        names = ", ".join(sorted(p.name for p in found))
+        raise ConfigError(f"model.path {folder} holds several models ({names}); name the file")
+    if pickles := sorted(p for p in folder.iterdir() if p.suffix in PICKLES):
+        if not config.allow_pickle:
+            refuse_pickle(pickles[0])
+        return "" if (folder / "config.json").is_file() else pickles[0].name
+    raise ConfigError(f"model.path {folder} holds no model; give {_KINDS}")
+
+
+def _refuse_pickles(main: Path, config: ModelConfig) -> None:
+    if main.suffix not in (*_MODEL_FILES, ".safetensors"):
+        refuse_pickle(main)
+        if config.family != "custom":
+            raise ConfigError(f"model.path {main} is no model file; give {_KINDS}")
 
 
 def _in_package(path: str) -> Path:
     package, _, inner = path.removeprefix(_PACKAGE).partition("/")
-    try:
-        return Path(str(files(package))) / inner
-    except ModuleNotFoundError as error:
+    found = find_spec(package)  # finds without importing: a package may load a runtime of its own
+    if found is None or not found.submodule_search_locations:
         raise ConfigError(
             f"model.path {path}: the Python package {package} is not installed; "
             f"fix: pip install {package.replace('_', '-')}"
+        )
+    return Path(found.submodule_search_locations[0]) / inner
+
+
+def _fetched(identity: str, fetch: Callable[[Path], object]) -> Path:
+    """Return the folder of $OPTINFER_HOME that holds what `fetch(folder)` brings; complete when it appears."""
+    folder = home.models() / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    if not folder.exists():
+        home.models().mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=".fetching-", dir=home.models()))
+        try:
+            fetch(aside)
+            with contextlib.suppress(OSError):  # another job brought the same one first
+                aside.rename(folder)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _remote(url: str) -> Path:
+    """Bring a file or folder of an object store here, unless one of the same names, sizes and versions is here."""
+    import fsspec
+
+    with reaching(url):
+        fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
+        single = fs.isfile(root)
+        found = [root] if single else sorted(fs.find(root))
+        if not found:
+            raise ConfigError(f"model.path {redact(url)} does not exist; give {_KINDS}")
+        facts = [fs.info(name) for name in found]
+
+        def download(out: Path) -> None:
+            for name in found:
+                target = out / (Path(name).name if single else os.path.relpath(name, root))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                fs.get_file(name, str(target))
+
+        versions = [f"{fact['name']} {fact['size']} {fact.get('ETag') or fact.get('mtime')}" for fact in facts]
+        folder = _fetched("\n".join(versions), download)
+    return folder / Path(root).name if single else folder
+
+
+def _from_mlflow(uri: str) -> Path:
+    from mlflow import MlflowClient, artifacts
+
+    # Opening a logged pickle is MLflow's default; nothing here does it, and nothing it calls may.
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    tracking = home.default_tracking_uri()
+    try:
+        exact = uri
+        if uri.startswith("models:/") and "@" in uri:
+            name, _, alias = uri.removeprefix("models:/").partition("@")
+            version = MlflowClient(tracking_uri=tracking).get_model_version_by_alias(name, alias).version
+            exact = f"models:/{name}/{version}"
+        return _fetched(
+            f"{redact(tracking)} {exact}",
+            lambda out: artifacts.download_artifacts(artifact_uri=exact, dst_path=str(out), tracking_uri=tracking),
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"model.path {uri} cannot be fetched from {redact(tracking)}: {error}; check the name, and "
+            "MLFLOW_TRACKING_URI"
         ) from error
 
 
-def digest(folder: Path) -> str:
-    """Return a hex digest of every file's name and content, hidden files left out."""
-    total = hashlib.sha256()
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = file.relative_to(folder).as_posix()
-        if not any(part.startswith((".", "__pycache__")) for part in name.split("/")):
-            with open(file, "rb") as content:
-                total.update(f"{name}:{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()[:16]
+def _flavor(folder: Path) -> Path:
+    """Return the model inside what MLflow logged: the ONNX, transformers, sentence-transformers or pt2 part of it."""
+    import yaml
+
+    described = next(iter(sorted(folder.rglob("MLmodel"))), None)
+    if described is None:
+        return folder
+    flavors = yaml.safe_load(described.read_text())["flavors"]
+    root = described.parent
+    if "onnx" in flavors:
+        return root / flavors["onnx"]["data"]
+    for flavor, key in (("transformers", "model_binary"), ("sentence_transformers", "data")):
+        if flavor in flavors:
+            return _with_tokenizer(root / flavors[flavor].get(key, "model"), root)
+    if "pytorch" in flavors:
+        inside = sorted(p for p in (root / flavors["pytorch"]["model_data"]).iterdir() if p.suffix in (".pt2", ".pth"))
+        return inside[0]
+    raise ConfigError(
+        f"the MLflow model has the flavors {', '.join(sorted(flavors))}; optinfer reads onnx, transformers, "
+        "sentence_transformers and pytorch: log it as one of these"
+    )
 
 
-def baseline_artifact(folder: Path, key: str) -> Artifact:
-    """Return the user's own folder as the artifact every recipe starts from."""
-    return Artifact(path=str(folder), format="huggingface", precision="fp32", key=key)
+def _with_tokenizer(model: Path, root: Path) -> Path:
+    """MLflow keeps a pipeline's tokenizer apart from its model; they are read from one folder here."""
+    for part in root.glob("components/*/*"):
+        if not (model / part.name).exists():
+            shutil.copy2(part, model / part.name)
+    return model
+
+
+def _from_hub(uri: str) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    repository, _, revision = uri.removeprefix(_HUB).partition("@")
+    try:
+        commit = HfApi().model_info(repository, revision=revision or None).sha
+        return _fetched(
+            f"{_HUB}{repository}@{commit}",
+            lambda out: snapshot_download(repository, revision=commit, local_dir=out, allow_patterns=_HUB_FILES),
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"model.path {uri} cannot be fetched: {type(error).__name__}: {error}; check name, revision, network and "
+            "HF_TOKEN, or give a local folder"
+        ) from error

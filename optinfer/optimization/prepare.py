@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,17 +18,23 @@ from optinfer.config import JobConfig
 from optinfer.data.fragments import Fragment
 from optinfer.data.reading import FragmentReader
 from optinfer.data.sampling import digest, draw
-from optinfer.errors import NoVariantError
+from optinfer.errors import ConfigError, NoVariantError
+from optinfer.families import Family, as_roles
 from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.machine import cpu_features, installed
 from optinfer.optimization import certificate as certificates
-from optinfer.optimization import model_source
-from optinfer.optimization.build import build, cpu_features, installed
-from optinfer.optimization.certificate import Answers, Certificate
+from optinfer.optimization.build import build
+from optinfer.optimization.certificate import Answers, Certificate, invariance
+from optinfer.optimization.gate import metric_of
 from optinfer.optimization.techniques import BuildContext
-from optinfer.optimization.variants import BASELINE, Variant, require
+from optinfer.optimization.trial import certify_apart
+from optinfer.optimization.variants import BASELINES, Variant, catalog, require
 
 CALIBRATION_ROWS = 256
-_KEPT = "optinfer_kept_rows"
+# Raised when certificates hold other facts: older ones are then measured anew.
+_LAYOUT = 2
+_SHORTEST_TRIAL = 600.0
+_KEPT, _DIFFERS = "optinfer_kept_rows", "optinfer_largest_difference"
 
 
 class Workbench:
@@ -38,14 +43,16 @@ class Workbench:
     def __init__(
         self,
         config: JobConfig,
-        folder: Path,
-        model_digest: str,
+        model: Artifact,
         fragments: tuple[Fragment, ...],
         report: Callable[[str], None],
     ) -> None:
-        columns = list(dict.fromkeys(config.source.columns.values()))
+        columns = config.source.columns_read
+        if config.gate.label:
+            columns = list(dict.fromkeys([*columns, config.gate.label]))
         self.config = config
-        self.folder = folder
+        self.model = model
+        self.catalog = catalog(config)
         self.sample = draw(
             fragments,
             FragmentReader(columns),
@@ -55,24 +62,23 @@ class Workbench:
             skip_unreadable=config.source.on_bad_file == "quarantine",
         )
         self._report = report
-        self._model = model_source.baseline_artifact(folder, model_digest)
         self._calibration_digest = digest(self.sample.calibration)
 
     def build(self, variant: Variant) -> Artifact:
-        return build(variant, self._model, self._calibration_digest, lambda: self._context, self._report)
+        return build(variant, self.model, self._calibration_digest, lambda: self._context, self._report)
 
     def settings(self, variant: Variant, artifact: Artifact, threads: int = 1) -> ReplicaSettings:
         batching = self.config.batching
         return ReplicaSettings(
             family=self.config.model.family,
             family_settings=family_settings(self.config),
-            model_path=str(self.folder),
+            model=self.model,
             backend=variant.backend,
             artifact=artifact,
             device=variant.device,
             threads=threads,
             max_batch_tokens=0 if batching.max_batch_tokens == "auto" else batching.max_batch_tokens,
-            max_batch_size=batching.max_batch_size,
+            max_batch_size=0 if batching.max_batch_size == "auto" else batching.max_batch_size,
         )
 
     def certify(self, variant: Variant, settings: ReplicaSettings) -> Certificate:
@@ -80,52 +86,97 @@ class Workbench:
         if kept := certificates.read(settings.artifact.key, key):
             return kept
         baseline = self._baseline
-        self._report(f"certifying {variant.name} on {self.sample.gate.num_rows} rows")
         if not len(baseline.kept):
             raise NoVariantError("the sample has no row that the baseline can score; check source.columns")
-        rows, replica = self._roles(self.sample.gate), Replica(settings)
-        metric = self.config.gate.metric
-        return certificates.certify(variant.name, settings, replica, rows, baseline, metric, key)
+        self._report(f"certifying {variant.name} on {self.sample.gate.num_rows} rows")
+        return certify_apart(
+            variant.name,
+            settings,
+            self.roles(self.sample.gate),
+            self._labels,
+            baseline,
+            self.metric,
+            key,
+            time_limit=max(self.config.selection.time_budget, _SHORTEST_TRIAL),
+        )
+
+    @property
+    def metric(self) -> str:
+        return metric_of(self.config.gate, self._family.metrics)
+
+    @property
+    def _labels(self) -> np.ndarray[Any, Any] | None:
+        """The true answers of the sample's rows: texts as objects, numbers as they are."""
+        if not self.config.gate.label:
+            return None
+        column = self.sample.gate.column(self.config.gate.label)
+        return np.asarray(column.to_pandas() if pa.types.is_dictionary(column.type) else column.to_numpy())
+
+    @cached_property
+    def _family(self) -> Family:
+        return load_family(self.config, self.model)
 
     @cached_property
     def _context(self) -> BuildContext:
-        family = plugins.load("families", self.config.model.family).load(str(self.folder), family_settings(self.config))
-        return BuildContext(family, family.preprocess(self._roles(self.sample.calibration)))
+        return BuildContext(self._family, self._family.preprocess(self.roles(self.sample.calibration)))
 
     @cached_property
     def _baseline(self) -> Answers:
         """The baseline's outputs for the sample, kept on disk: every variant is compared with the same ones."""
-        settings = self.settings(require(BASELINE), self._model, threads=_all_threads())
-        path = home.home() / "baselines" / f"{self._model.key}-{self._certificate_key(settings)}.npz"
+        variant = require(BASELINES[self.model.format], self.catalog)
+        settings = self.settings(variant, self.model, threads=os.cpu_count() or 1)
+        path = home.home() / "baselines" / f"{self.model.key}-{self._certificate_key(settings)}.npz"
         if not path.is_file():
-            self._report(f"scoring {self.sample.gate.num_rows} sample rows with the baseline {BASELINE}")
-            scored = Replica(settings).score(self._roles(self.sample.gate))
+            self._report(f"scoring {self.sample.gate.num_rows} sample rows with the baseline {variant.name}")
+            rows, replica = self.roles(self.sample.gate), Replica(settings)
+            scored = replica.score(rows)
+            differs = max(invariance(replica, rows).values(), default=0.0)
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(path, allow_pickle=False, **scored.outputs, **{_KEPT: scored.kept})
+            np.savez(path, allow_pickle=False, **scored.outputs, **{_KEPT: scored.kept, _DIFFERS: np.array(differs)})
         with np.load(path, allow_pickle=False) as stored:
-            return Answers({name: stored[name] for name in stored.files if name != _KEPT}, stored[_KEPT])
+            outputs = {name: stored[name] for name in stored.files if name not in (_KEPT, _DIFFERS)}
+            return Answers(outputs, stored[_KEPT], float(stored[_DIFFERS]))
 
-    def _roles(self, table: pa.Table) -> pa.Table:
-        columns = self.config.source.columns
-        return pa.table({role: table.column(column) for role, column in columns.items()})
+    def roles(self, table: pa.Table) -> pa.Table:
+        """Return source rows as the family sees them: one column per role."""
+        return as_roles(table, self.config.source.columns)
 
     def _certificate_key(self, settings: ReplicaSettings) -> str:
         """Identify what a measurement depends on besides the artifact."""
         shaped_by: dict[str, Any] = {
+            "layout": _LAYOUT,
             "sample": self.sample.digest,
+            "label": self.config.gate.label,
             "runs_on": [settings.backend, settings.device, *cpu_features()],
             "runtime": {name: installed(name) for name in plugins.load("backends", settings.backend).REQUIRES},
-            "family": settings.family_settings,
-            "metric": self.config.gate.metric,
+            "family": [settings.family, settings.family_settings],
+            "metric": self.metric,
             "batching": [settings.max_batch_tokens, settings.max_batch_size],
             "threads": settings.threads,
         }
         return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def load_family(config: JobConfig, model: Artifact) -> Family:
+    """Load the job's family for its model.
+
+    Raises:
+        ConfigError: the model is not one of this family.
+    """
+    family: Family = plugins.load("families", config.model.family).load(model, family_settings(config))
+    return family
+
+
 def family_settings(config: JobConfig) -> dict[str, Any]:
-    return {"max_length": config.model.max_length}
+    """Return the model settings that the family takes.
 
-
-def _all_threads() -> int:
-    return os.cpu_count() or 1
+    Raises:
+        ConfigError: one is set that this family has no use for.
+    """
+    taken = plugins.load("families", config.model.family).SETTINGS
+    given = config.model.model_dump(by_alias=True, exclude={"path", "family", "allow_pickle"})
+    if idle := [name for name, value in given.items() if value and name not in taken]:
+        raise ConfigError(
+            f"model.{idle[0]} has no use with family {config.model.family}, which takes {', '.join(taken)}; remove it"
+        )
+    return {name: given[name] for name in taken}

@@ -6,7 +6,7 @@ the same rows chooses from the certificates it finds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
@@ -18,12 +18,12 @@ from optinfer.inference.replica import ReplicaSettings
 from optinfer.optimization.certificate import Certificate
 from optinfer.optimization.gate import GateResult, judge
 from optinfer.optimization.prepare import Workbench
-from optinfer.optimization.variants import BASELINE, VARIANTS, Variant, require
+from optinfer.optimization.variants import BASELINES, Variant, catalog, require
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The variant that scores, with its proof; `others` says of each variant not chosen why."""
+    """A variant with its proof; `others` says of each variant not chosen why."""
 
     variant: Variant
     settings: ReplicaSettings
@@ -59,89 +59,135 @@ class Prepared:
         }
 
 
-def choose(bench: Workbench, only: str | None = None, clock: Callable[[], float] = monotonic) -> Prepared:
-    """Return the variant that scores the job.
+@dataclass(frozen=True)
+class Skipped:
+    """A variant that was not measured, and why."""
+
+    name: str
+    reason: str
+
+
+def candidates(bench: Workbench, only: str | None = None) -> Iterator[Prepared]:
+    """Yield the variants that may score the job, best first; a later one is for when an earlier one cannot load.
 
     Args:
         bench: builds and certifies.
         only: the variant an output is bound to by earlier attempts; no other is considered.
-        clock: seconds, for the time budget.
 
     Raises:
         UnavailableError: a named variant cannot run on this machine.
         GateError: none passes.
     """
     config = bench.config
-    if only is not None:
-        return _first_that_passes(bench, [only])
-    if config.variant == AUTO:
-        return _fastest(bench, clock)
-    return _first_that_passes(bench, [config.variant, *([config.gate.fallback] if config.gate.fallback else [])])
+    if only is None and config.variant == AUTO:
+        return _fastest_first(bench)
+    named = [only] if only else [config.variant, *([config.gate.fallback] if config.gate.fallback else [])]
+    return _in_order(bench, named)
 
 
-def recipes(config: JobConfig) -> dict[str, Any]:
-    """Return what the job says of variants, for its fingerprint."""
+def choose(bench: Workbench, only: str | None = None) -> Prepared:
+    """Return the first of `candidates`."""
+    return next(candidates(bench, only))
+
+
+def recipes(config: JobConfig, model_format: str) -> dict[str, Any]:
+    """Return what the job says of variants, for its fingerprint.
+
+    Raises:
+        UnavailableError: a named one cannot run here, or cannot start from this model.
+    """
+    known = catalog(config)
     named = [name for name in (config.variant, config.gate.fallback) if name]
-    return {name: AUTO if name == AUTO else require(name).recipe for name in named}
+    return {name: AUTO if name == AUTO else require(name, known, model_format).recipe for name in named}
 
 
-def _first_that_passes(bench: Workbench, names: list[str]) -> Prepared:
-    refused: list[tuple[str, str]] = []
-    for variant in [require(name) for name in names]:
-        prepared = _prove(bench, variant)
-        if prepared.gate.passed:
-            return replace(prepared, others=tuple(refused))
-        refused.append((variant.name, prepared.gate.reason))
-    raise _none_passes(refused)
+def prove_all(
+    bench: Workbench,
+    names: Iterable[str] | None = None,
+    time_budget: float | None = None,
+    clock: Callable[[], float] = monotonic,
+) -> Iterator[Prepared | Skipped]:
+    """Prove variants one after another, the baseline first: it passes whatever the others do.
 
-
-def _fastest(bench: Workbench, clock: Callable[[], float]) -> Prepared:
-    """Prove every available variant within the time budget, the baseline first: it passes whatever the others do."""
-    started = clock()
-    proved: list[Prepared] = []
-    others: list[tuple[str, str]] = []
-    for variant in sorted(VARIANTS.values(), key=lambda v: v.name != BASELINE):
-        if reason := variant.unavailable():
-            others.append((variant.name, f"not available: {reason}"))
+    Args:
+        names: those to try; None tries all that the job knows.
+        time_budget: seconds after which no further variant is tried, as long as one has passed.
+    """
+    started, passed = clock(), False
+    wanted = bench.catalog if names is None else names
+    baseline = BASELINES[bench.model.format]
+    for name in sorted(wanted, key=lambda n: n != baseline):
+        variant = bench.catalog[name]
+        if reason := variant.unavailable() or variant.unfit(bench.model.format):
+            yield Skipped(name, f"not available: {reason}")
         elif bench.config.placement.device not in (AUTO, variant.device):
-            others.append((variant.name, f"runs on {variant.device}, placement.device is another"))
-        elif proved and clock() - started > bench.config.selection.time_budget:
-            others.append((variant.name, "not tried: selection.time_budget was spent"))
+            yield Skipped(name, f"runs on {variant.device}, placement.device is {bench.config.placement.device}")
+        elif passed and time_budget is not None and clock() - started > time_budget:
+            yield Skipped(name, "not tried: selection.time_budget was spent")
         else:
-            try:
-                prepared = _prove(bench, variant)
-            except Exception as error:
-                # One candidate that cannot be built must not keep the others from being chosen.
-                others.append((variant.name, f"could not be proved: {type(error).__name__}: {error}"[:500]))
-                continue
-            if prepared.gate.passed:
-                proved.append(prepared)
-            else:
-                others.append((variant.name, prepared.gate.reason))
-    if not proved:
-        raise _none_passes(others)
-    best, *slower = sorted(proved, key=lambda p: -p.certificate.rows_per_second)
-    speeds = [(p.variant.name, f"slower: {_speed(p)}, {best.variant.name} {_speed(best)}") for p in slower]
-    return replace(best, others=(*speeds, *others))
+            result = _tried(bench, variant)
+            passed = passed or (isinstance(result, Prepared) and result.gate.passed)
+            yield result
 
 
-def _prove(bench: Workbench, variant: Variant) -> Prepared:
+def prove(bench: Workbench, variant: Variant, chosen_by_us: bool) -> Prepared:
+    """Build, certify and judge one variant; `chosen_by_us` tells whether nobody named it."""
     settings = bench.settings(variant, bench.build(variant))
     certificate = bench.certify(variant, settings)
-    gate, chosen_by_us = bench.config.gate, bench.config.variant == AUTO
+    gate = bench.config.gate
     strict = chosen_by_us if gate.require_batch_invariance == AUTO else bool(gate.require_batch_invariance)
-    return Prepared(
-        variant, settings, certificate, judge(gate, certificate.fidelity, certificate.batch_invariant, strict)
-    )
+    verdict = judge(gate, certificate.fidelity, certificate.batch_invariant, strict, certificate.mismatch)
+    return Prepared(variant, settings, certificate, verdict)
+
+
+def _tried(bench: Workbench, variant: Variant) -> Prepared | Skipped:
+    try:
+        return prove(bench, variant, chosen_by_us=True)
+    except Exception as error:
+        # One candidate that cannot be built must not keep the others from being chosen.
+        return Skipped(variant.name, f"could not be proved: {type(error).__name__}: {error}"[:500])
+
+
+def _in_order(bench: Workbench, names: list[str]) -> Iterator[Prepared]:
+    refused: list[tuple[str, str]] = []
+    found = False
+    for variant in [require(name, bench.catalog, bench.model.format) for name in names]:
+        prepared = prove(bench, variant, chosen_by_us=False)
+        if prepared.gate.passed:
+            found = True
+            yield replace(prepared, others=tuple(refused))
+        else:
+            refused.append((variant.name, prepared.gate.reason))
+    if not found:
+        raise _none_passes(refused, bench)
+
+
+def _fastest_first(bench: Workbench) -> Iterator[Prepared]:
+    proved: list[Prepared] = []
+    refused: list[tuple[str, str]] = []
+    for result in prove_all(bench, time_budget=bench.config.selection.time_budget):
+        if isinstance(result, Skipped):
+            refused.append((result.name, result.reason))
+        elif result.gate.passed:
+            proved.append(result)
+        else:
+            refused.append((result.variant.name, result.gate.reason))
+    if not proved:
+        raise _none_passes(refused, bench)
+    ranked = sorted(proved, key=lambda p: -p.certificate.rows_per_second)
+    for i, best in enumerate(ranked):
+        slower = [(p.variant.name, f"slower: {_speed(p)}, {best.variant.name} {_speed(best)}") for p in ranked[i + 1 :]]
+        yield replace(best, others=(*slower, *refused))
 
 
 def _speed(prepared: Prepared) -> str:
     return f"{prepared.certificate.rows_per_second:.1f} rows/s a replica"
 
 
-def _none_passes(refused: list[tuple[str, str]]) -> GateError:
+def _none_passes(refused: list[tuple[str, str]], bench: Workbench) -> GateError:
     reasons = "\n".join(f"  {name}: {reason}" for name, reason in refused)
     return GateError(
         f"no variant passes the gate, nothing was scored:\n{reasons}\n"
-        f"lower gate.min, choose another variant, or name one that passes as gate.fallback ({BASELINE} always does)"
+        "lower what the gate asks for, choose another variant, or name one that passes as gate.fallback "
+        f"({BASELINES[bench.model.format]} is the baseline itself)"
     )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from optinfer import plugins
-from optinfer.config import AUTO
+from optinfer.config import AUTO, JobConfig, RecipeConfig
 from optinfer.errors import ConfigError, UnavailableError, suggest
+from optinfer.machine import BF16, cpu_features
 
-BASELINE = "torch-fp32"
+# What every other variant is compared with: the model as it is, by the format it comes in.
+BASELINES = {"torch": "torch-fp32", "onnx": "onnx-fp32"}
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,13 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A named recipe. `about` is the line `optinfer variants` prints."""
+    """A named recipe. `about` is what `optinfer variants` prints; one of the CPU features in `needs` must be there."""
 
     name: str
     steps: tuple[Step, ...] = ()
     backend: str
     device: str = "cpu"
+    needs: tuple[str, ...] = ()
     about: str
 
     @property
@@ -47,21 +51,36 @@ class Variant:
         backend = plugins.load("backends", self.backend)
         modules = [backend, *(plugins.load("techniques", s.technique) for s in self.steps)]
         missing = sorted({m for module in modules for m in plugins.missing_modules(module.REQUIRES)})
-        if missing:
-            return f"not installed: {', '.join(missing)}; fix: {_install(missing)}"
         if self.device not in backend.DEVICES:
             return f"backend {self.backend} runs on {', '.join(backend.DEVICES)}, not {self.device}"
-        reason: str | None = backend.unavailable(self.device)
-        return reason
+        if reason := backend.unavailable(self.device):
+            return str(reason)
+        if missing:
+            return f"not installed: {', '.join(missing)}; fix: {_install(missing)}"
+        if self.needs and not set(self.needs) & set(cpu_features()):
+            return f"this CPU has none of {', '.join(self.needs)}; run where there is one, or choose another variant"
+        return None
+
+    def unfit(self, model_format: str) -> str | None:
+        """Return why the recipe cannot start from a model of this format; None where it can."""
+        current = model_format
+        for step in self.steps:
+            technique = plugins.load("techniques", step.technique)
+            if current not in technique.INPUTS and current != technique.OUTPUT:
+                return f"{step.technique} takes {', '.join(technique.INPUTS)}, not {current}"
+            current = technique.OUTPUT
+        formats = plugins.load("backends", self.backend).FORMATS
+        return None if current in formats else f"{self.backend} runs {', '.join(formats)}, not {current}"
 
 
 _EXPORT = Step("onnx_export")
 _ALL = (
-    Variant(name=BASELINE, backend="torch", about="the model as it is; every other variant is compared to it"),
+    Variant(name="torch-fp32", backend="torch", about="the model as it is; every other variant is compared to it"),
     Variant(
         name="torch-bf16",
         steps=(Step("cast", {"dtype": "bfloat16"}),),
         backend="torch",
+        needs=BF16,
         about="weights and arithmetic in bfloat16; fast on CPUs with BF16 instructions",
     ),
     Variant(
@@ -87,32 +106,62 @@ _ALL = (
 )
 VARIANTS = {v.name: v for v in _ALL}
 
+Catalog = Mapping[str, Variant]
 
-def get(name: str) -> Variant:
+
+def catalog(config: JobConfig) -> dict[str, Variant]:
+    """Return the variants a job may use: those that ship, and the recipes of its own.
+
+    Raises:
+        ConfigError: a recipe takes a shipped name, or names a technique, option or backend that does not exist.
+    """
+    return {**VARIANTS, **{name: _own(name, recipe) for name, recipe in config.variants.items()}}
+
+
+def _own(name: str, recipe: RecipeConfig) -> Variant:
+    if name in VARIANTS or name == AUTO:
+        raise ConfigError(f"variants.{name}: optinfer ships a variant of this name; choose another name")
+    plugins.load("backends", recipe.backend)
+    steps = []
+    for given in recipe.steps:
+        entries = {given: {}} if isinstance(given, str) else given
+        for technique, options in entries.items():
+            known = plugins.load("techniques", technique).DEFAULTS
+            if unknown := [option for option in options if option not in known]:
+                raise ConfigError(
+                    f"variants.{name}: {technique} has no option {unknown[0]!r}" + suggest(unknown[0], known)
+                )
+            steps.append(Step(technique, options))
+    return Variant(name=name, steps=tuple(steps), backend=recipe.backend, device=recipe.device, about=recipe.about)
+
+
+def get(name: str, among: Catalog = VARIANTS) -> Variant:
     """Return a variant by name.
 
     Raises:
         ConfigError: no such variant; names the nearest.
     """
-    if name not in VARIANTS:
-        raise ConfigError(f"no variant {name!r}" + suggest(name, [*VARIANTS, AUTO]))
-    return VARIANTS[name]
+    if name not in among:
+        raise ConfigError(f"no variant {name!r}" + suggest(name, [*among, AUTO]))
+    return among[name]
 
 
-def require(name: str) -> Variant:
-    """Return a variant that this machine can run.
+def require(name: str, among: Catalog = VARIANTS, model_format: str | None = None) -> Variant:
+    """Return a variant that this machine can run, from a model of this format.
 
     Raises:
         UnavailableError: it cannot; says why and what to do.
     """
-    variant = get(name)
+    variant = get(name, among)
     if reason := variant.unavailable():
         raise UnavailableError(f"variant {name} is not available here: {reason}")
+    if model_format and (reason := variant.unfit(model_format)):
+        raise UnavailableError(f"variant {name} does not fit this model: {reason}; see `optinfer variants`")
     return variant
 
 
 def listing() -> list[dict[str, Any]]:
-    """Describe every variant and whether this machine can run it."""
+    """Describe every variant that ships and whether this machine can run it."""
     found = []
     for variant in VARIANTS.values():
         reason = variant.unavailable()

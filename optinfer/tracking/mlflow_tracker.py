@@ -9,6 +9,7 @@ import os
 import queue
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,20 +62,97 @@ class MlflowTracker:
                 sender.send(event)
                 self.run_id = sender.run_id
         except Exception as error:
-            self.error = f"{type(error).__name__}: {self._without_secrets(str(error)).partition(chr(10))[0][:200]}"
+            self.error = f"{type(error).__name__}: {_without_secrets(self.uri, str(error))}"
 
-    def _without_secrets(self, text: str) -> str:
-        """Clean an error that quotes the URL that was asked, password, query and all."""
-        parts = urlsplit(self.uri)
-        for secret in (parts.netloc.rpartition("@")[0], parts.query):
-            text = text.replace(secret, "...") if secret else text
-        return text
+
+class NestedRuns:
+    """One MLflow run with a child for each variant that is compared; an outage ends the recording, not the work."""
+
+    def __init__(self, uri: str, experiment: str, clock: Callable[[], float]) -> None:
+        self.uri = uri
+        self.experiment = experiment
+        self.error: str | None = None
+        self._clock = clock
+        self._parent: _Sender | None = None
+
+    def start(self, run_name: str, params: dict[str, Any], tags: dict[str, str]) -> None:
+        """Begin the parent run."""
+
+        def begin() -> None:
+            _bound_retries()
+            self._parent = _Sender(self.uri, self.experiment)
+            self._parent.send(self._event("start", run_name=run_name, params=params, tags=tags, inputs=[]))
+
+        self._try(begin)
+
+    def add(self, name: str, params: dict[str, Any], metrics: dict[str, float], artifacts: dict[str, str]) -> None:
+        """Record one variant as a finished child run."""
+
+        def record() -> None:
+            if self._parent is None:
+                return
+            child = _Sender(self.uri, self.experiment)
+            tags = {"mlflow.parentRunId": str(self._parent.run_id)}
+            child.send(self._event("start", run_name=name, params=params, tags=tags, inputs=[]))
+            child.send(self._event("finish", status="done", metrics=metrics, outputs=[], artifacts=artifacts))
+
+        self._try(record)
+
+    def finish(self, summary: dict[str, Any], artifacts: dict[str, str], files: list[Path]) -> dict[str, Any]:
+        """End the parent run with `metrics`, `tags` and files; return where it is, with a `warning` if not all of it."""
+
+        def end() -> None:
+            if self._parent is None:
+                return
+            for file in files:
+                self._parent.attach(file)
+            self._parent.send(self._event("finish", status="done", outputs=[], artifacts=artifacts, **summary))
+
+        self._try(end)
+        where = {
+            "uri": redact(self.uri),
+            "experiment": self.experiment,
+            "run_id": self._parent.run_id if self._parent else None,
+        }
+        if self.error:
+            where["warning"] = f"MLflow at {redact(self.uri)} did not take everything ({self.error}); the journal did"
+        return where
+
+    def _event(self, kind: str, **values: Any) -> dict[str, Any]:
+        return {"event": kind, "time": self._clock(), **values}
+
+    def _try(self, send: Callable[[], None]) -> None:
+        if self.error is not None:
+            return
+        try:
+            send()
+        except Exception as error:
+            self.error = f"{type(error).__name__}: {_without_secrets(self.uri, str(error))}"
+
+
+def _without_secrets(uri: str, text: str) -> str:
+    """Return the first line of an error, cleaned where it quotes the URL that was asked, password, query and all."""
+    parts = urlsplit(uri)
+    for secret in (parts.netloc.rpartition("@")[0], parts.query):
+        text = text.replace(secret, "...") if secret else text
+    return text.partition("\n")[0][:200]
 
 
 def _bound_retries() -> None:
     """MLflow asks an unreachable server for about four minutes by default; a job need not wait for that."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+
+def open_experiment(uri: str, name: str) -> str:
+    """Return an experiment's id; artifacts of a local SQLite store stay beside it, not in the working directory."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    if found := client.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    location = f"{uri.removeprefix('sqlite:///')}-artifacts" if uri.startswith("sqlite:///") else None
+    return str(client.create_experiment(name, artifact_location=location))
 
 
 class _Sender:
@@ -107,9 +185,11 @@ class _Sender:
         elif kind == "finish":
             self._finish(event)
 
+    def attach(self, file: Path) -> None:
+        self._client.log_artifact(self.run_id, str(file))
+
     def _start(self, event: dict[str, Any]) -> None:
-        found = self._client.get_experiment_by_name(self._experiment)
-        experiment_id = found.experiment_id if found else self._create_experiment()
+        experiment_id = open_experiment(self._client.tracking_uri, self._experiment)
         run = self._client.create_run(
             experiment_id, start_time=int(event["time"] * 1000), tags=event["tags"], run_name=event["run_name"]
         )
@@ -117,12 +197,6 @@ class _Sender:
         self._started = event["time"]
         self._params(event["params"])
         self._datasets(event["inputs"])
-
-    def _create_experiment(self) -> str:
-        """Create the experiment; artifacts of a local SQLite store stay beside it, not in the working directory."""
-        uri = self._client.tracking_uri
-        location = f"{uri.removeprefix('sqlite:///')}-artifacts" if uri.startswith("sqlite:///") else None
-        return str(self._client.create_experiment(self._experiment, artifact_location=location))
 
     def _params(self, params: dict[str, Any]) -> None:
         from mlflow.entities import Param
@@ -134,6 +208,8 @@ class _Sender:
     def _datasets(self, datasets: list[dict[str, str]]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        if not datasets:
+            return
         given = [
             DatasetInput(
                 Dataset(name=d["name"], digest=d["digest"][:36], source_type="parquet", source=d["source"]),

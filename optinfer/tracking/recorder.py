@@ -41,6 +41,9 @@ class Recorder:
         self._tracker.log(record)
         return record
 
+    def params(self, params: dict[str, Any]) -> None:
+        self.event("params", params=params)
+
     def warn(self, line: str) -> None:
         self.warnings.append(line)
         self.event("warning", message=line)

@@ -40,7 +40,7 @@ def prepare_job(path: str) -> PreparedJob:
     config = load_job(path)
     planned = plan_job(config)
     fragments = planned.plan.fragments
-    prepared = choose(Workbench(config, planned.folder, planned.model_digest, fragments, _say))
+    prepared = choose(Workbench(config, planned.model, fragments, _say))
     placement = place(config.placement, prepared.variant.device, [Node(os.cpu_count() or 1)], len(fragments))
     return PreparedJob(config, prepared, placement)
 

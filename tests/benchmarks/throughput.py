@@ -43,6 +43,7 @@ import yaml
 from rich.console import Console
 from scoreboard import NAIVE, OPTINFER, RAW, REFERENCE, Run, Vectors, standings, table
 
+from optinfer.config import ModelConfig
 from optinfer.errors import ConfigError, OptinferError
 from optinfer.optimization import model_source
 from optinfer.optimization.build import cpu_features
@@ -318,7 +319,8 @@ def _set_up(options: argparse.Namespace, folder: Path) -> Bench:
     part_rows = cut_table(options.source, options.text_column, min(options.naive_rows or rows, rows), part)
     if rows < options.rows:
         say(f"{options.source} has {rows:,} rows with a text, not {options.rows:,}: all of them, none twice")
-    return Bench(folder, whole, rows, part, part_rows, model_source.locate(options.model))
+    model = model_source.locate(ModelConfig(path=options.model, family="text-embedding"))
+    return Bench(folder, whole, rows, part, part_rows, Path(model.path))
 
 
 def _show(record: dict[str, Any], asked: int) -> None:

@@ -13,9 +13,9 @@ import pytest
 from optinfer import plugins
 from optinfer.errors import ConfigError
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.optimization import build, model_source, variants
+from optinfer.optimization import build, variants
 from optinfer.optimization.techniques import BuildContext
-from tests.conftest import MODEL
+from tests.conftest import located
 
 HEAVY = ("ray", "torch", "mlflow", "onnxruntime", "openvino", "nncf", "transformers", "onnx")
 TEXTS = pa.table({"text": ["a game", "", "a library for reading tables " * 5, "drivers", None]})
@@ -48,6 +48,7 @@ def test_a_backend_states_what_it_needs(name: str) -> None:
 def test_a_technique_states_what_it_needs(name: str) -> None:
     technique = plugins.load("techniques", name)
     assert technique.INPUTS
+    assert technique.OUTPUT in {f for backend in OWN["backends"] for f in plugins.load("backends", backend).FORMATS}
     assert isinstance(technique.DEFAULTS, dict)
     assert isinstance(technique.CALIBRATES, bool)
     assert any(step.technique == name for v in variants.VARIANTS.values() for step in v.steps), "no variant uses it"
@@ -56,8 +57,7 @@ def test_a_technique_states_what_it_needs(name: str) -> None:
 @pytest.mark.parametrize("name", OWN["families"])
 def test_a_family_states_what_it_needs(name: str) -> None:
     family = plugins.load("families", name)
-    assert family.ROLES
-    assert family.METRICS
+    assert isinstance(family.SETTINGS, tuple)
     assert family.FRAGMENT_ROWS > 0
 
 
@@ -68,7 +68,7 @@ def test_an_unknown_plugin_names_the_nearest() -> None:
 
 @pytest.fixture(scope="module")
 def context() -> BuildContext:
-    family = plugins.load("families", "text-embedding").load(str(model_source.locate(MODEL)), {})
+    family = plugins.load("families", "text-embedding").load(located(), {})
     return BuildContext(family, family.preprocess(TEXTS))
 
 
@@ -78,12 +78,11 @@ def test_a_variant_builds_pickles_and_answers_alike_twice(name: str, context: Bu
     variant = variants.get(name)
     if reason := variant.unavailable():
         pytest.skip(reason)
-    folder = model_source.locate(MODEL)
-    model = model_source.baseline_artifact(folder, model_source.digest(folder))
+    model = located()
     artifact = build.build(variant, model, "contract", lambda: context)
     assert build.build(variant, model, "contract", pytest.fail) == artifact, "the second time comes from the cache"
     settings = ReplicaSettings(
-        family="text-embedding", model_path=str(folder), backend=variant.backend, artifact=artifact, threads=2
+        family="text-embedding", model=model, backend=variant.backend, artifact=artifact, threads=2
     )
     replica = Replica(pickle.loads(pickle.dumps(settings)))
     first, second = replica.score(TEXTS), replica.score(TEXTS)

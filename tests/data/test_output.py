@@ -39,7 +39,7 @@ def stored(output: Output, name: str) -> bytes:
 
 
 def test_a_commit_is_one_file_that_says_what_it_holds(output: Output) -> None:
-    output.commit(PART, FRAGMENT, "f1", rows(1, 2, 3), None)
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
 
     assert output.committed() == {PART}
     record = output.footer(PART)
@@ -53,28 +53,28 @@ def test_a_commit_is_one_file_that_says_what_it_holds(output: Output) -> None:
 
 
 def test_the_first_commit_wins(output: Output) -> None:
-    output.commit(PART, FRAGMENT, "f1", rows(1, 2, 3), None)
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     before = stored(output, PART)
-    output.commit(PART, FRAGMENT, "f1", rows(9, 9, 9), None)
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(9, 9, 9), None)
     assert stored(output, PART) == before
 
 
 def test_a_second_commit_of_another_job_is_refused(output: Output) -> None:
-    output.commit(PART, FRAGMENT, "f1", rows(1, 2, 3), None)
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     before = stored(output, PART)
     with pytest.raises(OutputConflictError, match=r"committed by another run with other content.*new sink\.path"):
-        output.commit(PART, FRAGMENT, "f2", rows(1, 2, 3), None)
+        output.commit(PART, FRAGMENT, "f2", "a1", rows(1, 2, 3), None)
     assert stored(output, PART) == before
 
 
 def test_a_second_commit_with_other_counts_is_refused(output: Output) -> None:
-    output.commit(PART, FRAGMENT, "f1", rows(1, 2, 3), None)
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     with pytest.raises(OutputConflictError):
-        output.commit(PART, FRAGMENT, "f1", rows(1, 2), rows(3))
+        output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), rows(3))
 
 
 def test_quarantined_rows_lie_beside_their_part(output: Output) -> None:
-    record = output.commit(PART, FRAGMENT, "f1", rows(1, 2), rows(3))
+    record = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), rows(3))
 
     assert (record["rows_out"], record["rows_quarantined"]) == (2, 1)
     with output.folder.open(record["quarantine_file"]) as file:
@@ -90,13 +90,13 @@ def test_quarantine_is_written_before_the_part_that_names_it(tmp_path: Path, mon
 
     monkeypatch.setattr(output.folder, "put", refuse)
     with pytest.raises(OSError, match="disk full"):
-        output.commit(PART, FRAGMENT, "f1", rows(1, 2), rows(3))
+        output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), rows(3))
     assert output.committed() == set()
 
 
 def test_resume_is_a_listing(output: Output) -> None:
     for index in (4, 1):
-        output.commit(f"part-{index:06d}.parquet", Fragment(index, "t", 0, 1), "f1", rows(1), None)
+        output.commit(f"part-{index:06d}.parquet", Fragment(index, "t", 0, 1), "f1", "a1", rows(1), None)
     output.folder.put("other.parquet", b"x")
     output.folder.put("part-000009.parquet.tmp", b"x")
 
@@ -113,7 +113,7 @@ def test_an_output_is_bound_to_its_first_job(output: Output) -> None:
 
 def test_another_job_is_refused_with_the_fields_that_differ(output: Output) -> None:
     output.freeze(job(source={"rows": 1, "path": "a"}, variant="x"), PLAN)
-    output.commit(PART, FRAGMENT, "f1", rows(1, 2, 3), None)
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     with pytest.raises(OutputConflictError) as refused:
         output.freeze(job(source={"rows": 2, "path": "a"}, variant="y"), PLAN)
     assert str(refused.value).splitlines()[1:] == [
@@ -141,7 +141,7 @@ def test_a_foreign_file_with_a_parts_name_is_refused(output: Output) -> None:
 def test_committed_rows_bind_the_output_to_their_artifact(output: Output) -> None:
     output.bind_variant({"variant": "a", "artifact": "1"})
     output.bind_variant({"variant": "b", "artifact": "2"})  # nothing is committed yet
-    output.commit(PART, FRAGMENT, "f1", rows(1, 2, 3), None)
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     output.bind_variant({"variant": "b", "artifact": "2"})
     with pytest.raises(OutputConflictError, match=r"partly filled by b \(artifact 2\).*would use c \(artifact 3\)"):
         output.bind_variant({"variant": "c", "artifact": "3"})
@@ -175,5 +175,5 @@ def test_an_empty_table_gives_one_part_with_a_schema(output: Output) -> None:
 
 def test_footers_hold_no_metadata_but_ours(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
-    output.commit(PART, FRAGMENT, "f1", rows(1).replace_schema_metadata({"pandas": "{}"}), None)
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1).replace_schema_metadata({"pandas": "{}"}), None)
     assert set(pq.read_schema(tmp_path / PART).metadata) == {FOOTER_KEY}

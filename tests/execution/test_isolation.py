@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from optinfer.artifact import Artifact
 from optinfer.execution.isolation import IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.optimization import model_source
-from tests.conftest import MODEL
+from tests.conftest import located
 
 TEXTS = ["one", "two words", "the poison: " + "far too many words " * 30, "four", "five of them"]
 
@@ -21,9 +20,9 @@ def settings(folder: Path, die_at_width: int | None) -> ReplicaSettings:
     """Return a replica that is killed by a micro-batch at least so many tokens wide."""
     (folder / "calls").mkdir(exist_ok=True)
     options = {"folder": str(folder), "die_at_width": die_at_width}
-    model = str(model_source.locate(MODEL))
-    artifact = Artifact(path=model, format="huggingface", precision="fp32", key="k", load_options=options)
-    return ReplicaSettings(family="text-embedding", model_path=model, backend="faulty", artifact=artifact)
+    model = located()
+    artifact = replace(model, load_options=options)
+    return ReplicaSettings(family="text-embedding", model=model, backend="faulty", artifact=artifact)
 
 
 def test_only_the_row_that_kills_the_process_is_rejected(tmp_path: Path) -> None:

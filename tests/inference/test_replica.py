@@ -19,20 +19,19 @@ import pytest
 from optinfer.backends import Arrays
 from optinfer.errors import ConfigError
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.optimization import model_source
-from tests.conftest import MODEL
+from tests.conftest import located
 
 MakeReplica = Callable[..., Replica]
 
 
 @pytest.fixture(scope="module")
 def settings() -> ReplicaSettings:
-    folder = model_source.locate(MODEL)
+    model = located()
     return ReplicaSettings(
         family="text-embedding",
-        model_path=str(folder),
+        model=model,
         backend="fake",
-        artifact=model_source.baseline_artifact(folder, "test"),
+        artifact=model,
         max_batch_tokens=256,
         max_batch_size=8,
     )
@@ -170,6 +169,6 @@ def test_the_job_decides_the_size_of_a_micro_batch(settings: ReplicaSettings) ->
 
 
 def test_an_artifact_the_backend_cannot_load_is_refused(settings: ReplicaSettings) -> None:
-    artifact = replace(settings.artifact, format="onnx")
-    with pytest.raises(ConfigError, match="backend fake loads huggingface, not onnx"):
+    artifact = replace(settings.artifact, format="openvino")
+    with pytest.raises(ConfigError, match="backend fake loads torch, onnx, not openvino"):
         Replica(replace(settings, artifact=artifact))

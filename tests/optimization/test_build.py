@@ -19,7 +19,7 @@ VARIANT = Variant(name="v", steps=(Step("onnx_export"),), backend="onnxruntime",
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
     monkeypatch.setenv("OPTINFER_HOME", str(tmp_path / "home"))
-    return Artifact(path=str(tmp_path), format="huggingface", precision="fp32", key="model")
+    return Artifact(path=str(tmp_path), format="torch", precision="fp32", key="model")
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from optinfer.errors import GateError, UnavailableError
-from optinfer.optimization import model_source
+from optinfer.optimization.model_source import digest
 from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, choose
 from optinfer.optimization.variants import VARIANTS, Step, Variant, require
 from optinfer.planning import plan_job
-from tests.conftest import MODEL, MakeJob, WriteTable
+from tests.conftest import MakeJob, WriteTable, located
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def prove(tmp_path: Path, make_job: MakeJob, write_table: WriteTable) -> Any:
         job = make_job(table, tmp_path / "out", **settings)
         planned = plan_job(job)
         lines: list[str] = []
-        bench = Workbench(job, planned.folder, planned.model_digest, planned.plan.fragments, lines.append)
+        bench = Workbench(job, planned.model, planned.plan.fragments, lines.append)
         return choose(bench), lines
 
     return run
@@ -41,8 +41,8 @@ def test_dynamic_int8_is_certified_to_depend_on_its_batch_and_static_int8_is_not
     assert "not batch-invariant" in dynamic.warnings[0]
     assert static.certificate.batch_invariant
     assert static.warnings == []
-    assert dynamic.certificate.executed["quantized_nodes"] > 0
-    assert static.certificate.executed["node_precisions"]["i8"] > 0
+    assert dynamic.certificate.executed["precisions"]["int8"] > 0
+    assert static.certificate.executed["precisions"]["int8"] > 0
 
 
 def test_a_certificate_is_measured_once(prove: Any) -> None:
@@ -50,7 +50,7 @@ def test_a_certificate_is_measured_once(prove: Any) -> None:
     second, lines = prove("onnx-fp32")
     assert second.certificate == first.certificate
     assert lines == []
-    assert first.certificate.fidelity.mean == pytest.approx(1.0, abs=1e-5)
+    assert first.certificate.fidelity.value == pytest.approx(1.0, abs=1e-5)
 
 
 def test_two_backends_on_one_artifact_have_a_certificate_each(prove: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +59,7 @@ def test_two_backends_on_one_artifact_have_a_certificate_each(prove: Any, monkey
     real, _ = prove("torch-fp32")
     assert fake.artifact.key == real.artifact.key
     assert fake.certificate.executed["backend"] == "fake"
-    assert real.certificate.fidelity.mean == pytest.approx(1.0)
+    assert real.certificate.fidelity.value == pytest.approx(1.0)
 
 
 def test_a_variant_below_the_gate_scores_nothing(prove: Any) -> None:
@@ -117,8 +117,8 @@ def test_another_model_content_is_another_digest(tmp_path: Path) -> None:
     import shutil
 
     copy = tmp_path / "model"
-    shutil.copytree(model_source.locate(MODEL), copy)
-    same = model_source.digest(copy)
+    shutil.copytree(located().path, copy)
+    same = digest(copy)
     (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
-    assert same == model_source.digest(model_source.locate(MODEL))
-    assert model_source.digest(copy) != same
+    assert same == located().key
+    assert digest(copy) != same

@@ -2,7 +2,7 @@
 
 Options (they arrive in the artifact's load_options):
     folder: where replicas of one job meet; every call leaves a file in `calls` there. The process whose id is in
-        `driver` there stays healthy: it certifies, faults happen in replicas only.
+        `driver` there, and those it starts to certify, stay healthy: faults happen in replicas only.
     hold_after: calls after which every further one blocks until somebody writes to the FIFO `hold`.
     die_once: the first replica that claims the file `die` here is killed.
     die_at_width: a replica that sees a micro-batch at least this many tokens wide is killed.
@@ -26,7 +26,7 @@ __all__ = ["DEVICES", "FORMATS", "MAX_BATCH_TOKENS", "REQUIRES", "load", "unavai
 
 def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> FakeSession:
     driver = Path(artifact.load_options["folder"], "driver")
-    if driver.exists() and driver.read_text() == str(os.getpid()):
+    if driver.exists() and int(driver.read_text()) in (os.getpid(), os.getppid()):
         return FakeSession(execution)
     return FaultySession(execution, **artifact.load_options)
 

@@ -8,7 +8,8 @@ from typing import Any
 from optinfer.artifact import Artifact
 from optinfer.optimization.techniques import BuildContext, Change
 
-INPUTS = ("huggingface",)
+INPUTS = ("torch",)
+OUTPUT = "torch"
 REQUIRES: tuple[str, ...] = ()
 CALIBRATES = False
 DEFAULTS: dict[str, Any] = {}

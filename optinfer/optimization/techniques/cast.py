@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from optinfer.artifact import Artifact
+from optinfer.errors import ConfigError, suggest
 from optinfer.optimization.techniques import BuildContext, Change
 
-INPUTS = ("huggingface",)
+INPUTS = ("torch",)
+OUTPUT = "torch"
 REQUIRES = ("torch",)
 CALIBRATES = False
 DEFAULTS: dict[str, Any] = {"dtype": "bfloat16"}
@@ -18,4 +20,12 @@ _SHORT = {"bfloat16": "bf16", "float16": "fp16"}
 
 def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, Any]) -> Change:
     dtype = options["dtype"]
-    return Change(format=source.format, precision=_SHORT[dtype], load_options={"cast": dtype})
+    if dtype not in _SHORT:
+        raise ConfigError(f"cast: no dtype {dtype!r}" + suggest(str(dtype), _SHORT))
+    return Change(format=source.format, precision=_SHORT[dtype], convert={"dtype": dtype})
+
+
+def convert(module: Any, options: dict[str, Any], device: str) -> Any:
+    import torch
+
+    return module.to(getattr(torch, options["dtype"]))

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from optinfer.artifact import Artifact
+from optinfer.errors import ConfigError
 from optinfer.optimization.techniques import BuildContext, Change
 
-INPUTS = ("huggingface",)
+INPUTS = ("torch",)
+OUTPUT = "onnx"
 REQUIRES = ("torch", "onnx", "onnxscript")
 CALIBRATES = False
 # Opset 23 brings an Attention operator that later quantizers turn into an invalid one.
@@ -21,10 +23,9 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
     import torch
 
     family = context.family
-    module = family.load_module()
     example = next(context.calibration_batches(1), None)
     if example is None:
-        example = {name: np.ones((1, 8), dtype=np.int64) for name in family.inputs}
+        raise ConfigError("tracing a model needs a row, the sample has none; score a table with rows")
     # Two rows: an axis of one is taken for a constant while tracing.
     given = tuple(torch.from_numpy(np.repeat(example[name], 2, axis=0)) for name in family.inputs)
     axes = {axis for dynamic in family.dynamic_axes.values() for axis in dynamic.values()}
@@ -32,7 +33,7 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
     shapes = tuple({i: dims[a] for i, a in family.dynamic_axes[name].items()} for name in family.inputs)
     with torch.inference_mode():
         program = torch.onnx.export(
-            module,
+            context.module(source),
             given,
             dynamo=True,
             dynamic_shapes=shapes,
@@ -42,4 +43,4 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
             verbose=False,
         )
         program.save(str(out / "model.onnx"), external_data=True)
-    return Change(format="onnx", precision="fp32")
+    return Change(format="onnx", precision=source.precision)

@@ -12,6 +12,7 @@ from optinfer.artifact import Artifact
 from optinfer.optimization.techniques import BuildContext, Change
 
 INPUTS = ("onnx",)
+OUTPUT = "onnx"
 REQUIRES = ("onnx", "onnxruntime")
 CALIBRATES = False
 DEFAULTS: dict[str, Any] = {"per_channel": True}
@@ -21,7 +22,7 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    model = onnx.load(str(Path(source.path, "model.onnx")))
+    model = onnx.load(str(source.file))
     # The exporter's recorded shapes no longer hold once operators are replaced (onnxruntime issue 25890).
     del model.graph.value_info[:]
     quantize_dynamic(

@@ -10,6 +10,7 @@ from optinfer.errors import ConfigError
 from optinfer.optimization.techniques import BuildContext, Change
 
 INPUTS = ("onnx",)
+OUTPUT = "openvino"
 REQUIRES = ("openvino", "nncf")
 CALIBRATES = True
 # What stays unquantized computes in bf16 where the CPU has it: with int8 matrices, fp32 would be the slowest part.
@@ -24,7 +25,7 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
     if not rows:
         raise ConfigError("static int8 needs rows to calibrate on, the sample has none; score a table with rows")
 
-    model = openvino.Core().read_model(str(Path(source.path, "model.onnx")))
+    model = openvino.Core().read_model(str(source.file))
     quantized = nncf.quantize(model, nncf.Dataset(rows), subset_size=len(rows), model_type=nncf.ModelType.TRANSFORMER)
     openvino.save_model(quantized, str(out / "model.xml"), compress_to_fp16=False)
     return Change(

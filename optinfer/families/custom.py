@@ -1,0 +1,121 @@
+"""The user's own class decides what rows and outputs mean: `model.class: module:Class`, from the job's own code.
+
+The class needs nothing of optinfer. It holds `roles`, `inputs` and `outputs` (tuples of names), `schema` (a pyarrow
+schema of the columns a row gains), and
+
+    load(path) -> torch module     its forward takes `inputs` in order, rows first, and gives `outputs`
+    preprocess(table) -> dict      a table with a column per role to an array per input, one entry a row
+    postprocess(outputs) -> table  an array per output to a pyarrow table of `schema`
+
+and may hold `forward(module, *inputs)`, to be traced in the module's place, `dynamic_axes` (input -> {axis: name}; rows
+alone vary otherwise), `metrics`, and `answers(outputs)` where a label column is to be compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from optinfer import plugins
+from optinfer.artifact import Artifact
+from optinfer.errors import ConfigError
+from optinfer.families import Arrays, Columns, Family, Features
+
+SETTINGS = ("class", "arguments")
+FRAGMENT_ROWS = 1024
+
+_NEEDED = ("roles", "inputs", "outputs", "schema", "load", "preprocess", "postprocess")
+
+
+def load(model: Artifact, settings: dict[str, Any]) -> Family:
+    spec = settings.get("class")
+    if not spec:
+        raise ConfigError("family custom needs model.class: module:Class, importable from the working directory")
+    return Custom(model, spec, plugins.load_class(spec)(**settings.get("arguments") or {}))
+
+
+@dataclass(kw_only=True)
+class ArrayFeatures(Features):
+    """One array an input, rows first."""
+
+    arrays: Arrays
+
+    def collate(self, rows: np.ndarray[Any, Any], pad_to: int = 0) -> Arrays:
+        return {name: values[rows] for name, values in self.arrays.items()}
+
+
+class Custom(Family):
+    """Columns gained: those of the class's `schema`."""
+
+    def __init__(self, model: Artifact, spec: str, user: Any) -> None:
+        if missing := [name for name in _NEEDED if not hasattr(user, name)]:
+            raise ConfigError(f"{spec} has no {missing[0]}; a custom class needs {', '.join(_NEEDED)}")
+        self._model, self._user = model, user
+        self.roles, self.inputs, self.outputs = tuple(user.roles), tuple(user.inputs), tuple(user.outputs)
+        self.schema = user.schema
+        self.dynamic_axes = getattr(user, "dynamic_axes", {name: {0: "rows"} for name in self.inputs})
+        self.metrics = tuple(getattr(user, "metrics", ("cosine", "top1_agreement", "r2")))
+
+    def check(self, schema: pa.Schema, columns: Columns) -> None:
+        """The class alone knows what it takes; a row it cannot use is rejected when it comes."""
+
+    def preprocess(self, table: pa.Table) -> Features:
+        try:
+            arrays = self._arrays(table)
+        except Exception:
+            return self._one_by_one(table)
+        return ArrayFeatures(rows=table.num_rows, arrays=arrays)
+
+    def postprocess(self, outputs: Arrays) -> pa.Table:
+        table = self._user.postprocess(outputs)
+        return table.select(self.schema.names).cast(self.schema)
+
+    def answers(self, outputs: Arrays) -> np.ndarray[Any, Any]:
+        if not hasattr(self._user, "answers"):
+            return super().answers(outputs)
+        return np.asarray(self._user.answers(outputs))
+
+    def load_module(self) -> Any:
+        import torch
+
+        user, module = self._user, self._user.load(Path(self._model.file)).float().eval()
+        if not hasattr(user, "forward"):
+            return module
+
+        class Forward(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.module = module
+
+            def forward(self, *inputs: torch.Tensor) -> Any:
+                return user.forward(self.module, *inputs)
+
+        return Forward().eval()
+
+    def _arrays(self, table: pa.Table) -> Arrays:
+        given = self._user.preprocess(table)
+        arrays = {name: np.ascontiguousarray(given[name]) for name in self.inputs}
+        for name, values in arrays.items():
+            if len(values) != table.num_rows:
+                raise ConfigError(f"preprocess gave {len(values)} entries of {name!r} for {table.num_rows} rows")
+        return arrays
+
+    def _one_by_one(self, table: pa.Table) -> Features:
+        """Find the rows that the class's preprocess cannot take; the others are scored."""
+        rejected, rows = {}, {}
+        for i in range(table.num_rows):
+            try:
+                rows[i] = self._arrays(table.slice(i, 1))
+            except Exception as error:
+                rejected[i] = f"{type(error).__name__}: {error}"[:500]
+        arrays = {}
+        for name in self.inputs:
+            example = next(iter(rows.values()))[name] if rows else np.zeros((1, 1), dtype=np.float32)
+            arrays[name] = np.zeros((table.num_rows, *example.shape[1:]), example.dtype)
+            for i, one in rows.items():
+                arrays[name][i] = one[name][0]
+        return ArrayFeatures(rows=table.num_rows, rejected=rejected, arrays=arrays)

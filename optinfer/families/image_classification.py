@@ -1,0 +1,175 @@
+"""Images to classes: encoded bytes or paths in, decoded with Pillow, prepared as the model's own files say.
+
+The model is a transformers folder, or an ONNX file with `config.json` (the classes) and `preprocessor_config.json`
+(size, crop, scale, mean, deviation) in its folder or the one above. An image that cannot be decoded rejects its row.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from optinfer.artifact import Artifact
+from optinfer.errors import ConfigError
+from optinfer.families import Arrays, Columns, Family, Features
+from optinfer.families._classes import OUTPUT, Classes
+from optinfer.families._graph import onnx_signature
+from optinfer.families._pixels import Preparation
+
+SETTINGS = ("top_k",)
+# Prepared images of a fragment lie in memory together.
+FRAGMENT_ROWS = 256
+
+_INPUT = "pixel_values"
+
+
+def load(model: Artifact, settings: dict[str, Any]) -> Family:
+    return ImageClassification(model, settings.get("top_k"))
+
+
+@dataclass(kw_only=True)
+class ImageFeatures(Features):
+    """(rows, height, width, 3) bytes; scaled and normalized only when a micro-batch is made of them."""
+
+    name: str
+    pixels: np.ndarray[Any, Any]
+    preparation: Preparation
+    channels_last: bool
+
+    def collate(self, rows: np.ndarray[Any, Any], pad_to: int = 0) -> Arrays:
+        values = self.preparation.normalize(self.pixels[rows])
+        return {self.name: values if self.channels_last else np.ascontiguousarray(values.transpose(0, 3, 1, 2))}
+
+
+class ImageClassification(Family):
+    """Columns gained: `label` and `score`; with `top_k`, `labels` and `scores`."""
+
+    roles = ("image",)
+    outputs: tuple[str, ...] = (OUTPUT,)
+    metrics = ("top1_agreement", "cosine")
+    max_batch_size = 32
+
+    def __init__(self, model: Artifact, top_k: int | None) -> None:
+        self._model = model
+        self._folder = _described(model)
+        self._classes = Classes(self._folder, top_k)
+        self._preparation = Preparation.read(self._folder / "preprocessor_config.json")
+        self._channels_last = False
+        self.schema = self._classes.schema
+        self.inputs: tuple[str, ...] = (_INPUT,)
+        if model.format == "onnx":
+            self._read_graph(model.file)
+        self.dynamic_axes = {self.inputs[0]: {0: "rows"}}
+
+    def check(self, schema: pa.Schema, columns: Columns) -> None:
+        given = columns["image"]
+        kind = schema.field(given).type if isinstance(given, str) else None
+        if kind is None or not _holds_images(kind):
+            raise ConfigError(
+                f"column {given!r} holds {kind}, image needs encoded bytes, paths, or a struct with `bytes` or `path`"
+            )
+
+    def preprocess(self, table: pa.Table) -> Features:
+        height, width = self._preparation.size
+        pixels = np.zeros((table.num_rows, height, width, 3), dtype=np.uint8)
+        rejected = {}
+        for i, value in enumerate(table.column("image").to_pylist()):
+            if value is None:
+                rejected[i] = "image is null"
+                continue
+            try:
+                pixels[i] = self._preparation.prepare(io.BytesIO(_encoded(value)))
+            except Exception as error:
+                rejected[i] = f"image cannot be decoded: {type(error).__name__}: {error}"[:500]
+        return ImageFeatures(
+            rows=table.num_rows,
+            rejected=rejected,
+            name=self.inputs[0],
+            pixels=pixels,
+            preparation=self._preparation,
+            channels_last=self._channels_last,
+        )
+
+    def postprocess(self, outputs: Arrays) -> pa.Table:
+        return self._classes.table(self._logits(outputs))
+
+    def answers(self, outputs: Arrays) -> np.ndarray[Any, Any]:
+        return self._classes.answers(self._logits(outputs))
+
+    def load_module(self) -> Any:
+        import torch
+
+        from optinfer.families._text import load_encoder
+
+        class Classifier(torch.nn.Module):
+            def __init__(self, model: torch.nn.Module) -> None:
+                super().__init__()
+                self.model = model
+
+            def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+                return self.model(pixel_values=pixel_values).logits
+
+        return Classifier(load_encoder(self._folder, "AutoModelForImageClassification")).eval()
+
+    def _logits(self, outputs: Arrays) -> Arrays:
+        return {OUTPUT: outputs[self.outputs[0]]}
+
+    def _read_graph(self, file: Path) -> None:
+        """Take names, layout and batch from the ONNX file; refuse one that does not fit its own description."""
+        signature = onnx_signature(file)
+        if len(signature.inputs) != 1 or not signature.outputs:
+            raise ConfigError(f"{file} has {len(signature.inputs)} inputs; an image model takes one")
+        port, answer = signature.inputs[0], signature.outputs[0]
+        dims = port.dims or (3, None, None)
+        self._channels_last = len(dims) == 3 and dims[2] == 3 and dims[0] != 3
+        expected = (*self._preparation.size, 3) if self._channels_last else (3, *self._preparation.size)
+        if len(dims) != 3 or any(d not in (None, e) for d, e in zip(dims, expected, strict=True)):
+            raise ConfigError(
+                f"{file} takes images of {dims}, its preprocessor_config.json makes {expected}; correct it"
+            )
+        if answer.dims and answer.dims[-1] not in (None, len(self._classes.names)):
+            raise ConfigError(
+                f"{file} gives {answer.dims[-1]} numbers for the {len(self._classes.names)} named classes"
+            )
+        self.inputs, self.outputs = (port.name,), (answer.name,)
+        if port.fixed_rows:
+            self.max_batch_size = port.fixed_rows
+
+
+def _described(model: Artifact) -> Path:
+    """Return the folder that holds the description: the model file's, or one of those above it up to the model's."""
+    folder = model.file.parent if model.entry else Path(model.path)
+    for candidate in (folder, folder.parent) if folder != Path(model.path) else (folder,):
+        if all((candidate / name).is_file() for name in ("config.json", "preprocessor_config.json")):
+            return candidate
+    raise ConfigError(
+        f"{folder} lacks config.json (with id2label) or preprocessor_config.json (size, image_mean, image_std); "
+        "put both beside the model"
+    )
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return bool({kind.field(i).name for i in range(kind.num_fields)} & {"bytes", "path"})
+    return any(
+        test(kind)
+        for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string, pa.types.is_large_string)
+    )
+
+
+def _encoded(value: Any) -> bytes:
+    """Return an image's bytes from a cell: bytes, a path or URL, or a struct of both."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str):
+        import fsspec
+
+        with fsspec.open(value, "rb") as file:
+            content: bytes = file.read()
+            return content
+    return bytes(value)
