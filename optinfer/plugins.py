@@ -81,9 +81,9 @@ def code_of(spec: str) -> Path:
     _see_working_directory()
     try:
         found = find_spec(module)
-    except ModuleNotFoundError:
+    except Exception:  # finding a.b imports a, which may fail in any way
         found = None
-    if found is None or not found.origin:
+    if found is None or not found.has_location or not found.origin:
         raise ConfigError(
             f"model.class {spec}: there is no module {module}; start the job where it lies, or install it"
         )

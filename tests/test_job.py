@@ -253,7 +253,7 @@ class TestResume:
             ({"source__limit": 50}, "source.rows: 100 there, 50 here"),
             ({"model__max_length": 16}, "model.max_length: null there, 16 here"),
             ({"sink__columns": ["id", "section"]}, 'sink.columns: ["id"] there, ["id", "section"] here'),
-            ({"batching": {"max_batch_size": 3}}, "batching.max_batch_size: 64 there, 3 here"),
+            ({"batching": {"max_batch_size": 3}}, "batching.max_batch_size: "auto" there, 3 here"),
         ],
         ids=["rows", "model settings", "columns", "batching"],
     )
@@ -306,7 +306,7 @@ class TestRefusals:
             ({"sink__columns": ["ids"]}, errors.ConfigError, r"'ids' is not in .*did you mean 'id'"),
             ({"source__columns": {}}, errors.ConfigError, r"source\.columns lacks 'text'.*add `text: <a source column>`"),
             ({"source__columns": {"text": "text", "id": "id"}}, errors.ConfigError, r"other columns .* sink\.columns"),
-            ({"gate__metric": "cosin"}, errors.ConfigError, r"no metric 'cosin' for text-embedding; did you mean 'cosine'\?"),
+            ({"gate__metric": "cosin"}, errors.ConfigError, r"no metric 'cosin' here; did you mean 'cosine'\?"),
             ({"variant": "onnx-fp23"}, errors.ConfigError, r"no variant 'onnx-fp23'; did you mean 'onnx-fp32'\?"),
             ({"gate__fallback": "touch-fp32"}, errors.ConfigError, r"did you mean 'torch-fp32'"),
             ({"model__family": "text-embeding"}, errors.ConfigError, r"did you mean 'text-embedding'"),

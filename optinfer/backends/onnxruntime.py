@@ -13,7 +13,7 @@ import numpy as np
 
 from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution, Session
-from optinfer.errors import UnavailableError
+from optinfer.errors import LoadError, UnavailableError
 from optinfer.machine import lacks_nvidia_gpu
 
 FORMATS = ("onnx",)
@@ -27,7 +27,9 @@ Providers = Sequence[tuple[str, dict[str, Any]]]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DEVICE_OF = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
 # What multiplies matrices; the rest of a graph is shapes and glue.
-_HEAVY = ("MatMul", "Gemm", "Conv", "Attention", "LSTM", "GRU")
+_HEAVY = ("MatMul", "Gemm", "Conv", "Attention", "LSTM", "GRU", "RNN", "Einsum")
+# Of what a node is given, the narrowest says what it multiplies.
+_NARROWEST_FIRST = {"int8": "int8", "uint8": "int8", "float16": "fp16", "bfloat16": "bf16", "float": "fp32"}
 
 
 def unavailable(device: str) -> str | None:
@@ -85,6 +87,8 @@ class OnnxRuntimeSession(Session):
                 f"asked for {wanted}, this onnxruntime has {', '.join(onnxruntime.get_available_providers())}; "
                 "install the onnxruntime package for this device (onnxruntime-gpu for NVIDIA GPUs)"
             ) from error
+        except Exception as error:
+            raise LoadError(f"ONNX Runtime cannot load {self._model}: {error}; export the model again") from error
         got = session.get_providers()
         if got[0] != wanted:
             raise UnavailableError(
@@ -128,7 +132,7 @@ def _precision(node: dict[str, Any]) -> str | None:
     if not any(heavy in kind for heavy in _HEAVY):
         return None
     given = {name for shape in node.get("input_type_shape", []) for name in shape}
-    return "int8" if given & {"int8", "uint8"} else "fp16" if "float16" in given else "fp32"
+    return next((name for dtype, name in _NARROWEST_FIRST.items() if dtype in given), "fp64")
 
 
 def _as_float32(array: Any) -> Any:

@@ -53,10 +53,7 @@ class OpenVINOSession(Session):
 
     def __call__(self, inputs: Arrays) -> Arrays:
         self._request.infer(inputs, share_inputs=True)
-        return {
-            name: self._request.get_output_tensor(i).data.astype("float32", copy=True)
-            for i, name in enumerate(self._outputs)
-        }
+        return {name: _copied(self._request.get_tensor(name).data) for name in self._outputs}
 
     def executed(self) -> dict[str, Any]:
         import openvino
@@ -73,6 +70,10 @@ class OpenVINOSession(Session):
             "node_types": dict(Counter(kind for kind, _ in described).most_common(8)),
             "threads": self._model.get_property("INFERENCE_NUM_THREADS"),
         }
+
+
+def _copied(array: Any) -> Any:
+    return array.astype("float32" if array.dtype.kind == "f" else array.dtype, copy=True)
 
 
 def _text(info: Any, key: str) -> str:

@@ -50,16 +50,22 @@ class TorchSession(Session):
         if execution.device == "cpu":
             torch.set_num_threads(execution.threads)
         self._module = converted(artifact, load_module, execution.device)
+        self._dtype = next((p.dtype for p in self._module.parameters() if p.is_floating_point()), None)
         self._execution = execution
 
     def __call__(self, inputs: Arrays) -> Arrays:
         import torch
 
         with torch.inference_mode():
-            given = [torch.from_numpy(array).to(self._execution.device) for array in inputs.values()]
+            given = [self._given(torch.from_numpy(array)) for array in inputs.values()]
             results = self._module(*given)
             tensors = results if isinstance(results, tuple | list) else (results,)
             return {name: _array(tensor) for name, tensor in zip(self._execution.outputs, tensors, strict=True)}
+
+    def _given(self, tensor: Any) -> Any:
+        """Bring an input to the device; numbers go in the precision that the module was cast to."""
+        dtype = self._dtype if tensor.is_floating_point() else None
+        return tensor.to(self._execution.device, dtype)
 
     def executed(self) -> dict[str, Any]:
         import torch

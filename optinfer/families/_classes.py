@@ -19,10 +19,11 @@ class Classes:
     """The classes a model's config.json names.
 
     One class a row gives the columns `label` and `score`; with `top_k` they are the lists `labels` and `scores`, best
-    first. Scores are softmax probabilities, or each class's own (sigmoid) where the model is a multi-label one.
+    first. Scores are softmax probabilities, or each class's own (sigmoid) where the model is a multi-label one; a model
+    that ends in one of the two (`gives_scores`) has done that itself.
     """
 
-    def __init__(self, folder: Path, top_k: int | None) -> None:
+    def __init__(self, folder: Path, top_k: int | None, gives_scores: bool = False) -> None:
         config = read_json(folder / "config.json")
         named = {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
         if not named or sorted(named) != list(range(len(named))):
@@ -31,6 +32,7 @@ class Classes:
             raise ConfigError(f"model.top_k {top_k} is more than the model's {len(named)} classes; lower it")
         self.names = np.array([named[i] for i in range(len(named))], dtype=object)
         self._top_k = top_k
+        self._gives_scores = gives_scores
         self._each_its_own = config.get("problem_type") == "multi_label_classification"
         one, many = [("label", pa.string()), ("score", pa.float32())], []
         if top_k:
@@ -52,6 +54,8 @@ class Classes:
         return pa.Table.from_arrays([names, values], schema=self.schema)
 
     def _scores(self, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if self._gives_scores:
+            return logits
         if self._each_its_own:
             return np.asarray(1 / (1 + np.exp(-logits)))
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))

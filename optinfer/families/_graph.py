@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from optinfer.errors import ConfigError
 # torch's serialized type numbers (torch/_export/serde/schema.py, ScalarType)
 _TORCH_TYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64"}
 _TORCH_BOOL = 12
+# How an archive writes a size that varies, when it is no sum or product of others.
+_SYMBOL = re.compile(r"Symbol\('(\w+)'")
+_ACTIVATIONS = ("Softmax", "Sigmoid")
+_SAME_VALUES = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,16 @@ class Port:
         dtype: numpy's name of the type, or None where the file does not tell.
         dims: sizes of the axes after the rows: a number, or None where it varies; None where the file does not tell.
         fixed_rows: the only number of rows a call may have, or None where any will do.
+        most_rows: the largest number of rows a call may have, or None where the file sets no bound.
+        activation: the softmax or sigmoid that an ONNX output comes out of, else nothing.
     """
 
     name: str
     dtype: str | None = None
     dims: tuple[int | None, ...] | None = None
     fixed_rows: int | None = None
+    most_rows: int | None = None
+    activation: str = ""
 
     @property
     def step(self) -> int:
@@ -48,11 +57,22 @@ class Signature:
     outputs: tuple[Port, ...]
 
 
+def rows_a_call(port: Port, file: Path, wished: int) -> int:
+    """Return how many rows a call may have: as many as `wished`, unless the model's file says otherwise.
+
+    Raises:
+        ConfigError: it takes a fixed number of rows, so that the last ones of a table would not fill a call.
+    """
+    if port.fixed_rows and port.fixed_rows > 1:
+        raise ConfigError(f"{file} takes exactly {port.fixed_rows} rows a call; export it with a dynamic batch")
+    return port.fixed_rows or min(port.most_rows or wished, wished)
+
+
 def onnx_signature(path: Path) -> Signature:
     """Read an ONNX file's inputs and outputs; outputs that are no numeric tensors are left out.
 
     Raises:
-        ConfigError: the file is no ONNX model.
+        ConfigError: the file is no ONNX model, or takes or gives no tensors of numbers.
     """
     import onnx
 
@@ -65,7 +85,19 @@ def onnx_signature(path: Path) -> Signature:
     outputs = [_onnx_port(value) for value in graph.output]
     if None in inputs:
         raise ConfigError(f"{path} has an input that is no numeric tensor; optinfer feeds numeric tensors only")
-    return Signature(tuple(p for p in inputs if p), tuple(p for p in outputs if p))
+    if not any(outputs):
+        raise ConfigError(f"{path} gives no numeric tensor; export it with one (scikit-learn: zipmap off)")
+    makers = {name: node for node in graph.node for name in node.output}
+    return Signature(
+        tuple(p for p in inputs if p),
+        tuple(replace(p, activation=_activation(p.name, makers)) for p in outputs if p),
+    )
+
+
+def _activation(name: str, makers: dict[str, Any]) -> str:
+    while (node := makers.get(name)) is not None and node.op_type in _SAME_VALUES:
+        name = node.input[0]
+    return node.op_type if node is not None and node.op_type in _ACTIVATIONS else ""
 
 
 def _onnx_port(value: Any) -> Port | None:
@@ -90,15 +122,15 @@ def pt2_signature(path: Path) -> Signature:
         ConfigError: the file is no such archive, or its forward takes something other than tensors.
     """
     program = _pt2_description(path)
-    values = program["graph_module"]["graph"]["tensor_values"]
+    values, ranges = program["graph_module"]["graph"]["tensor_values"], program["range_constraints"]
     signature = program["graph_module"]["signature"]
     inputs = [spec["user_input"]["arg"] for spec in signature["input_specs"] if "user_input" in spec]
     outputs = [spec["user_output"]["arg"] for spec in signature["output_specs"] if "user_output" in spec]
     if any("as_tensor" not in arg for arg in [*inputs, *outputs]):
         raise ConfigError(f"{path} takes or gives something other than tensors; export a forward of tensors only")
     return Signature(
-        tuple(_pt2_port(arg["as_tensor"]["name"], values) for arg in inputs),
-        tuple(_pt2_port(arg["as_tensor"]["name"], values) for arg in outputs),
+        tuple(_pt2_port(arg["as_tensor"]["name"], values, ranges) for arg in inputs),
+        tuple(_pt2_port(arg["as_tensor"]["name"], values, ranges) for arg in outputs),
     )
 
 
@@ -112,8 +144,10 @@ def _pt2_description(path: Path) -> dict[str, Any]:
     return description
 
 
-def _pt2_port(name: str, values: dict[str, Any]) -> Port:
+def _pt2_port(name: str, values: dict[str, Any], ranges: dict[str, Any]) -> Port:
     meta = values[name]
     dtype = "bool" if meta["dtype"] == _TORCH_BOOL else _TORCH_TYPES.get(meta["dtype"])
     sizes = [size.get("as_int") for size in meta["sizes"]]
-    return Port(name, dtype, tuple(sizes[1:]), sizes[0] if sizes else None)
+    rows = _SYMBOL.match(meta["sizes"][0].get("as_expr", {}).get("expr_str", "")) if sizes else None
+    most = ranges.get(rows[1], {}).get("max_val") if rows else None
+    return Port(name, dtype, tuple(sizes[1:]), sizes[0] if sizes else None, most)

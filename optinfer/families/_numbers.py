@@ -38,7 +38,7 @@ class NumericFeatures(Features):
         return {name: self._stack(name, ragged, rows) for name, ragged in self.columns.items()}
 
     def _stack(self, name: str, ragged: Ragged, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        length = int(ragged.lengths[rows[0]])
+        length = int(ragged.offsets[rows[0] + 1] - ragged.offsets[rows[0]])
         stacked = ragged.values[ragged.offsets[rows][:, None] + np.arange(length)]
         dims = self.dims[name]
         if dims is None:
@@ -49,14 +49,32 @@ class NumericFeatures(Features):
 def kind_of(column: pa.DataType) -> pa.DataType | None:
     """Return the type of the numbers in a column: its own, its list's, or the widest of several columns'; or None."""
     if pa.types.is_struct(column):
-        kinds = [kind_of(column.field(i).type) for i in range(column.num_fields)]
-        if any(kind is None for kind in kinds):
+        kinds = [column.field(i).type for i in range(column.num_fields)]
+        if not kinds or not all(is_number(kind) for kind in kinds):
             return None
         return pa.float64() if any(pa.types.is_floating(k) for k in kinds) else kinds[0]
-    if pa.types.is_list(column) or pa.types.is_large_list(column) or pa.types.is_fixed_size_list(column):
+    if _is_list(column):
         return kind_of(column.value_type)
-    numeric = pa.types.is_integer(column) or pa.types.is_floating(column) or pa.types.is_boolean(column)
-    return column if numeric else None
+    return column if is_number(column) else None
+
+
+def is_number(column: pa.DataType) -> bool:
+    """Tell whether a column holds one number a row."""
+    return bool(pa.types.is_integer(column) or pa.types.is_floating(column) or pa.types.is_boolean(column))
+
+
+def numbers_a_row(column: pa.DataType) -> int | None:
+    """Return how many numbers each row of a column has; None where it varies."""
+    if pa.types.is_struct(column):
+        return int(column.num_fields)
+    if pa.types.is_fixed_size_list(column):
+        inner = numbers_a_row(column.value_type)
+        return None if inner is None else int(column.list_size) * inner
+    return None if _is_list(column) else 1
+
+
+def _is_list(column: pa.DataType) -> bool:
+    return bool(pa.types.is_list(column) or pa.types.is_large_list(column) or pa.types.is_fixed_size_list(column))
 
 
 def read_numbers(column: Any, dtype: str) -> tuple[Ragged, dict[int, str]]:
@@ -64,10 +82,12 @@ def read_numbers(column: Any, dtype: str) -> tuple[Ragged, dict[int, str]]:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     values, offsets, holes = _flat(array)
     rejected = {int(i): "a value is null" for i in np.flatnonzero(holes)}
-    cast = values.astype(dtype)
-    if np.issubdtype(cast.dtype, np.integer):
-        changed = np.searchsorted(offsets, np.flatnonzero(cast != values), side="right") - 1
-        rejected |= {int(i): f"a value does not fit {dtype}" for i in changed if int(i) not in rejected}
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = values.astype(dtype)
+    # Floats are rounded, but must not become infinite; a model may have a use for NaN, so that is let through.
+    lost = np.isinf(cast) & ~np.isinf(values) if cast.dtype.kind == "f" else cast != values
+    for row in _rows_of(np.flatnonzero(lost), offsets):
+        rejected.setdefault(int(row), f"a value does not fit {dtype}")
     return Ragged(cast, offsets), rejected
 
 
@@ -78,19 +98,20 @@ def _flat(array: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.nd
         parts = [_flat(field) for field in array.flatten()]
         values = np.stack([part[0] for part in parts], axis=1).ravel()
         return values, np.arange(rows + 1) * len(parts), np.any([null, *(part[2] for part in parts)], axis=0)
-    if kind_of(array.type) is array.type:
+    if is_number(array.type):
         return _plain(array), np.arange(rows + 1), null
-    # Null lists hold nothing: they are emptied, so that the flat values are those of the other rows, in order.
+    # Null lists are left out by flatten and have no length here, so what remains are the other rows' entries, in order.
     lengths = np.asarray(pc.fill_null(pc.list_value_length(array), 0), dtype=np.int64)
-    inner = array.flatten()
-    while not pa.types.is_primitive(inner.type) and not pa.types.is_boolean(inner.type):
-        lengths = lengths * (len(inner.flatten()) // max(len(inner), 1))
-        inner = inner.flatten()
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    holes = np.searchsorted(offsets, np.flatnonzero(np.asarray(inner.is_null())), side="right") - 1
-    null = null.copy()
-    null[holes] = True
-    return _plain(inner), offsets, null
+    entries = np.concatenate([[0], np.cumsum(lengths)])
+    values, offsets, holes = _flat(array.flatten())
+    with_holes = null.copy()
+    with_holes[_rows_of(np.flatnonzero(holes), entries)] = True
+    return values, offsets[entries], with_holes
+
+
+def _rows_of(positions: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the rows that positions in the flat values belong to."""
+    return np.searchsorted(offsets, positions, side="right") - 1
 
 
 def _plain(array: Any) -> np.ndarray[Any, Any]:

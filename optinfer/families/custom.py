@@ -40,12 +40,13 @@ def load(model: Artifact, settings: dict[str, Any]) -> Family:
 
 @dataclass(kw_only=True)
 class ArrayFeatures(Features):
-    """One array an input, rows first."""
+    """One array an input, an entry for each row that is not rejected; `entries` says which is a row's."""
 
     arrays: Arrays
+    entries: np.ndarray[Any, Any]
 
     def collate(self, rows: np.ndarray[Any, Any], pad_to: int = 0) -> Arrays:
-        return {name: values[rows] for name, values in self.arrays.items()}
+        return {name: values[self.entries[rows]] for name, values in self.arrays.items()}
 
 
 class Custom(Family):
@@ -64,11 +65,16 @@ class Custom(Family):
         """The class alone knows what it takes; a row it cannot use is rejected when it comes."""
 
     def preprocess(self, table: pa.Table) -> Features:
+        rejected: dict[int, str] = {}
         try:
             arrays = self._arrays(table)
         except Exception:
-            return self._one_by_one(table)
-        return ArrayFeatures(rows=table.num_rows, arrays=arrays)
+            rejected = self._refused(table)
+            kept = [i for i in range(table.num_rows) if i not in rejected]
+            # Together again: a class that pads does so to the longest of the rows it is given.
+            arrays = self._arrays(table.take(pa.array(kept, pa.int64()))) if kept else {}
+        taken = np.array([i not in rejected for i in range(table.num_rows)], dtype=np.int64)
+        return ArrayFeatures(rows=table.num_rows, rejected=rejected, arrays=arrays, entries=np.cumsum(taken) - taken)
 
     def postprocess(self, outputs: Arrays) -> pa.Table:
         table = self._user.postprocess(outputs)
@@ -104,18 +110,12 @@ class Custom(Family):
                 raise ConfigError(f"preprocess gave {len(values)} entries of {name!r} for {table.num_rows} rows")
         return arrays
 
-    def _one_by_one(self, table: pa.Table) -> Features:
-        """Find the rows that the class's preprocess cannot take; the others are scored."""
-        rejected, rows = {}, {}
+    def _refused(self, table: pa.Table) -> dict[int, str]:
+        """Return the rows that the class's preprocess cannot take, each tried alone, with the reason."""
+        rejected = {}
         for i in range(table.num_rows):
             try:
-                rows[i] = self._arrays(table.slice(i, 1))
+                self._arrays(table.slice(i, 1))
             except Exception as error:
                 rejected[i] = f"{type(error).__name__}: {error}"[:500]
-        arrays = {}
-        for name in self.inputs:
-            example = next(iter(rows.values()))[name] if rows else np.zeros((1, 1), dtype=np.float32)
-            arrays[name] = np.zeros((table.num_rows, *example.shape[1:]), example.dtype)
-            for i, one in rows.items():
-                arrays[name][i] = one[name][0]
-        return ArrayFeatures(rows=table.num_rows, rejected=rejected, arrays=arrays)
+        return rejected

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
 from optinfer.families import Arrays, Columns, Family, Features
 from optinfer.families._classes import OUTPUT, Classes
-from optinfer.families._graph import onnx_signature
+from optinfer.families._graph import Signature, onnx_signature, rows_a_call
 from optinfer.families._pixels import Preparation
+from optinfer.families._text import load_encoder, read_json
 
 SETTINGS = ("top_k",)
 # Prepared images of a fragment lie in memory together.
@@ -57,13 +59,14 @@ class ImageClassification(Family):
     def __init__(self, model: Artifact, top_k: int | None) -> None:
         self._model = model
         self._folder = _described(model)
-        self._classes = Classes(self._folder, top_k)
+        graph = onnx_signature(model.file) if model.format == "onnx" else None
+        self._classes = Classes(self._folder, top_k, gives_scores=bool(graph and graph.outputs[0].activation))
         self._preparation = Preparation.read(self._folder / "preprocessor_config.json")
         self._channels_last = False
         self.schema = self._classes.schema
         self.inputs: tuple[str, ...] = (_INPUT,)
-        if model.format == "onnx":
-            self._read_graph(model.file)
+        if graph:
+            self._fit(graph, model.file)
         self.dynamic_axes = {self.inputs[0]: {0: "rows"}}
 
     def check(self, schema: pa.Schema, columns: Columns) -> None:
@@ -85,7 +88,7 @@ class ImageClassification(Family):
             try:
                 pixels[i] = self._preparation.prepare(io.BytesIO(_encoded(value)))
             except Exception as error:
-                rejected[i] = f"image cannot be decoded: {type(error).__name__}: {error}"[:500]
+                rejected[i] = _refusal(error)
         return ImageFeatures(
             rows=table.num_rows,
             rejected=rejected,
@@ -104,8 +107,6 @@ class ImageClassification(Family):
     def load_module(self) -> Any:
         import torch
 
-        from optinfer.families._text import load_encoder
-
         class Classifier(torch.nn.Module):
             def __init__(self, model: torch.nn.Module) -> None:
                 super().__init__()
@@ -119,12 +120,13 @@ class ImageClassification(Family):
     def _logits(self, outputs: Arrays) -> Arrays:
         return {OUTPUT: outputs[self.outputs[0]]}
 
-    def _read_graph(self, file: Path) -> None:
+    def _fit(self, graph: Signature, file: Path) -> None:
         """Take names, layout and batch from the ONNX file; refuse one that does not fit its own description."""
-        signature = onnx_signature(file)
-        if len(signature.inputs) != 1 or not signature.outputs:
-            raise ConfigError(f"{file} has {len(signature.inputs)} inputs; an image model takes one")
-        port, answer = signature.inputs[0], signature.outputs[0]
+        if len(graph.inputs) != 1:
+            raise ConfigError(f"{file} has {len(graph.inputs)} inputs; an image model takes one")
+        port, answer = graph.inputs[0], graph.outputs[0]
+        if port.dtype not in (None, "float32"):
+            raise ConfigError(f"{file} takes {port.dtype} pixels, optinfer gives float32; export it in fp32")
         dims = port.dims or (3, None, None)
         self._channels_last = len(dims) == 3 and dims[2] == 3 and dims[0] != 3
         expected = (*self._preparation.size, 3) if self._channels_last else (3, *self._preparation.size)
@@ -137,20 +139,42 @@ class ImageClassification(Family):
                 f"{file} gives {answer.dims[-1]} numbers for the {len(self._classes.names)} named classes"
             )
         self.inputs, self.outputs = (port.name,), (answer.name,)
-        if port.fixed_rows:
-            self.max_batch_size = port.fixed_rows
+        self.max_batch_size = rows_a_call(port, file, self.max_batch_size)
 
 
 def _described(model: Artifact) -> Path:
-    """Return the folder that holds the description: the model file's, or one of those above it up to the model's."""
+    """Return the folder that holds the description: the model file's, or the one above it up to the model's.
+
+    Raises:
+        ConfigError: it is incomplete, or the model is neither a transformers folder nor an ONNX file.
+    """
+    if find_spec("PIL") is None:
+        raise ConfigError("images need Pillow, which is not installed; fix: pip install 'optinfer[image]'")
+    if model.format == "torch" and model.entry:
+        raise ConfigError(
+            f"model.path {model.file} is one file; image-classification needs a folder as save_pretrained writes it, "
+            "or an .onnx file; family: custom takes any other"
+        )
     folder = model.file.parent if model.entry else Path(model.path)
     for candidate in (folder, folder.parent) if folder != Path(model.path) else (folder,):
         if all((candidate / name).is_file() for name in ("config.json", "preprocessor_config.json")):
+            if model.format == "torch":
+                _check_head(candidate)
             return candidate
     raise ConfigError(
         f"{folder} lacks config.json (with id2label) or preprocessor_config.json (size, image_mean, image_std); "
         "put both beside the model"
     )
+
+
+def _check_head(folder: Path) -> None:
+    """Refuse a backbone without a head: transformers would give it random weights and only warn."""
+    architectures = read_json(folder / "config.json").get("architectures") or []
+    if not any("ForImageClassification" in name for name in architectures):
+        raise ConfigError(
+            f"{folder} is {', '.join(architectures) or 'of no named architecture'}, not an image classifier; give a "
+            "fine-tuned one"
+        )
 
 
 def _holds_images(kind: pa.DataType) -> bool:
@@ -165,7 +189,7 @@ def _holds_images(kind: pa.DataType) -> bool:
 def _encoded(value: Any) -> bytes:
     """Return an image's bytes from a cell: bytes, a path or URL, or a struct of both."""
     if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
+        value = value.get("bytes") or value.get("path") or b""
     if isinstance(value, str):
         import fsspec
 
@@ -173,3 +197,10 @@ def _encoded(value: Any) -> bytes:
             content: bytes = file.read()
             return content
     return bytes(value)
+
+
+def _refusal(error: Exception) -> str:
+    """Say why an image is rejected; Pillow's own words for a file it does not know hold a memory address."""
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "image cannot be decoded: it is no image that Pillow knows, or it is empty"
+    return f"image cannot be decoded: {type(error).__name__}: {error}"[:500]

@@ -2,13 +2,15 @@
 
 Roles are the model's own inputs. A source column is a number a row, or a list of numbers that is reshaped to the
 input's sizes; several columns side by side make one input. An `.onnx` or `.pt2` file says itself what it takes and
-gives; weights of a class (`model.class`) need `model.outputs`, and forward's parameter names are the roles. Rows of
-different lengths never share a call, so nothing is padded.
+gives; `model.outputs` picks some of an `.onnx` file's outputs, and names a `.pt2` file's in order. Weights of a class
+(`model.class`) need `model.outputs`, and the parameters of its forward are the roles. Where sizes vary, all of a row's
+inputs have the same length, and rows of different lengths never share a call, so nothing is padded.
 """
 
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,17 @@ from optinfer import plugins
 from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError, suggest
 from optinfer.families import Arrays, Columns, Family, Features
-from optinfer.families._graph import Port, Signature, onnx_signature, pt2_signature
-from optinfer.families._numbers import NumericFeatures, Ragged, kind_of, read_numbers, require_numbers, wrong_lengths
+from optinfer.families._graph import Port, Signature, onnx_signature, pt2_signature, rows_a_call
+from optinfer.families._numbers import (
+    NumericFeatures,
+    Ragged,
+    is_number,
+    kind_of,
+    numbers_a_row,
+    read_numbers,
+    require_numbers,
+    wrong_lengths,
+)
 
 SETTINGS = ("class", "arguments", "outputs")
 FRAGMENT_ROWS = 16384
@@ -36,19 +47,17 @@ class Tensor(Family):
 
     def __init__(self, model: Artifact, spec: str | None, arguments: dict[str, Any], outputs: dict[str, int]) -> None:
         self._model, self._spec, self._arguments = model, spec, arguments
-        signature = _declared(self._signature(outputs), outputs)
+        signature = self._signature(outputs)
         self._ports = signature.inputs
         self.roles = self.inputs = tuple(port.name for port in signature.inputs)
         self.outputs = tuple(port.name for port in signature.outputs)
-        self.dynamic_axes = {
-            p.name: {0: "rows"} | {axis: f"{p.name}_{axis}" for axis in p.varying} for p in signature.inputs
-        }
+        self.dynamic_axes = {p.name: {0: "rows"} | dict.fromkeys(p.varying, "length") for p in signature.inputs}
         self.schema = pa.schema([(port.name, _column_type(port)) for port in signature.outputs])
         self.metrics = _metrics(signature.outputs)
-        if fixed := [port.fixed_rows for port in signature.inputs if port.fixed_rows]:
-            self.max_batch_size = fixed[0]
-            if fixed[0] > 1:
-                raise ConfigError(f"{model.file} takes exactly {fixed[0]} rows a call; export it with a dynamic batch")
+        for port in signature.inputs:
+            self.max_batch_size = rows_a_call(port, model.file, self.max_batch_size)
+            if len(port.varying) > 1:
+                raise ConfigError(f"input {port.name!r} varies along {len(port.varying)} axes; one is understood")
 
     def check(self, schema: pa.Schema, columns: Columns) -> None:
         for port in self._ports:
@@ -57,17 +66,14 @@ class Tensor(Family):
             for name in names:
                 kind = schema.field(name).type
                 require_numbers(port.name, repr(name), kind, port.dtype)
-                if len(names) > 1 and kind_of(kind) is not kind:
+                if len(names) > 1 and not is_number(kind):
                     raise ConfigError(f"column {name!r} holds {kind}: columns side by side must be plain numbers")
-                if port.dims is None and (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+                if port.dims is None and numbers_a_row(kind) is None:
                     raise ConfigError(
                         f"column {name!r} has lists of any length, a class needs one length: make it a fixed-size "
                         "list, or save the model with torch.export (.pt2), which says what varies"
                     )
-            if port.dims is not None and not port.varying and len(names) not in (1, port.step):
-                raise ConfigError(f"input {port.name!r} takes {port.step} numbers, {len(names)} columns are given")
-            if len(port.varying) > 1:
-                raise ConfigError(f"input {port.name!r} varies along {len(port.varying)} axes; one is understood")
+            _require_width(port, given, numbers_a_row(kind) if len(names) == 1 else len(names))
 
     def preprocess(self, table: pa.Table) -> Features:
         columns: dict[str, Ragged] = {}
@@ -91,7 +97,7 @@ class Tensor(Family):
         )
 
     def postprocess(self, outputs: Arrays) -> pa.Table:
-        return pa.Table.from_arrays([_column(outputs[f.name], f.type) for f in self.schema], schema=self.schema)
+        return pa.Table.from_arrays([_column(f.name, outputs[f.name], f.type) for f in self.schema], schema=self.schema)
 
     def answers(self, outputs: Arrays) -> np.ndarray[Any, Any]:
         first = outputs[self.outputs[0]]
@@ -107,16 +113,18 @@ class Tensor(Family):
 
     def _signature(self, outputs: dict[str, int]) -> Signature:
         if self._model.format == "onnx":
-            return onnx_signature(self._model.file)
+            return _chosen(onnx_signature(self._model.file), outputs)
         if self._model.entry.endswith(".pt2"):
-            return pt2_signature(self._model.file)
+            return _named(pt2_signature(self._model.file), outputs)
+        if not self._model.entry:
+            raise ConfigError(f"model.path {self._model.path} is a folder; tensor takes a file: name the one in it")
         if not self._spec or not outputs:
             raise ConfigError(
                 f"{self._model.file} does not say what it takes and gives; add model.class: module:Class and "
                 "model.outputs: {name: numbers a row} (0 for one plain number), or save it as .onnx or .pt2"
             )
-        parameters = list(inspect.signature(self._class().forward).parameters)[1:]
-        return Signature(tuple(map(Port, parameters)), ())
+        declared = (Port(name, "float32", (width,) if width else ()) for name, width in outputs.items())
+        return Signature(tuple(map(Port, _parameters(self._class()))), tuple(declared))
 
     def _class(self) -> Any:
         return plugins.load_class(self._spec or "")
@@ -124,30 +132,60 @@ class Tensor(Family):
     def _dims(self, port: Port, table: pa.Table) -> tuple[int | None, ...] | None:
         if port.dims is not None:
             return port.dims
-        kind = table.column(port.name).type
-        return () if kind_of(kind) is kind else None
+        return () if is_number(table.column(port.name).type) else None
 
 
-def _declared(signature: Signature, outputs: dict[str, int]) -> Signature:
-    """Put what the job says of outputs in the place of what the file says."""
+def _parameters(cls: Any) -> list[str]:
+    """Return the parameters of a class's forward that a call must give."""
+    _, *given = inspect.signature(cls.forward).parameters.values()
+    return [p.name for p in given if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def _chosen(signature: Signature, outputs: dict[str, int]) -> Signature:
+    """Keep the outputs that the job names, all of them where it names none; its sizes where the file has none."""
     known = {port.name: port for port in signature.outputs}
-    if not outputs:
-        chosen = signature.outputs
-    elif known and (unknown := [name for name in outputs if name not in known]):
+    if unknown := [name for name in outputs if name not in known]:
         raise ConfigError(f"model.outputs: the model has no output {unknown[0]!r}" + suggest(unknown[0], known))
-    else:
-        chosen = tuple(
-            Port(name, known[name].dtype if name in known else "float32", (width,) if width else ())
-            for name, width in outputs.items()
+    return _sized(signature, {name: known[name] for name in outputs or known}, outputs)
+
+
+def _named(signature: Signature, outputs: dict[str, int]) -> Signature:
+    """Name the outputs as the job does: an archive knows them by the operator that made them."""
+    if outputs and len(outputs) != len(signature.outputs):
+        raise ConfigError(
+            f"model.outputs names {len(outputs)} outputs, the model has {len(signature.outputs)}: "
+            f"{', '.join(port.name for port in signature.outputs)}; name all of them, in this order"
         )
-    if not chosen:
-        raise ConfigError("the model gives no numeric tensor; export it with one (scikit-learn: zipmap off)")
-    for port in chosen:
-        if port.dims is None or port.varying:
+    names = outputs or [port.name for port in signature.outputs]
+    return _sized(signature, dict(zip(names, signature.outputs, strict=True)), outputs)
+
+
+def _sized(signature: Signature, ports: dict[str, Port], outputs: dict[str, int]) -> Signature:
+    """Give the signature these outputs, with the sizes that the file or else the job tells."""
+    found = []
+    for name, port in ports.items():
+        said, known = outputs.get(name), port.dims is not None and not port.varying
+        if said is None and not known:
+            raise ConfigError(f"output {name!r} has no fixed size; add model.outputs: {{{name}: numbers a row}}")
+        if said is not None and known and port.step != max(said, 1):
             raise ConfigError(
-                f"output {port.name!r} has no fixed size; add model.outputs: {{{port.name}: numbers a row}}"
+                f"model.outputs: {name} has {said} numbers a row, the model's has {port.step}; correct it"
             )
-    return Signature(signature.inputs, chosen)
+        dims = port.dims if said is None else (said,) if said else ()
+        found.append(replace(port, name=name, dims=dims))
+    return Signature(signature.inputs, tuple(found))
+
+
+def _require_width(port: Port, given: str | tuple[str, ...], width: int | None) -> None:
+    """Refuse columns with another number of numbers than the input takes, where both are known."""
+    if port.dims is None or width is None:
+        return
+    if width % port.step if port.varying else width != port.step:
+        takes = f"a multiple of {port.step}" if port.varying else str(port.step)
+        raise ConfigError(
+            f"input {port.name!r} takes {takes} numbers a row, source.columns gives it {width} ({given}); "
+            "map a list column, or as many columns as it takes"
+        )
 
 
 def _column_type(port: Port) -> pa.DataType:
@@ -161,7 +199,10 @@ def _given(dtype: str | None) -> np.dtype[Any]:
     return np.dtype("float32") if found.kind == "f" else found
 
 
-def _column(values: np.ndarray[Any, Any], kind: pa.DataType) -> Any:
+def _column(name: str, values: np.ndarray[Any, Any], kind: pa.DataType) -> Any:
+    given, expected = values[0].size if len(values) else 0, numbers_a_row(kind)
+    if len(values) and given != expected:
+        raise ConfigError(f"output {name!r} has {given} numbers a row, not {expected}; correct model.outputs")
     if not pa.types.is_fixed_size_list(kind):
         return pa.array(values.reshape(len(values)), kind)
     flat = pa.array(np.ascontiguousarray(values).ravel(), kind.value_type)

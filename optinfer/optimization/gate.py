@@ -203,21 +203,22 @@ def _of_a_whole(metric: str, baseline: Arrays, candidate: Arrays, truth: Truth |
     if truth is None:
         return lambda rows: (r2(baseline, candidate, rows), 1.0)
     scorer, labels = _scorer(metric), truth.labels
-    ours, theirs = (_Given(truth.answers(outputs)) for outputs in (candidate, baseline))
+    ours, theirs = (_given(truth.answers(outputs)) for outputs in (candidate, baseline))
     return lambda rows: (float(scorer(ours, rows, labels[rows])), float(scorer(theirs, rows, labels[rows])))
 
 
-class _Given:
-    """What a scikit-learn scorer asks for predictions: answers that are there already, by row."""
+def _given(answers: Array) -> Any:
+    """Return what a scikit-learn scorer asks for predictions: answers that are there already, by row."""
+    from sklearn.base import BaseEstimator
 
-    def __init__(self, answers: Array) -> None:
-        self._answers = answers
+    class Given(BaseEstimator):
+        def fit(self) -> None:
+            """Answers need no fitting; scorers look for the method."""
 
-    def fit(self) -> None:
-        """Answers need no fitting; scorers look for the method."""
+        def predict(self, rows: Array) -> Array:
+            return np.asarray(answers[rows])
 
-    def predict(self, rows: Array) -> Array:
-        return np.asarray(self._answers[rows])
+    return Given()
 
 
 def _scorer(metric: str) -> Any:

@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from optinfer import home, plugins
 from optinfer.artifact import Artifact
 from optinfer.config import ModelConfig
-from optinfer.data.storage import reaching
+from optinfer.data.storage import absolute, file_system, is_local, reaching
 from optinfer.errors import ConfigError, redact
-from optinfer.optimization.model_safety import PICKLES, check_onnx, check_pt2, refuse_pickle
+from optinfer.optimization.model_safety import PICKLES, check_onnx, check_pt2, check_safetensors, refuse_pickle
 
 _PACKAGE, _HUB = "package:", "hf://"
 _MLFLOW = ("models:/", "runs:/")
@@ -31,6 +33,7 @@ _MODEL_FILES = (".onnx", ".pt2")
 # What lies beside a model file and says what it means.
 _DESCRIPTIONS = ("config.json", "preprocessor_config.json")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.onnx", "*.onnx_data"]
+_HUB_SECONDS = 30.0
 _KINDS = "a folder with config.json and *.safetensors, an .onnx, .pt2 or .safetensors file"
 
 
@@ -45,7 +48,7 @@ def locate(config: ModelConfig) -> Artifact:
         raise ConfigError(f"model.path {redact(config.path)} does not exist; give {_KINDS}")
     folder, entry = (path, _entry(path, config)) if path.is_dir() else (path.parent, path.name)
     main = folder / entry
-    if entry and not config.allow_pickle:
+    if not config.allow_pickle:
         _refuse_pickles(main, config)
     content = (
         [path] if path.is_dir() else [main, *(folder / name for name in _DESCRIPTIONS if (folder / name).is_file())]
@@ -78,9 +81,7 @@ def _local(path: str) -> Path:
         return _flavor(_from_mlflow(path))
     if path.startswith(_HUB):
         return _from_hub(path)
-    if "://" in path:
-        return _remote(path)
-    return Path(path).expanduser().absolute()
+    return Path(absolute(path)) if is_local(path) else _remote(path)
 
 
 def _entry(folder: Path, config: ModelConfig) -> str:
@@ -101,10 +102,15 @@ def _entry(folder: Path, config: ModelConfig) -> str:
 
 
 def _refuse_pickles(main: Path, config: ModelConfig) -> None:
-    if main.suffix not in (*_MODEL_FILES, ".safetensors"):
-        refuse_pickle(main)
-        if config.family != "custom":
-            raise ConfigError(f"model.path {main} is no model file; give {_KINDS}")
+    for weights in sorted(main.glob("*.safetensors")) if main.is_dir() else []:
+        check_safetensors(weights)
+    if main.is_dir():
+        return
+    refuse_pickle(main)
+    if main.suffix == ".safetensors":
+        check_safetensors(main)
+    elif main.suffix not in _MODEL_FILES and config.family != "custom":
+        raise ConfigError(f"model.path {main} is no model file; give {_KINDS}")
 
 
 def _in_package(path: str) -> Path:
@@ -134,25 +140,24 @@ def _fetched(identity: str, fetch: Callable[[Path], object]) -> Path:
 
 
 def _remote(url: str) -> Path:
-    """Bring a file or folder of an object store here, unless one of the same names, sizes and versions is here."""
-    import fsspec
-
+    """Bring a file or folder of an object store here, unless what is here has the same names, sizes and versions."""
+    fs, root = file_system(url)
     with reaching(url):
-        fs, root = fsspec.url_to_fs(url, use_listings_cache=False)
         single = fs.isfile(root)
-        found = [root] if single else sorted(fs.find(root))
+        found = {root: fs.info(root)} if single else fs.find(root, detail=True)
         if not found:
             raise ConfigError(f"model.path {redact(url)} does not exist; give {_KINDS}")
-        facts = [fs.info(name) for name in found]
+        targets = {name: Path(name).name if single else os.path.relpath(name, root) for name in sorted(found)}
+        if outside := [name for name, target in targets.items() if ".." in Path(target).parts]:
+            raise ConfigError(f"model.path {redact(url)} holds {outside[0]!r}, a name that leads out of it; remove it")
 
         def download(out: Path) -> None:
-            for name in found:
-                target = out / (Path(name).name if single else os.path.relpath(name, root))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                fs.get_file(name, str(target))
+            for name, target in targets.items():
+                (out / target).parent.mkdir(parents=True, exist_ok=True)
+                fs.get_file(name, str(out / target))
 
-        versions = [f"{fact['name']} {fact['size']} {fact.get('ETag') or fact.get('mtime')}" for fact in facts]
-        folder = _fetched("\n".join(versions), download)
+        # What a store says of a file (its ETag, or when it was written) changes with its content.
+        folder = _fetched(json.dumps([redact(url), found], sort_keys=True, default=str), download)
     return folder / Path(root).name if single else folder
 
 
@@ -163,13 +168,9 @@ def _from_mlflow(uri: str) -> Path:
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     tracking = home.default_tracking_uri()
     try:
-        exact = uri
-        if uri.startswith("models:/") and "@" in uri:
-            name, _, alias = uri.removeprefix("models:/").partition("@")
-            version = MlflowClient(tracking_uri=tracking).get_model_version_by_alias(name, alias).version
-            exact = f"models:/{name}/{version}"
+        exact, made = _mlflow_version(MlflowClient(tracking_uri=tracking), uri)
         return _fetched(
-            f"{redact(tracking)} {exact}",
+            f"{redact(tracking)} {exact} {made}",
             lambda out: artifacts.download_artifacts(artifact_uri=exact, dst_path=str(out), tracking_uri=tracking),
         )
     except Exception as error:
@@ -177,6 +178,20 @@ def _from_mlflow(uri: str) -> Path:
             f"model.path {uri} cannot be fetched from {redact(tracking)}: {error}; check the name, and "
             "MLFLOW_TRACKING_URI"
         ) from error
+
+
+def _mlflow_version(client: Any, uri: str) -> tuple[str, str]:
+    """Return the URI with the version that an alias or `latest` stands for now, and when and from what it was made."""
+    from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+    if not uri.startswith("models:/"):
+        return uri, ""
+    name, *number = get_model_name_and_version(client, uri)
+    if not number:  # models:/m-…, a logged model that nothing changes
+        return uri, ""
+    version = client.get_model_version(name, number[0])
+    # A model that was deleted and registered anew counts from 1 again.
+    return f"models:/{name}/{number[0]}", f"{version.source} {version.creation_timestamp}"
 
 
 def _flavor(folder: Path) -> Path:
@@ -194,8 +209,9 @@ def _flavor(folder: Path) -> Path:
         if flavor in flavors:
             return _with_tokenizer(root / flavors[flavor].get(key, "model"), root)
     if "pytorch" in flavors:
-        inside = sorted(p for p in (root / flavors["pytorch"]["model_data"]).iterdir() if p.suffix in (".pt2", ".pth"))
-        return inside[0]
+        data = root / flavors["pytorch"]["model_data"]
+        for logged in sorted(p for p in data.rglob("*") if p.suffix in (".pt2", *PICKLES)):
+            return logged
     raise ConfigError(
         f"the MLflow model has the flavors {', '.join(sorted(flavors))}; optinfer reads onnx, transformers, "
         "sentence_transformers and pytorch: log it as one of these"
@@ -215,10 +231,13 @@ def _from_hub(uri: str) -> Path:
 
     repository, _, revision = uri.removeprefix(_HUB).partition("@")
     try:
-        commit = HfApi().model_info(repository, revision=revision or None).sha
+        info = HfApi().model_info(repository, revision=revision or None, timeout=_HUB_SECONDS)
+        weights = any(file.rfilename.endswith(".safetensors") for file in info.siblings or ())
+        # Many repositories hold a dozen ONNX variants beside the weights.
+        wanted = [p for p in _HUB_FILES if not (weights and "onnx" in p)]
         return _fetched(
-            f"{_HUB}{repository}@{commit}",
-            lambda out: snapshot_download(repository, revision=commit, local_dir=out, allow_patterns=_HUB_FILES),
+            f"{_HUB}{repository}@{info.sha}",
+            lambda out: snapshot_download(repository, revision=info.sha, local_dir=out, allow_patterns=wanted),
         )
     except Exception as error:
         raise ConfigError(

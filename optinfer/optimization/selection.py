@@ -165,7 +165,8 @@ def _in_order(bench: Workbench, names: list[str]) -> Iterator[Prepared]:
 def _fastest_first(bench: Workbench) -> Iterator[Prepared]:
     proved: list[Prepared] = []
     refused: list[tuple[str, str]] = []
-    for result in prove_all(bench, time_budget=bench.config.selection.time_budget):
+    likely = [name for name, variant in bench.catalog.items() if not variant.exploratory]
+    for result in prove_all(bench, likely, bench.config.selection.time_budget):
         if isinstance(result, Skipped):
             refused.append((result.name, result.reason))
         elif result.gate.passed:

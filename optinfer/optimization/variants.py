@@ -10,7 +10,7 @@ from typing import Any
 from optinfer import plugins
 from optinfer.config import AUTO, JobConfig, RecipeConfig
 from optinfer.errors import ConfigError, UnavailableError, suggest
-from optinfer.machine import BF16, cpu_features
+from optinfer.machine import BF16, VNNI, cpu_features
 
 # What every other variant is compared with: the model as it is, by the format it comes in.
 BASELINES = {"torch": "torch-fp32", "onnx": "onnx-fp32"}
@@ -24,13 +24,21 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A named recipe. `about` is what `optinfer variants` prints; one of the CPU features in `needs` must be there."""
+    """A named recipe.
+
+    Attributes:
+        steps: techniques in order, each with the options that differ from its defaults.
+        needs: CPU features, one of which must be there.
+        exploratory: `variant: auto` leaves it out, as it seldom keeps a gate or gains speed; `optimize` shows it.
+        about: what `optinfer variants` prints.
+    """
 
     name: str
     steps: tuple[Step, ...] = ()
     backend: str
     device: str = "cpu"
     needs: tuple[str, ...] = ()
+    exploratory: bool = False
     about: str
 
     @property
@@ -74,23 +82,80 @@ class Variant:
 
 
 _EXPORT = Step("onnx_export")
+_FP16 = (Step("cast", {"dtype": "float16"}),)
+_PRUNE = Step("prune_structured")
+# The likeliest winners come first: `selection.time_budget` may end the search before the last.
 _ALL = (
     Variant(name="torch-fp32", backend="torch", about="the model as it is; every other variant is compared to it"),
+    Variant(
+        name="openvino-int8-static",
+        steps=(_EXPORT, Step("openvino_int8_static")),
+        backend="openvino",
+        about="int8 calibrated on the job's rows, the rest in bf16 where the CPU has it",
+    ),
+    Variant(
+        name="onnx-int8-qdq",
+        steps=(_EXPORT, Step("onnx_int8_qdq")),
+        backend="onnxruntime",
+        about="int8 products with weights, calibrated on the job's rows; the rest in fp32",
+    ),
+    Variant(
+        name="onnx-int8-static",
+        steps=(_EXPORT, Step("onnx_int8_static")),
+        backend="onnxruntime",
+        about="int8 calibrated on the job's rows by NNCF, attention and embeddings too",
+    ),
+    Variant(
+        name="openvino-bf16",
+        steps=(_EXPORT, Step("openvino_convert", {"inference_precision": "bf16"})),
+        backend="openvino",
+        needs=BF16,
+        about="arithmetic in bfloat16, for CPUs with BF16 instructions",
+    ),
     Variant(
         name="torch-bf16",
         steps=(Step("cast", {"dtype": "bfloat16"}),),
         backend="torch",
         needs=BF16,
-        about="weights and arithmetic in bfloat16; fast on CPUs with BF16 instructions",
+        about="weights and arithmetic in bfloat16, for CPUs with BF16 instructions",
     ),
     Variant(
-        name="torch-fp16-cuda",
-        steps=(Step("cast", {"dtype": "float16"}),),
-        backend="torch",
-        device="cuda",
-        about="weights and arithmetic in float16 on an NVIDIA GPU",
+        name="torchao-int8-dynamic",
+        steps=(Step("torchao_int8", {"mode": "dynamic"}),),
+        backend="torch-compiled",
+        needs=VNNI,
+        about="int8 with a scale for each token, compiled; for CPUs with int8 instructions",
+    ),
+    Variant(
+        name="openvino-fp32",
+        steps=(_EXPORT, Step("openvino_convert")),
+        backend="openvino",
+        about="exact arithmetic, OpenVINO's kernels",
     ),
     Variant(name="onnx-fp32", steps=(_EXPORT,), backend="onnxruntime", about="exact arithmetic, optimized graph"),
+    Variant(
+        name="onnx-optimized",
+        steps=(_EXPORT, Step("onnx_optimize")),
+        backend="onnxruntime",
+        about="onnx-fp32 with its graph optimized once instead of at every load",
+    ),
+    Variant(
+        name="torch-compiled",
+        backend="torch-compiled",
+        about="the model as it is, compiled by inductor; the first call takes tens of seconds",
+    ),
+    Variant(
+        name="openvino-int8-weights",
+        steps=(_EXPORT, Step("openvino_weights", {"mode": "int8_asym"})),
+        backend="openvino",
+        about="weights stored in int8, arithmetic in float: a quarter of the memory",
+    ),
+    Variant(
+        name="torchao-int8-weights",
+        steps=(Step("torchao_int8", {"mode": "weights"}),),
+        backend="torch",
+        about="weights stored in int8, arithmetic in float: a quarter of the memory",
+    ),
     Variant(
         name="onnx-int8-dynamic",
         steps=(_EXPORT, Step("onnx_int8_dynamic")),
@@ -98,10 +163,75 @@ _ALL = (
         about="int8 without calibration; a row's answer depends on its neighbours",
     ),
     Variant(
-        name="openvino-int8-static",
-        steps=(_EXPORT, Step("openvino_int8_static")),
+        name="onnx-int4-weights",
+        steps=(_EXPORT, Step("onnx_int4_weights")),
+        backend="onnxruntime",
+        exploratory=True,
+        about="weights in 4 bits: for models that outgrow memory; small ones lose answers",
+    ),
+    Variant(
+        name="openvino-int4-weights",
+        steps=(_EXPORT, Step("openvino_weights", {"mode": "int4_asym"})),
         backend="openvino",
-        about="int8 calibrated on the job's rows, the rest in bf16; answers do not depend on neighbours",
+        exploratory=True,
+        about="weights in 4 bits: for models that outgrow memory; small ones lose answers",
+    ),
+    Variant(
+        name="torch-pruned",
+        steps=(_PRUNE,),
+        backend="torch",
+        exploratory=True,
+        about="a quarter of the heads and neurons left out, without training: faster, other answers",
+    ),
+    Variant(
+        name="onnx-pruned-int8",
+        steps=(_PRUNE, _EXPORT, Step("onnx_int8_qdq")),
+        backend="onnxruntime",
+        exploratory=True,
+        about="pruned, then int8: faster, other answers",
+    ),
+    Variant(
+        name="torch-pruned-unstructured",
+        steps=(Step("prune_unstructured"),),
+        backend="torch",
+        exploratory=True,
+        about="half of the weights zero: shows what the model can lose, dense kernels gain nothing",
+    ),
+    Variant(
+        name="tensorrt-fp16",
+        steps=(_EXPORT, Step("tensorrt_profile")),
+        backend="onnxruntime-tensorrt",
+        device="cuda",
+        about="TensorRT engine in float16, built for this GPU and the job's lengths",
+    ),
+    Variant(
+        name="torch-compiled-fp16-cuda",
+        steps=_FP16,
+        backend="torch-compiled",
+        device="cuda",
+        about="float16, compiled, replayed as CUDA graphs",
+    ),
+    Variant(
+        name="torch-fp16-cuda",
+        steps=_FP16,
+        backend="torch",
+        device="cuda",
+        about="weights and arithmetic in float16 on an NVIDIA GPU",
+    ),
+    Variant(
+        name="onnx-fp16-cuda",
+        steps=(_EXPORT, Step("onnx_fp16")),
+        backend="onnxruntime",
+        device="cuda",
+        about="float16 in ONNX Runtime on an NVIDIA GPU",
+    ),
+    Variant(
+        name="torch-sparse-cuda",
+        steps=(Step("sparsity_2_4"),),
+        backend="torch",
+        device="cuda",
+        exploratory=True,
+        about="two of four weights zero, on NVIDIA's sparse tensor cores; other answers without training",
     ),
 )
 VARIANTS = {v.name: v for v in _ALL}

@@ -99,7 +99,7 @@ class NestedRuns:
         self._try(record)
 
     def finish(self, summary: dict[str, Any], artifacts: dict[str, str], files: list[Path]) -> dict[str, Any]:
-        """End the parent run with `metrics`, `tags` and files; return where it is, with a `warning` if not all of it."""
+        """End the parent run with `metrics`, `tags` and files; return where it is; `warning` if not all."""
 
         def end() -> None:
             if self._parent is None:

@@ -23,6 +23,16 @@ def test_every_row_is_in_exactly_one_micro_batch(lengths: list[int], budget: tup
 
 
 @given(lengths, budget)
+def test_rows_of_different_lengths_stay_apart_where_nothing_may_be_padded(
+    lengths: list[int], budget: tuple[int, int]
+) -> None:
+    rows, values = np.arange(len(lengths)), np.array(lengths, dtype=np.int64)
+    batches = list(micro_batches(rows, values, *budget, same_length=True))
+    assert all(len(set(values[batch])) == 1 for batch in batches)
+    assert sorted(row for batch in batches for row in batch) == rows.tolist()
+
+
+@given(lengths, budget)
 def test_padded_tokens_stay_within_the_budget(lengths: list[int], budget: tuple[int, int]) -> None:
     max_batch_tokens, max_batch_size = budget
     for batch in cut(lengths, *budget):

@@ -93,7 +93,7 @@ def cosine(first: Any, second: Any) -> float:
 @pytest.mark.parametrize(
     ("technique", "precision", "least"),
     [
-        ("onnx_int8_static", "int8", 0.999),
+        ("onnx_int8_static", "int8", 0.99),
         ("onnx_int8_qdq", "int8", 0.999),
         ("onnx_int4_weights", "int4", 0.98),
         ("onnx_fp16", "fp16", 0.99999),

@@ -4,6 +4,7 @@ Options (they arrive in the artifact's load_options):
     folder: where replicas of one job meet; every call leaves a file in `calls` there. The process whose id is in
         `driver` there, and those it starts to certify, stay healthy: faults happen in replicas only.
     hold_after: calls after which every further one blocks until somebody writes to the FIFO `hold`.
+    (a file `refuse` there): replicas cannot be loaded as long as it exists.
     die_once: the first replica that claims the file `die` here is killed.
     die_at_width: a replica that sees a micro-batch at least this many tokens wide is killed.
 """
@@ -28,6 +29,8 @@ def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any
     driver = Path(artifact.load_options["folder"], "driver")
     if driver.exists() and int(driver.read_text()) in (os.getpid(), os.getppid()):
         return FakeSession(execution)
+    if Path(artifact.load_options["folder"], "refuse").exists():
+        raise RuntimeError("no kernel for this device")
     return FaultySession(execution, **artifact.load_options)
 
 

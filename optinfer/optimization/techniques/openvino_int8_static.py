@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from optinfer.artifact import Artifact
-from optinfer.errors import ConfigError
-from optinfer.optimization.techniques import BuildContext, Change
+from optinfer.optimization.techniques import BuildContext, Change, _onnx, _openvino
 
 INPUTS = ("onnx",)
 OUTPUT = "openvino"
-REQUIRES = ("openvino", "nncf")
+REQUIRES = ("openvino", "nncf", "onnx")
 CALIBRATES = True
 # What stays unquantized computes in bf16 where the CPU has it: with int8 matrices, fp32 would be the slowest part.
 DEFAULTS: dict[str, Any] = {"rows": 128, "inference_precision": "bf16"}
@@ -19,17 +18,13 @@ DEFAULTS: dict[str, Any] = {"rows": 128, "inference_precision": "bf16"}
 
 def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, Any]) -> Change:
     import nncf
-    import openvino
 
-    rows = list(context.calibration_batches(options["rows"]))
-    if not rows:
-        raise ConfigError("static int8 needs rows to calibrate on, the sample has none; score a table with rows")
-
-    model = openvino.Core().read_model(str(source.file))
-    quantized = nncf.quantize(model, nncf.Dataset(rows), subset_size=len(rows), model_type=nncf.ModelType.TRANSFORMER)
-    openvino.save_model(quantized, str(out / "model.xml"), compress_to_fp16=False)
-    return Change(
-        format="openvino",
-        precision="int8",
-        load_options={"inference_precision": options["inference_precision"]},
+    rows = _onnx.calibration(context, options["rows"])
+    quantized = nncf.quantize(
+        _openvino.read(source),
+        nncf.Dataset(rows),
+        subset_size=len(rows),
+        model_type=nncf.ModelType.TRANSFORMER if _onnx.is_transformer(_onnx.read(source)) else None,
     )
+    _openvino.write(quantized, out)
+    return Change(format="openvino", precision="int8", load_options=_openvino.load_options(options))

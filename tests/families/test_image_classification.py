@@ -1,0 +1,341 @@
+"""Photos to classes, end to end: EfficientNet-lite0 as an ONNX file, and transformers folders."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import optinfer
+from optinfer import plugins
+from optinfer.errors import ConfigError
+from optinfer.families._pixels import Preparation
+from tests.conftest import MakeJob, WriteTable, located, read_rows
+from tests.families.conftest import EFFICIENTNET_PREPROCESSOR, quarantined
+
+# What the photographers meant, and the package's authors' network sees.
+EXPECTED = {"flower": "daisy", "china": "palace", "coffee": "espresso", "camera": "tripod", "rocket": "missile"}
+CATS = ("tiger cat", "tabby, tabby cat", "Egyptian cat")
+
+
+@pytest.fixture
+def images(tmp_path: Path, write_table: WriteTable, encoded: dict[str, bytes]) -> Path:
+    """Write the photos and their crops, a text among them that is no image, and a null."""
+    rows = [*encoded.items()]
+    rows[20:20] = [("a text", b"Dear all, please find attached"), ("nothing", None)]
+    return write_table(
+        tmp_path / "images.parquet",
+        columns={"id": [name for name, _ in rows], "content": pa.array([image for _, image in rows], pa.binary())},
+    )
+
+
+@pytest.fixture
+def image_job(make_job: MakeJob, efficientnet: Path) -> Any:
+    """Return a function from source, sink and changes to a job for EfficientNet-lite0."""
+
+    def make(source: Path, sink: Path, **changes: Any) -> Any:
+        settings: dict[str, Any] = {
+            "model": {"path": str(efficientnet), "family": "image-classification"},
+            "variant": "onnx-fp32",
+            "gate": {"min": 0.99, "sample_rows": 32},
+            "source__columns": {"image": "content"},
+            "sink__error_threshold": 2,
+        }
+        return make_job(source, sink, **{**settings, **changes})
+
+    return make
+
+
+def by_name(sink: Path) -> dict[str, dict[str, Any]]:
+    return {row["id"]: row for row in read_rows(sink)}
+
+
+def see_what_is_there(rows: dict[str, dict[str, Any]]) -> None:
+    assert {name: rows[name]["label"] for name in EXPECTED} == EXPECTED
+    assert rows["chelsea"]["label"] in CATS
+
+
+@pytest.mark.usefixtures("without_ray")
+class TestEfficientNet:
+    def test_photos_are_what_they_show_and_what_is_no_image_is_quarantined(
+        self, image_job: Any, images: Path, sink: Path
+    ) -> None:
+        record = optinfer.run(image_job(images, sink))
+        rows = by_name(sink)
+        see_what_is_there(rows)
+        assert (record["rows_in"], record["rows_out"], record["rows_quarantined"]) == (47, 45, 2)
+        assert quarantined(sink) == {
+            "a text": "image cannot be decoded: it is no image that Pillow knows, or it is empty",
+            "nothing": "image is null",
+        }
+        assert all(0 < row["score"] <= 1 for row in rows.values())
+
+    # Convolutions of this net do not take int8 well: what each variant keeps here, with a margin for other CPUs.
+    @pytest.mark.parametrize(
+        ("variant", "gate", "precision"),
+        [
+            ("onnx-int8-dynamic", {"min": 0.8}, "int8"),
+            ("openvino-fp32", {"min": 0.99}, "fp32"),
+            ("onnx-int8-qdq", {"metric": "cosine", "min": 0.8}, "int8"),
+        ],
+    )
+    def test_a_variant_that_keeps_its_gate_sees_the_same(
+        self, image_job: Any, images: Path, sink: Path, variant: str, gate: dict[str, Any], precision: str
+    ) -> None:
+        record = optinfer.run(image_job(images, sink, variant=variant, gate={**gate, "sample_rows": 32}))
+        assert record["gate"]["passed"]
+        assert precision in record["certificate"]["executed"]["precisions"]
+        labels = {name: row["label"] for name, row in by_name(sink).items()}
+        assert sum(labels[name] == label for name, label in EXPECTED.items()) >= 4
+
+    def test_int8_that_sees_other_things_scores_nothing(self, image_job: Any, images: Path, sink: Path) -> None:
+        with pytest.raises(optinfer.errors.GateError, match=r"onnx-int8-qdq: top1_agreement 0\.\d+ .*below gate\.min"):
+            optinfer.run(image_job(images, sink, variant="onnx-int8-qdq"))
+        assert not list(sink.glob("*.parquet"))
+
+    def test_top_k_gives_the_best_classes_first(self, image_job: Any, images: Path, sink: Path) -> None:
+        optinfer.run(image_job(images, sink, model__top_k=5))
+        rows = by_name(sink)
+        assert {name: rows[name]["labels"][0] for name in EXPECTED} == EXPECTED
+        assert set(CATS) <= set(rows["chelsea"]["labels"])
+        for row in rows.values():
+            assert len(row["labels"]) == 5
+            assert row["scores"] == sorted(row["scores"], reverse=True)
+
+    def test_a_label_column_is_the_truth_of_the_gate(
+        self, image_job: Any, write_table: WriteTable, encoded: dict[str, bytes], tmp_path: Path, sink: Path
+    ) -> None:
+        chosen = {name: image for name, image in encoded.items() if name.split(" ")[0] in EXPECTED}
+        table = {"id": [*chosen], "content": [*chosen.values()], "is": [EXPECTED[n.split(" ")[0]] for n in chosen]}
+        source = write_table(tmp_path / "labelled.parquet", columns=table)
+        gate = {"label": "is", "max_drop": 0.2, "sample_rows": 16}
+        fidelity = optinfer.run(image_job(source, sink, variant="onnx-int8-dynamic", gate=gate))["certificate"][
+            "fidelity"
+        ]
+        assert fidelity["metric"] == "accuracy"
+        assert fidelity["baseline"] >= 0.8
+
+    def test_bytes_paths_and_structs_of_both_give_the_same(
+        self, image_job: Any, write_table: WriteTable, photos: dict[str, Path], tmp_path: Path
+    ) -> None:
+        names, files = [*photos], [*photos.values()]
+        columns = {
+            "bytes": [file.read_bytes() for file in files],
+            "paths": [str(file) for file in files],
+            "structs": [
+                {"bytes": file.read_bytes(), "path": None} if i % 2 else {"bytes": None, "path": f"file://{file}"}
+                for i, file in enumerate(files)
+            ],
+        }
+        source = write_table(tmp_path / "photos.parquet", columns={"id": names, **columns})
+        found = {}
+        for column in columns:
+            optinfer.run(image_job(source, tmp_path / column, source__columns={"image": column}))
+            found[column] = by_name(tmp_path / column)
+        see_what_is_there(found["bytes"])
+        assert found["paths"] == found["bytes"] == found["structs"]
+
+    def test_a_file_that_is_gone_is_quarantined_by_name(
+        self, image_job: Any, write_table: WriteTable, photos: dict[str, Path], tmp_path: Path, sink: Path
+    ) -> None:
+        paths = [str(tmp_path / "gone.png"), *map(str, photos.values())]
+        source = write_table(tmp_path / "paths.parquet", columns={"id": ["gone", *photos], "content": paths})
+        optinfer.run(image_job(source, sink))
+        see_what_is_there(by_name(sink))
+        assert quarantined(sink).keys() == {"gone"}
+        assert "gone.png" in quarantined(sink)["gone"]
+
+    def test_a_column_of_numbers_is_refused(
+        self, image_job: Any, write_table: WriteTable, tmp_path: Path, sink: Path
+    ) -> None:
+        source = write_table(tmp_path / "numbers.parquet", columns={"id": ["a"], "content": [1]})
+        with pytest.raises(ConfigError, match="'content' holds int64, image needs encoded bytes, paths"):
+            optinfer.run(image_job(source, sink))
+
+
+@pytest.mark.usefixtures("shared_ray")
+def test_a_job_on_ray(image_job: Any, images: Path, sink: Path) -> None:
+    record = optinfer.run(image_job(images, sink))
+    see_what_is_there(by_name(sink))
+    assert (record["rows_out"], record["rows_quarantined"]) == (45, 2)
+
+
+class TestDescription:
+    """What lies beside the model must say what pixels it takes, and nothing that is not done."""
+
+    @pytest.fixture
+    def folder(self, efficientnet: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(efficientnet, tmp_path / "model"))
+
+    def load(self, folder: Path, **settings: Any) -> Any:
+        return plugins.load("families", "image-classification").load(located(folder, "image-classification"), settings)
+
+    @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+    def test_both_files_are_needed(self, folder: Path, name: str) -> None:
+        (folder / name).unlink()
+        with pytest.raises(ConfigError, match="put both beside the model"):
+            self.load(folder)
+
+    def test_the_files_may_lie_above_an_onnx_folder(self, folder: Path) -> None:
+        (folder / "onnx").mkdir()
+        (folder / "model.onnx").rename(folder / "onnx" / "model.onnx")
+        assert self.load(folder).inputs == ("photo",)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"do_flip_channel_order": True}, "asks for do_flip_channel_order, which optinfer does not do"),
+            ({"image_processor_type": "LevitImageProcessor"}, "asks for LevitImageProcessor"),
+            ({"image_mean": None}, "does not give image_mean"),
+            ({"do_center_crop": False}, "gives no fixed size"),
+            ({"size": 256}, "which is no clear one; write {shortest_edge: 256}"),
+            ({"size": {"longest_edge": 256}}, "known: height and width, or shortest_edge"),
+            (
+                {"crop_size": 192},
+                r"takes images of \(3, 224, 224\), its preprocessor_config.json makes \(3, 192, 192\)",
+            ),
+        ],
+    )
+    def test_pixels_that_would_not_be_the_models_are_refused(
+        self, folder: Path, change: dict[str, Any], message: str
+    ) -> None:
+        (folder / "preprocessor_config.json").write_text(json.dumps({**EFFICIENTNET_PREPROCESSOR, **change}))
+        with pytest.raises(ConfigError, match=message):
+            self.load(folder)
+
+    def test_classes_that_are_not_the_models_are_refused(self, folder: Path) -> None:
+        (folder / "config.json").write_text(json.dumps({"id2label": {"0": "cat", "1": "dog"}}))
+        with pytest.raises(ConfigError, match="gives 1000 numbers for the 2 named classes"):
+            self.load(folder)
+
+    def test_a_model_that_ends_in_softmax_gives_its_own_scores(self, folder: Path) -> None:
+        import onnx
+
+        logits = self.load(folder)
+        model = onnx.load(folder / "model.onnx")
+        model.graph.node.append(onnx.helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1))
+        model.graph.output[0].name = "probabilities"
+        onnx.save(model, folder / "model.onnx")
+        softmax = self.load(folder)
+        given = np.array([[2.0, *[0.0] * 999]])
+        shares = np.exp(given) / np.exp(given).sum()
+        assert softmax.postprocess({"probabilities": shares}) == logits.postprocess({"logits": given})
+
+    def test_a_fixed_batch_is_refused(self, folder: Path) -> None:
+        import onnx
+
+        model = onnx.load(folder / "model.onnx")
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 8
+        onnx.save(model, folder / "model.onnx")
+        with pytest.raises(ConfigError, match="takes exactly 8 rows a call; export it with a dynamic batch"):
+            self.load(folder)
+
+
+class TestPixels:
+    """The same numbers as transformers' own processors."""
+
+    @pytest.mark.parametrize(
+        ("processor", "settings"),
+        [
+            ("ViTImageProcessorPil", {"size": {"height": 96, "width": 128}, "do_convert_rgb": True}),
+            ("ConvNextImageProcessorPil", {"size": {"shortest_edge": 224}, "do_convert_rgb": True}),
+            ("ConvNextImageProcessorPil", {"size": {"shortest_edge": 384}, "do_convert_rgb": True}),
+            ("CLIPImageProcessorPil", {"size": {"shortest_edge": 64}, "crop_size": {"height": 96, "width": 60}}),
+            ("EfficientNetImageProcessorPil", {"rescale_offset": True, "do_convert_rgb": True}),
+            (
+                "BitImageProcessorPil",
+                {k: v for k, v in EFFICIENTNET_PREPROCESSOR.items() if k != "do_convert_rgb"},
+            ),
+        ],
+    )
+    def test_pixels_are_those_of_transformers(
+        self, tmp_path: Path, photos: dict[str, Path], processor: str, settings: dict[str, Any]
+    ) -> None:
+        import transformers
+        from PIL import Image
+
+        theirs = getattr(transformers, processor)(**settings)
+        theirs.save_pretrained(tmp_path)
+        ours = Preparation.read(tmp_path / "preprocessor_config.json")
+        for name in ("china", "coffee", "grace_hopper"):
+            expected = theirs(Image.open(photos[name]).convert("RGB"), return_tensors="np")["pixel_values"][0]
+            made = ours.normalize(ours.prepare(photos[name])).transpose(2, 0, 1)
+            np.testing.assert_allclose(made, expected, atol=1e-5)
+
+    def test_a_photo_taken_on_its_side_is_turned_upright(self, photos: dict[str, Path]) -> None:
+        from PIL import Image
+
+        ours = Preparation(size=(64, 96), resize=(64, 96), resample=2, scale=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
+        photo = Image.open(photos["china"])
+        exif = photo.getexif()
+        exif[0x0112] = 6  # Orientation: turn right by 90 degrees to see it upright
+        photo.transpose(Image.Transpose.ROTATE_90).save(file := io.BytesIO(), "PNG", exif=exif)
+        assert np.array_equal(ours.prepare(file), ours.prepare(photos["china"]))
+
+
+@pytest.mark.usefixtures("without_ray")
+class TestTransformers:
+    """A folder as save_pretrained writes it."""
+
+    @pytest.fixture(scope="class", params=["ViT", "ResNet"])
+    def folder(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Write a tiny network with random weights and three classes."""
+        import torch
+        import transformers
+
+        torch.manual_seed(0)
+        classes: dict[str, Any] = {"id2label": {0: "a", 1: "b", 2: "c"}}
+        if request.param == "ViT":
+            sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+            config = transformers.ViTConfig(image_size=32, patch_size=8, **sizes, **classes)
+            model = transformers.ViTForImageClassification(config)
+        else:
+            config = transformers.ResNetConfig(
+                embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", **classes
+            )
+            model = transformers.ResNetForImageClassification(config)
+            model.classifier[1].weight.data.mul_(20)  # random features are much alike: spread the classes
+        folder = tmp_path_factory.mktemp(request.param)
+        model.save_pretrained(folder)
+        processor = transformers.ViTImageProcessorPil(size={"height": 32, "width": 32})
+        processor.save_pretrained(folder)
+        return folder
+
+    @pytest.mark.parametrize("variant", ["torch-fp32", "onnx-fp32", "torchao-int8-weights"])
+    def test_variants_agree_with_transformers(
+        self, image_job: Any, images: Path, folder: Path, encoded: dict[str, bytes], sink: Path, variant: str
+    ) -> None:
+        import torch
+        import transformers
+        from PIL import Image
+
+        model = {"path": str(folder), "family": "image-classification"}
+        gate = {"metric": "cosine", "min": 0.99, "sample_rows": 16}
+        optinfer.run(image_job(images, sink, model=model, variant=variant, gate=gate))
+        rows = by_name(sink)
+        assert len(rows) == len(encoded)
+        theirs = transformers.ViTImageProcessorPil.from_pretrained(folder)
+        photos = [Image.open(io.BytesIO(image)).convert("RGB") for image in encoded.values()]
+        network = transformers.AutoModelForImageClassification.from_pretrained(folder)
+        with torch.inference_mode():
+            expected = network(**theirs(photos, return_tensors="pt")).logits.softmax(-1).max(-1)
+        within = 1e-4 if variant.endswith("fp32") else 2e-2
+        scores = [rows[name]["score"] for name in encoded]
+        np.testing.assert_allclose(scores, expected.values, atol=within)
+        agree = [
+            rows[n]["label"] == network.config.id2label[int(i)] for n, i in zip(encoded, expected.indices, strict=True)
+        ]
+        assert all(agree) or variant == "torchao-int8-weights"
+
+    def test_a_backbone_without_a_head_is_refused(self, folder: Path, tmp_path: Path) -> None:
+        copy = shutil.copytree(folder, tmp_path / "model")
+        config = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps({**config, "architectures": ["ViTModel"]}))
+        with pytest.raises(ConfigError, match="is ViTModel, not an image classifier"):
+            plugins.load("families", "image-classification").load(located(copy, "image-classification"), {})
