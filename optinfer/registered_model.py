@@ -28,7 +28,8 @@ class RegisteredModel(PythonModel):  # type: ignore[misc]
         model, artifact = (_placed(raw.pop(name), folder) for name in ("model", "artifact"))
         self._replica = Replica(ReplicaSettings(**raw, model=model, artifact=artifact))
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+    # Without types: MLflow would take them for a schema of single values, in the place of the model's signature.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         rows = pa.Table.from_pandas(model_input, preserve_index=False)
         scored = self._replica.score(rows)
         answers = self._replica.as_table(scored).to_pandas()

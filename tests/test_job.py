@@ -253,7 +253,7 @@ class TestResume:
             ({"source__limit": 50}, "source.rows: 100 there, 50 here"),
             ({"model__max_length": 16}, "model.max_length: null there, 16 here"),
             ({"sink__columns": ["id", "section"]}, 'sink.columns: ["id"] there, ["id", "section"] here'),
-            ({"batching": {"max_batch_size": 3}}, "batching.max_batch_size: "auto" there, 3 here"),
+            ({"batching": {"max_batch_size": 3}}, 'batching.max_batch_size: "auto" there, 3 here'),
         ],
         ids=["rows", "model settings", "columns", "batching"],
     )

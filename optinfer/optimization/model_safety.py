@@ -122,7 +122,9 @@ def check_onnx(path: Path) -> list[Path]:
                 "could read any file; save the model again with its weights beside it"
             )
         if not file.is_file():
-            raise ConfigError(f"{path} takes weights from {location!r}, which is not there; copy it beside the model")
+            raise ConfigError(
+                f"{path} takes weights from {location!r}, which is not there; copy it beside the model, or give the folder that holds both"
+            )
     return [path.parent / location for location in locations]
 
 

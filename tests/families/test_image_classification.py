@@ -61,7 +61,7 @@ def see_what_is_there(rows: dict[str, dict[str, Any]]) -> None:
     assert rows["chelsea"]["label"] in CATS
 
 
-@pytest.mark.usefixtures("without_ray")
+@pytest.mark.usefixtures("in_this_process")
 class TestEfficientNet:
     def test_photos_are_what_they_show_and_what_is_no_image_is_quarantined(
         self, image_job: Any, images: Path, sink: Path
@@ -279,7 +279,7 @@ class TestPixels:
         assert np.array_equal(ours.prepare(file), ours.prepare(photos["china"]))
 
 
-@pytest.mark.usefixtures("without_ray")
+@pytest.mark.usefixtures("in_this_process")
 class TestTransformers:
     """A folder as save_pretrained writes it."""
 

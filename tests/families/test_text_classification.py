@@ -111,8 +111,8 @@ def test_labels_that_calibrate_never_judge(sections: Path, make_job: MakeJob, si
 
 
 def test_a_label_column_that_is_not_there_is_refused(sections: Path, make_job: MakeJob, sink: Path) -> None:
-    with pytest.raises(ConfigError, match="'sektion' is not in .*did you mean 'section'"):
-        changes = settings_of(sections, gate={"label": "sektion"}, variant="torch-fp32")
+    changes = settings_of(sections, gate={"label": "sektion"}, variant="torch-fp32")
+    with pytest.raises(ConfigError, match=r"'sektion' is not in .*did you mean 'section'"):
         optinfer.run(make_job(sections / "heldout.parquet", sink, **changes))
 
 

@@ -101,9 +101,7 @@ class TestPickles:
         folder = tmp_path / "model"
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(saved(Trap(sprung)))
-        code, _, err = run_cli(
-            "plan", write_job(write_table(tmp_path / "t.parquet"), sink, model__path=str(folder))
-        )
+        code, _, err = run_cli("plan", write_job(write_table(tmp_path / "t.parquet"), sink, model__path=str(folder)))
         assert code == 2
         assert "model.safetensors is a pickle" in err
         assert not sprung.exists()
@@ -130,7 +128,7 @@ class TestPickles:
             "    def forward(self, x):\n        return self.l(x)\n"
         )
         monkeypatch.chdir(code_folder)
-        monkeypatch.setattr(sys, "path", [*sys.path])
+        monkeypatch.setattr(sys, "path", list(sys.path))
         weights = {"l.weight": torch.ones(2, WIDTH), "l.bias": torch.tensor([0.0, 1.0])}
         torch.save(weights, tmp_path / "net.pth")
         model = {"path": str(tmp_path / "net.pth"), "family": "tensor", "class": "my_net:Net", "outputs": {"y": 2}}
@@ -287,11 +285,17 @@ def _weights(members: Members, sprung: Path) -> None:
 def _weights_named_metadata(members: Members, sprung: Path) -> None:
     members["data/weights/weight_9"] = saved(Trap(sprung))
     with described(members, WEIGHTS) as weights:
-        weights["config"]["metadata"] = {"path_name": "weight_9", "is_param": False, "use_pickle": True, "tensor_meta": None}
+        weights["config"]["metadata"] = {
+            "path_name": "weight_9",
+            "is_param": False,
+            "use_pickle": True,
+            "tensor_meta": None,
+        }
 
 
 def _opaque_constant(members: Members, sprung: Path) -> None:
-    members["data/constants/opaque_obj_0"] = pickle.dumps(Trap(sprung))
+    content = pickle.dumps(Trap(sprung))
+    members["data/constants/opaque_obj_0"] = content + b" " * (-len(content) % 4)  # read as float32, too
     with described(members, CONSTANTS) as constants:
         constants["config"]["scale"]["path_name"] = "opaque_obj_0"
 
@@ -305,6 +309,13 @@ def _size(members: Members, sprung: Path) -> None:
 def _guard(members: Members, sprung: Path) -> None:
     with described(members, MODEL) as model:
         model["guards_code"] = [f"{_code(sprung)} is None"]
+
+
+def _buffer(members: Members, sprung: Path) -> None:
+    name = f"shift\", open({str(sprung)!r}, 'w'), \""
+    with described(members, WEIGHTS) as weights:
+        weights["config"][name] = weights["config"].pop("shift")
+    members[MODEL] = members[MODEL].replace(b'"shift"', json.dumps(name).encode())
 
 
 def _operator(members: Members, sprung: Path) -> None:
@@ -326,9 +337,7 @@ def _default_factory(members: Members, sprung: Path) -> None:
     context = {"default_factory_module": "imported_by_pt2", "default_factory_name": "x", "dict_context": "[]"}
     with described(members, MODEL) as model:
         call = model["graph_module"]["module_call_graph"][0]["signature"]
-        call["out_spec"] = json.dumps(
-            [1, {"type": "collections.defaultdict", "context": context, "children_spec": []}]
-        )
+        call["out_spec"] = json.dumps([1, {"type": "collections.defaultdict", "context": context, "children_spec": []}])
 
 
 def _enum(members: Members, sprung: Path) -> None:
@@ -341,7 +350,7 @@ def _enum(members: Members, sprung: Path) -> None:
 
 ATTACKS = [
     _samples, _samples_in_capitals, _samples_in_the_old_format, _weights, _weights_named_metadata, _opaque_constant,
-    _size, _guard, _operator, _name, _default_factory, _enum,
+    _size, _guard, _buffer, _default_factory, _enum,
 ]  # fmt: skip
 
 
@@ -365,12 +374,23 @@ def test_an_archive_that_runs_code_is_refused(
     assert not sprung.exists()
 
 
+@pytest.mark.parametrize("attack", [_operator, _name], ids=["operator", "name"])
+def test_what_torch_refuses_itself_is_refused_before(
+    attack: Callable[[Members, Path], None], honest: Members, tmp_path: Path, sprung: Path
+) -> None:
+    members = dict(honest)
+    attack(members, sprung)
+    with pytest.raises(ConfigError, match="that could run code"):
+        check_pt2(packed(tmp_path / "m.pt2", members))
+
+
 def test_an_unchanged_archive_packed_anew_passes(honest: Members, tmp_path: Path) -> None:
     check_pt2(packed(tmp_path / "m.pt2", dict(honest)))
 
 
 @pytest.mark.parametrize(
-    "name", ["data/aotinductor/model/x.so", "data/constants/custom_obj_0", "data/weights/../sample_inputs/model.pt", "x"]
+    "name",
+    ["data/aotinductor/model/x.so", "data/constants/custom_obj_0", "data/weights/../sample_inputs/model.pt", "x"],
 )
 def test_what_is_neither_graph_nor_tensor_is_refused(name: str, honest: Members, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="neither a graph nor plain tensors"):
@@ -384,7 +404,9 @@ def test_an_archive_behind_something_else_is_refused(honest: Members, tmp_path: 
         check_pt2(archive)
 
 
-@pytest.mark.parametrize("text", ["ｅｖａｌ(s0)", "s0.__class__", "Symbol", "Add(s0, open)", "[i for i in s0]", "s0; s1", "(s0:=1)"])
+@pytest.mark.parametrize(
+    "text", ["ｅｖａｌ(s0)", "s0.__class__", "Symbol", "Add(s0, open)", "[i for i in s0]", "s0; s1", "(s0:=1)"]
+)
 def test_only_arithmetic_on_sizes_is_a_size(text: str) -> None:
     from optinfer.optimization.model_safety import _is_size
 
@@ -405,7 +427,10 @@ def onnx_model(folder: Path, location: str, hide: str = "initializer") -> Path:
         weights.external_data.add(key=key, value=value)
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", WIDTH])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])
-    product, constant = helper.make_node("MatMul", ["x", "w"], ["y"]), helper.make_node("Constant", [], ["w"], value=weights)
+    product, constant = (
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        helper.make_node("Constant", [], ["w"], value=weights),
+    )
     opsets, functions, initializers = [helper.make_opsetid("", 20)], [], []
     if hide == "initializer":
         nodes, initializers = [product], [weights]
@@ -492,7 +517,7 @@ class TestExternalWeights:
 class TestOwnCode:
     @pytest.fixture(autouse=True)
     def here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sys, "path", [p for p in sys.path])
+        monkeypatch.setattr(sys, "path", list(sys.path))
         monkeypatch.chdir(tmp_path)
 
     def test_a_class_of_the_working_directory_is_found(self, tmp_path: Path) -> None:
