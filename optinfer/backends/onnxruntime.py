@@ -28,6 +28,8 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DEVICE_OF = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
 # What multiplies matrices; the rest of a graph is shapes and glue.
 _HEAVY = ("MatMul", "Gemm", "Conv", "Attention", "LSTM", "GRU", "RNN", "Einsum")
+# Weights in blocks: how wide, only the model says.
+_BLOCKS = "blocks"
 # Of what a node is given, the narrowest says what it multiplies.
 _NARROWEST_FIRST = {"int8": "int8", "uint8": "int8", "float16": "fp16", "bfloat16": "bf16", "float": "fp32"}
 
@@ -65,6 +67,9 @@ class OnnxRuntimeSession(Session):
 
         nodes = self._profile()
         heavy = [(kind, provider, precision) for kind, provider, precision in nodes if precision]
+        if any(precision == _BLOCKS for _, _, precision in heavy):
+            width = f"int{_block_bits(self._model)}"
+            heavy = [(kind, provider, width if found == _BLOCKS else found) for kind, provider, found in heavy]
         return {
             "backend": "onnxruntime",
             "version": onnxruntime.__version__,
@@ -126,13 +131,29 @@ def _precision(node: dict[str, Any]) -> str | None:
     """Tell what a node multiplies: its operator's name first, then the narrowest type it is given."""
     kind = node["op_name"]
     if "NBits" in kind:
-        return "int4"
+        return _BLOCKS
     if "Integer" in kind or kind.startswith(("QLinear", "QGemm", "DynamicQuantize", "QAttention")):
         return "int8" if any(heavy in kind for heavy in _HEAVY) else None
     if not any(heavy in kind for heavy in _HEAVY):
         return None
     given = {name for shape in node.get("input_type_shape", []) for name in shape}
     return next((name for dtype, name in _NARROWEST_FIRST.items() if dtype in given), "fp64")
+
+
+def _block_bits(model: str) -> int:
+    """Tell how wide weights in blocks are, the widest where they differ; the profile leaves it out.
+
+    The nodes say it, or the integers that ONNX Runtime makes such nodes of.
+    """
+    import onnx
+
+    graph = onnx.load(model, load_external_data=False).graph
+    nodes = [node for node in graph.node if node.op_type == "MatMulNBits"]
+    said = {attribute.i for node in nodes for attribute in node.attribute if attribute.name == "bits"}
+    four = (onnx.TensorProto.INT4, onnx.TensorProto.UINT4)
+    eight = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    held = {4 if t.data_type in four else 8 for t in graph.initializer if t.data_type in (*four, *eight)}
+    return max(said or held, default=4)
 
 
 def _as_float32(array: Any) -> Any:

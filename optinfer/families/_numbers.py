@@ -126,7 +126,8 @@ def wrong_lengths(port: Port, ragged: Ragged) -> dict[int, str]:
     lengths, step = ragged.lengths, port.step
     if port.varying:
         bad = np.flatnonzero((lengths % step != 0) | (lengths == 0))
-        return {int(i): f"{port.name} takes a multiple of {step} numbers, the row has {lengths[i]}" for i in bad}
+        takes = f"a multiple of {step} numbers" if step > 1 else "at least one number"
+        return {int(i): f"{port.name} takes {takes}, the row has {lengths[i]}" for i in bad}
     bad = np.flatnonzero(lengths != step)
     return {int(i): f"{port.name} takes {step} numbers, the row has {lengths[i]}" for i in bad}
 

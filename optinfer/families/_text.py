@@ -123,8 +123,10 @@ def load_encoder(folder: Path, auto_class: str) -> Any:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    # Without any, the job allowed its pickled weights (optimization/model_source.py).
+    safe = any(folder.glob("*.safetensors"))
     return getattr(transformers, auto_class).from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        folder, local_files_only=True, trust_remote_code=False, use_safetensors=safe, dtype=torch.float32
     )
 
 

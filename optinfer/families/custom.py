@@ -13,6 +13,7 @@ alone vary otherwise), `metrics`, and `answers(outputs)` where a label column is
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def load(model: Artifact, settings: dict[str, Any]) -> Family:
     spec = settings.get("class")
     if not spec:
         raise ConfigError("family custom needs model.class: module:Class, importable from the working directory")
-    return Custom(model, spec, plugins.load_class(spec)(**settings.get("arguments") or {}))
+    return Custom(model, spec, plugins.make(spec, settings.get("arguments") or {}))
 
 
 @dataclass(kw_only=True)
@@ -100,6 +101,9 @@ class Custom(Family):
             def forward(self, *inputs: torch.Tensor) -> Any:
                 return user.forward(self.module, *inputs)
 
+        # Exporters read the names of the inputs from the signature, and take `*inputs` for a single one.
+        parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in ("self", *self.inputs)]
+        Forward.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return Forward().eval()
 
     def _arrays(self, table: pa.Table) -> Arrays:

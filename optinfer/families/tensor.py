@@ -83,10 +83,11 @@ class Tensor(Family):
             kind = kind_of(column.type)
             dtype = port.dtype or ("float32" if pa.types.is_floating(kind) else "int64")
             columns[port.name], refused = read_numbers(column, dtype)
-            rejected |= wrong_lengths(port, columns[port.name]) | refused
+            rejected = wrong_lengths(port, columns[port.name]) | refused | rejected
         varying = [columns[p.name].lengths // p.step for p in self._ports if p.varying]
         for other in varying[1:]:
-            rejected |= {int(i): "its inputs differ in length" for i in np.flatnonzero(other != varying[0])}
+            unlike = np.flatnonzero(other != varying[0])
+            rejected = {int(i): "its inputs differ in length" for i in unlike} | rejected
         return NumericFeatures(
             rows=table.num_rows,
             lengths=varying[0] if varying else None,
@@ -109,7 +110,7 @@ class Tensor(Family):
 
         if self._model.entry.endswith(".pt2"):
             return load_pt2(self._model.file)
-        return load_weights(self._class()(**self._arguments), self._model.file)
+        return load_weights(plugins.make(self._spec or "", self._arguments), self._model.file)
 
     def _signature(self, outputs: dict[str, int]) -> Signature:
         if self._model.format == "onnx":
@@ -124,10 +125,7 @@ class Tensor(Family):
                 "model.outputs: {name: numbers a row} (0 for one plain number), or save it as .onnx or .pt2"
             )
         declared = (Port(name, "float32", (width,) if width else ()) for name, width in outputs.items())
-        return Signature(tuple(map(Port, _parameters(self._class()))), tuple(declared))
-
-    def _class(self) -> Any:
-        return plugins.load_class(self._spec or "")
+        return Signature(tuple(map(Port, _parameters(plugins.load_class(self._spec)))), tuple(declared))
 
     def _dims(self, port: Port, table: pa.Table) -> tuple[int | None, ...] | None:
         if port.dims is not None:
@@ -169,7 +167,7 @@ def _sized(signature: Signature, ports: dict[str, Port], outputs: dict[str, int]
             raise ConfigError(f"output {name!r} has no fixed size; add model.outputs: {{{name}: numbers a row}}")
         if said is not None and known and port.step != max(said, 1):
             raise ConfigError(
-                f"model.outputs: {name} has {said} numbers a row, the model's has {port.step}; correct it"
+                f"model.outputs: {name} has {said} numbers a row, the model gives {port.step}; correct it"
             )
         dims = port.dims if said is None else (said,) if said else ()
         found.append(replace(port, name=name, dims=dims))

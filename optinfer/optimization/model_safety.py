@@ -123,7 +123,8 @@ def check_onnx(path: Path) -> list[Path]:
             )
         if not file.is_file():
             raise ConfigError(
-                f"{path} takes weights from {location!r}, which is not there; copy it beside the model, or give the folder that holds both"
+                f"{path} takes weights from {location!r}, which is not there; copy it beside the model, or give the "
+                "folder that holds both"
             )
     return [path.parent / location for location in locations]
 

@@ -141,7 +141,7 @@ def _fetched(identity: str, fetch: Callable[[Path], object]) -> Path:
 
 def _remote(url: str) -> Path:
     """Bring a file or folder of an object store here, unless what is here has the same names, sizes and versions."""
-    fs, root = file_system(url)
+    fs, root = file_system(url.rstrip("/"))
     with reaching(url):
         single = fs.isfile(root)
         found = {root: fs.info(root)} if single else fs.find(root, detail=True)
@@ -157,7 +157,7 @@ def _remote(url: str) -> Path:
                 fs.get_file(name, str(out / target))
 
         # What a store says of a file (its ETag, or when it was written) changes with its content.
-        folder = _fetched(json.dumps([redact(url), found], sort_keys=True, default=str), download)
+        folder = _fetched(json.dumps([redact(url.rstrip("/")), found], sort_keys=True, default=str), download)
     return folder / Path(root).name if single else folder
 
 
@@ -205,9 +205,10 @@ def _flavor(folder: Path) -> Path:
     root = described.parent
     if "onnx" in flavors:
         return root / flavors["onnx"]["data"]
-    for flavor, key in (("transformers", "model_binary"), ("sentence_transformers", "data")):
-        if flavor in flavors:
-            return _with_tokenizer(root / flavors[flavor].get(key, "model"), root)
+    if "transformers" in flavors:
+        return _with_tokenizer(root / flavors["transformers"].get("model_binary", "model"), root)
+    if "sentence_transformers" in flavors:
+        return root / flavors["python_function"]["data"]
     if "pytorch" in flavors:
         data = root / flavors["pytorch"]["model_data"]
         for logged in sorted(p for p in data.rglob("*") if p.suffix in (".pt2", *PICKLES)):

@@ -86,8 +86,6 @@ class Workbench:
         if kept := certificates.read(settings.artifact.key, key):
             return kept
         baseline = self._baseline
-        if not len(baseline.kept):
-            raise NoVariantError("the sample has no row that the baseline can score; check source.columns")
         self._report(f"certifying {variant.name} on {self.sample.gate.num_rows} rows")
         return certify_apart(
             variant.name,
@@ -130,6 +128,9 @@ class Workbench:
             self._report(f"scoring {self.sample.gate.num_rows} sample rows with the baseline {variant.name}")
             rows, replica = self.roles(self.sample.gate), Replica(settings)
             scored = replica.score(rows)
+            if not len(scored.kept):
+                why = next(iter(scored.rejected.values()), "all rows have nulls")
+                raise NoVariantError(f"the sample has no row that the baseline can score: {why}; check source.columns")
             differs = max(invariance(replica, rows).values(), default=0.0)
             path.parent.mkdir(parents=True, exist_ok=True)
             np.savez(path, allow_pickle=False, **scored.outputs, **{_KEPT: scored.kept, _DIFFERS: np.array(differs)})

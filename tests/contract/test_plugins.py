@@ -5,20 +5,26 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from optinfer import plugins
+from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.optimization import build, variants
+from optinfer.optimization import build
+from optinfer.optimization.certificate import mismatch
 from optinfer.optimization.techniques import BuildContext
-from tests.conftest import located
+from optinfer.optimization.variants import VARIANTS, Step, Variant
+from tests.contract.models import CASES, Case
 
 HEAVY = ("ray", "torch", "mlflow", "onnxruntime", "openvino", "nncf", "transformers", "onnx")
-TEXTS = pa.table({"text": ["a game", "", "a library for reading tables " * 5, "drivers", None]})
 OWN = {
     kind: [n for n, module in plugins.names(kind).items() if module.startswith("optinfer.")] for kind in plugins.ROOMS
 }
@@ -40,7 +46,10 @@ def test_a_backend_states_what_it_needs(name: str) -> None:
     backend = plugins.load("backends", name)
     assert backend.FORMATS
     assert set(backend.MAX_BATCH_TOKENS) == set(backend.DEVICES)
-    assert backend.unavailable("cpu") is None
+    assert set(backend.DEVICES) <= {"cpu", "cuda"}
+    for device in backend.DEVICES:
+        reason = backend.unavailable(device)
+        assert reason is None or ("fix" in reason or "run where" in reason)
     assert isinstance(backend.REQUIRES, tuple)
 
 
@@ -51,7 +60,7 @@ def test_a_technique_states_what_it_needs(name: str) -> None:
     assert technique.OUTPUT in {f for backend in OWN["backends"] for f in plugins.load("backends", backend).FORMATS}
     assert isinstance(technique.DEFAULTS, dict)
     assert isinstance(technique.CALIBRATES, bool)
-    assert any(step.technique == name for v in variants.VARIANTS.values() for step in v.steps), "no variant uses it"
+    assert any(step.technique == name for v in VARIANTS.values() for step in v.steps), "no variant uses it"
 
 
 @pytest.mark.parametrize("name", OWN["families"])
@@ -67,30 +76,123 @@ def test_an_unknown_plugin_names_the_nearest() -> None:
 
 
 @pytest.fixture(scope="module")
-def context() -> BuildContext:
-    family = plugins.load("families", "text-embedding").load(located(), {})
-    return BuildContext(family, family.preprocess(TEXTS))
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
+    """Return a function from a family's name to its small model; each is made once."""
+    return cache(lambda name: CASES[name](tmp_path_factory.mktemp(name)))
+
+
+def context_of(case: Case) -> BuildContext:
+    family = plugins.load("families", case.family).load(case.model, case.settings)
+    return BuildContext(family, family.preprocess(case.table))
+
+
+def replica_of(case: Case, backend: str, artifact: Artifact) -> Replica:
+    """Load a replica from settings that travelled."""
+    settings = ReplicaSettings(
+        family=case.family,
+        family_settings=case.settings,
+        model=case.model,
+        backend=backend,
+        artifact=artifact,
+        threads=2,
+    )
+    return Replica(pickle.loads(pickle.dumps(settings)))
+
+
+def require_a_round_trip(replica: Replica, case: Case) -> None:
+    """Rows in their order, twice the same, in columns of the stated types; the last row rejected with a reason."""
+    first, second = replica.score(case.table), replica.score(case.table)
+    last = case.table.num_rows - 1
+    assert first.kept.tolist() == list(range(last))
+    assert list(first.rejected) == [last]
+    assert first.rejected[last]
+    for name in replica.family.outputs:
+        np.testing.assert_array_equal(first.outputs[name], second.outputs[name])
+    table = replica.as_table(first)
+    assert table.schema == replica.family.schema
+    assert table.num_rows == last
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", variants.VARIANTS)
-def test_a_variant_builds_pickles_and_answers_alike_twice(name: str, context: BuildContext) -> None:
-    variant = variants.get(name)
+@pytest.mark.parametrize("name", OWN["families"])
+class TestFamily:
+    def test_rows_make_a_round_trip(self, name: str, cases: Callable[[str], Case]) -> None:
+        case = cases(name)
+        replica = replica_of(case, "torch", case.model)
+        require_a_round_trip(replica, case)
+        assert set(replica.family.roles) == set(case.table.column_names)
+        assert replica.family.metrics
+
+    def test_the_exported_model_answers_like_the_torch_one(self, name: str, cases: Callable[[str], Case]) -> None:
+        case = cases(name)
+        exported = build.build(VARIANTS["onnx-fp32"], case.model, "contract", lambda: context_of(case))
+        onnx = replica_of(case, "onnxruntime", exported).score(case.table)
+        torch = replica_of(case, "torch", case.model).score(case.table)
+        for output, values in torch.outputs.items():
+            np.testing.assert_allclose(onnx.outputs[output], values, atol=1e-4)
+
+    def test_a_column_of_a_wrong_type_is_refused(self, name: str, cases: Callable[[str], Case]) -> None:
+        case = cases(name)
+        if case.wrong is None:
+            pytest.skip("what a custom class takes, only the class knows")
+        family = plugins.load("families", name).load(case.model, case.settings)
+        role = family.roles[0]
+        with pytest.raises(ConfigError, match="column 'wrong' holds"):
+            family.check(pa.schema([("wrong", case.wrong.type)]), {role: "wrong"})
+
+    def test_a_table_where_no_row_can_be_scored_gives_no_rows(self, name: str, cases: Callable[[str], Case]) -> None:
+        case = cases(name)
+        replica = replica_of(case, "torch", case.model)
+        scored = replica.score(case.table.slice(case.table.num_rows - 1))
+        assert replica.as_table(scored).num_rows == 0
+        assert replica.as_table(scored).schema == replica.family.schema
+
+
+@pytest.mark.parametrize("name", OWN["techniques"])
+def test_a_technique_refuses_a_format_it_does_not_take(name: str, tmp_path: Path) -> None:
+    technique = plugins.load("techniques", name)
+    other = next(f for f in ("torch", "openvino", "onnx") if f not in (*technique.INPUTS, technique.OUTPUT))
+    artifact = Artifact(path=str(tmp_path), format=other, precision="fp32", key="contract")
+    recipe = Variant(name="v", steps=(Step(name),), backend="fake", about="")
+    assert f"{name} takes" in str(recipe.unfit(other))
+    with pytest.raises(ConfigError, match=f"technique {name} takes {technique.INPUTS[0]}, not {other}"):
+        build.build(recipe, artifact, "", pytest.fail)
+
+
+def test_an_export_leaves_a_model_alone_that_has_its_format(tmp_path: Path) -> None:
+    artifact = Artifact(path=str(tmp_path), format="onnx", precision="fp32", key="contract")
+    assert build.build(VARIANTS["onnx-fp32"], artifact, "", pytest.fail) is artifact
+
+
+@pytest.mark.parametrize("name", OWN["backends"])
+def test_a_backend_refuses_a_format_it_does_not_load(name: str, cases: Callable[[str], Case]) -> None:
+    backend = plugins.load("backends", name)
+    case = cases("text_embedding")
+    other = next(f for f in ("openvino", "torch") if f not in backend.FORMATS)
+    with pytest.raises(ConfigError, match=f"backend {name} loads"):
+        replica_of(case, name, replace(case.model, format=other))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_builds_pickles_and_answers_alike_twice(name: str, cases: Callable[[str], Case]) -> None:
+    variant = VARIANTS[name]
     if reason := variant.unavailable():
         pytest.skip(reason)
-    model = located()
-    artifact = build.build(variant, model, "contract", lambda: context)
-    assert build.build(variant, model, "contract", pytest.fail) == artifact, "the second time comes from the cache"
-    settings = ReplicaSettings(
-        family="text-embedding", model=model, backend=variant.backend, artifact=artifact, threads=2
-    )
-    replica = Replica(pickle.loads(pickle.dumps(settings)))
-    first, second = replica.score(TEXTS), replica.score(TEXTS)
-    vectors = first.outputs["sentence_embedding"]
+    case = cases("text_embedding")
+    artifact = build.build(variant, case.model, "contract", lambda: context_of(case))
+    assert build.build(variant, case.model, "contract", pytest.fail) == artifact, "the second time comes from the cache"
+    replica = replica_of(case, variant.backend, artifact)
+    require_a_round_trip(replica, case)
+    vectors = replica.score(case.table).outputs["sentence_embedding"]
     assert vectors.dtype == np.float32
-    assert first.kept.tolist() == [0, 1, 2, 3]
-    assert first.rejected == {4: "text is null"}
-    np.testing.assert_array_equal(vectors, second.outputs["sentence_embedding"])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=2e-2)
-    assert replica.as_table(first).schema == replica.family.schema
-    assert replica.session.executed()["backend"] == variant.backend
+    executed = replica.session.executed()
+    assert executed["backend"] == variant.backend
+    assert mismatch(replica_settings(case, variant, artifact), executed) == ""
+
+
+def replica_settings(case: Case, variant: Variant, artifact: Artifact) -> ReplicaSettings:
+    return ReplicaSettings(
+        family=case.family, model=case.model, backend=variant.backend, artifact=artifact, device=variant.device
+    )

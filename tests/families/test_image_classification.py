@@ -99,8 +99,12 @@ class TestEfficientNet:
             optinfer.run(image_job(images, sink, variant="onnx-int8-qdq"))
         assert not list(sink.glob("*.parquet"))
 
-    def test_top_k_gives_the_best_classes_first(self, image_job: Any, images: Path, sink: Path) -> None:
-        optinfer.run(image_job(images, sink, model__top_k=5))
+    def test_top_k_gives_the_best_classes_first(
+        self, image_job: Any, write_table: WriteTable, photos: dict[str, Path], tmp_path: Path, sink: Path
+    ) -> None:
+        columns = {"id": [*photos], "content": [file.read_bytes() for file in photos.values()]}
+        source = write_table(tmp_path / "photos.parquet", columns=columns)
+        optinfer.run(image_job(source, sink, model__top_k=5))
         rows = by_name(sink)
         assert {name: rows[name]["labels"][0] for name in EXPECTED} == EXPECTED
         assert set(CATS) <= set(rows["chelsea"]["labels"])

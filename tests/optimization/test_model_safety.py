@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import pickle
+import shutil
+import struct
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -17,13 +19,13 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from optinfer import plugins
 from optinfer.errors import ConfigError
 from optinfer.families._torch_files import load_pt2
 from optinfer.optimization.model_safety import check_onnx, check_pt2, check_safetensors
-from tests.conftest import RunCli, WriteTable, read_rows
+from tests.conftest import RunCli, WriteTable, located, read_rows
 
 WIDTH = 4
 
@@ -94,6 +96,16 @@ class TestPickles:
         assert code == 2
         assert "pytorch_model.bin is a pickle" in err
         assert not sprung.exists()
+
+    def test_a_folder_of_pickled_weights_loads_where_the_job_allows_it(self, tmp_path: Path) -> None:
+        folder = tmp_path / "model"
+        shutil.copytree(located().path, folder)
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+        with pytest.raises(ConfigError, match=r"pytorch_model\.bin is a pickle"):
+            located(folder)
+        family = plugins.load("families", "text-embedding").load(located(folder, allow_pickle=True), {})
+        assert sum(p.numel() for p in family.load_module().parameters()) > 10**7
 
     def test_a_folder_may_not_pass_a_pickle_off_as_safetensors(
         self, run_cli: RunCli, write_job: Any, write_table: WriteTable, sink: Path, tmp_path: Path, sprung: Path
@@ -400,6 +412,48 @@ def test_what_is_neither_graph_nor_tensor_is_refused(name: str, honest: Members,
 def test_an_archive_behind_something_else_is_refused(honest: Members, tmp_path: Path) -> None:
     archive = packed(tmp_path / "m.pt2", dict(honest))
     archive.write_bytes(b"before" + archive.read_bytes())
+    with pytest.raises(ConfigError, match="can be read in two ways"):
+        check_pt2(archive)
+
+
+def test_an_archive_with_a_second_directory_is_refused(honest: Members, tmp_path: Path, sprung: Path) -> None:
+    """Python takes the directory before the locator, torch the one that the locator names."""
+    evil = {**honest, SAMPLES: saved(Trap(sprung))}
+    archive = tmp_path / "m.pt2"
+    with zipfile.ZipFile(archive, "w") as written:
+        for name, content in honest.items():
+            written.writestr(f"m/{name}", content)
+        first = list(written.filelist)
+        written.NameToInfo.clear()
+        for name, content in evil.items():
+            written.writestr(f"m/{name}", content)
+        second = written.filelist[len(first) :]
+        written.filelist = first
+    content = archive.read_bytes()[:-22]
+    directories = []
+    for infos in (second, first):
+        with zipfile.ZipFile(io.BytesIO(), "w") as other:
+            other.filelist, other._didModify = list(infos), True
+            buffer, other.start_dir = other.fp, 0
+            other.fp.seek(0)
+            other._write_end_record()
+            directory = buffer.getvalue()[:-22]
+            other._didModify = False
+        start = len(content)
+        end = struct.pack(
+            "<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, len(infos), len(infos), len(directory), start
+        )
+        content += directory
+        directories.append(len(content))
+        content += end
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, directories[0], 1)
+    last = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, len(first), len(first), 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    archive.write_bytes(content + locator + last)
+    with zipfile.ZipFile(archive) as seen:
+        assert seen.read(f"m/{SAMPLES}") == honest[SAMPLES]
+    with contextlib.suppress(Exception):
+        torch.export.load(archive)
+    assert sprung.exists(), "torch itself no longer does this"
     with pytest.raises(ConfigError, match="can be read in two ways"):
         check_pt2(archive)
 

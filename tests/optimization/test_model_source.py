@@ -195,9 +195,10 @@ class TestS3:
                 raise PermissionError("denied")
             return await call(self, operation, given)
 
-        with monkeypatch.context() as broken, pytest.raises(OptinferError, match="check the path, its permissions"):
+        with monkeypatch.context() as broken:
             broken.setattr(AioBaseClient, "_make_api_call", fail)
-            located(f"{bucket}/m", "tensor")
+            with pytest.raises(OptinferError, match="check the path, its permissions"):
+                located(f"{bucket}/m", "tensor")
         assert list(home.models().iterdir()) == []
         assert located(f"{bucket}/m", "tensor").entry == "m.onnx"
 

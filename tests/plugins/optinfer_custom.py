@@ -1,0 +1,29 @@
+"""A job's own class, as a user would write it: the lengths of texts through a small torch module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+
+class Lengths:
+    roles = ("text",)
+    inputs = ("lengths",)
+    outputs = ("scores",)
+    schema = pa.schema([("first", pa.float32())])
+
+    def load(self, path: Path) -> Any:
+        import torch
+
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+
+    def preprocess(self, table: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
+        rows = [[len(text), text.count(" ")] for text in table.column("text").to_pylist()]
+        return {"lengths": np.array(rows, dtype=np.float32) / 100}
+
+    def postprocess(self, outputs: dict[str, np.ndarray[Any, Any]]) -> pa.Table:
+        return pa.table({"first": outputs["scores"][:, 0]})
