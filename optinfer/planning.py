@@ -60,6 +60,7 @@ def plan_job(config: JobConfig) -> Planned:
         UnavailableError: the variant cannot run on this machine.
     """
     family_settings(config)
+    recipes(config)  # what cannot run here is refused before a model is fetched
     model = model_source.locate(config.model)
     family = load_family(config, model)
     _check_roles(config, family.roles)

@@ -90,11 +90,11 @@ def choose(bench: Workbench, only: str | None = None) -> Prepared:
     return next(candidates(bench, only))
 
 
-def recipes(config: JobConfig, model_format: str) -> dict[str, Any]:
+def recipes(config: JobConfig, model_format: str | None = None) -> dict[str, Any]:
     """Return what the job says of variants, for its fingerprint.
 
     Raises:
-        UnavailableError: a named one cannot run here, or cannot start from this model.
+        UnavailableError: a named one cannot run here, or cannot start from a model of this format.
     """
     known = catalog(config)
     named = [name for name in (config.variant, config.gate.fallback) if name]

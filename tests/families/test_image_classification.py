@@ -16,6 +16,7 @@ import optinfer
 from optinfer import plugins
 from optinfer.errors import ConfigError
 from optinfer.families._pixels import Preparation
+from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conftest import MakeJob, WriteTable, located, read_rows
 from tests.families.conftest import EFFICIENTNET_PREPROCESSOR, quarantined
 
@@ -82,7 +83,7 @@ class TestEfficientNet:
         [
             ("onnx-int8-dynamic", {"min": 0.8}, "int8"),
             ("openvino-fp32", {"min": 0.99}, "fp32"),
-            ("onnx-int8-qdq", {"metric": "cosine", "min": 0.8}, "int8"),
+            ("openvino-int8-weights", {"min": 0.8}, "int8"),
         ],
     )
     def test_a_variant_that_keeps_its_gate_sees_the_same(
@@ -125,25 +126,22 @@ class TestEfficientNet:
         assert fidelity["metric"] == "accuracy"
         assert fidelity["baseline"] >= 0.8
 
-    def test_bytes_paths_and_structs_of_both_give_the_same(
-        self, image_job: Any, write_table: WriteTable, photos: dict[str, Path], tmp_path: Path
-    ) -> None:
-        names, files = [*photos], [*photos.values()]
-        columns = {
-            "bytes": [file.read_bytes() for file in files],
-            "paths": [str(file) for file in files],
-            "structs": [
-                {"bytes": file.read_bytes(), "path": None} if i % 2 else {"bytes": None, "path": f"file://{file}"}
-                for i, file in enumerate(files)
-            ],
-        }
-        source = write_table(tmp_path / "photos.parquet", columns={"id": names, **columns})
-        found = {}
-        for column in columns:
-            optinfer.run(image_job(source, tmp_path / column, source__columns={"image": column}))
-            found[column] = by_name(tmp_path / column)
-        see_what_is_there(found["bytes"])
-        assert found["paths"] == found["bytes"] == found["structs"]
+    def test_bytes_paths_and_structs_of_both_give_the_same(self, efficientnet: Path, photos: dict[str, Path]) -> None:
+        model, files = located(efficientnet, "image-classification"), [*photos.values()]
+        structs = [
+            {"bytes": file.read_bytes(), "path": None} if i % 2 else {"bytes": None, "path": f"file://{file}"}
+            for i, file in enumerate(files)
+        ]
+        replica = Replica(
+            ReplicaSettings(
+                family="image-classification", model=model, backend="onnxruntime", artifact=model, threads=2
+            )
+        )
+        found = []
+        for column in ([file.read_bytes() for file in files], [str(file) for file in files], structs):
+            found.append(replica.as_table(replica.score(pa.table({"image": column}))))
+        assert found[0].num_rows == len(files)
+        assert found[0] == found[1] == found[2]
 
     def test_a_file_that_is_gone_is_quarantined_by_name(
         self, image_job: Any, write_table: WriteTable, photos: dict[str, Path], tmp_path: Path, sink: Path

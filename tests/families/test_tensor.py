@@ -68,7 +68,6 @@ class TestMagika:
         [
             ("onnx-fp32", "listed"),
             ("onnx-int8-dynamic", "fixed"),
-            ("onnx-int8-static", "listed"),
             ("openvino-fp32", "fixed"),
             ("openvino-int8-weights", "listed"),
         ],

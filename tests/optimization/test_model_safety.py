@@ -416,6 +416,15 @@ def test_an_archive_behind_something_else_is_refused(honest: Members, tmp_path: 
         check_pt2(archive)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_archive_with_a_name_twice_is_refused(honest: Members, tmp_path: Path) -> None:
+    archive = packed(tmp_path / "m.pt2", dict(honest))
+    with zipfile.ZipFile(archive, "a") as written:
+        written.writestr(f"m/{SAMPLES}", honest[SAMPLES])
+    with pytest.raises(ConfigError, match="can be read in two ways"):
+        check_pt2(archive)
+
+
 def test_an_archive_with_a_second_directory_is_refused(honest: Members, tmp_path: Path, sprung: Path) -> None:
     """Python takes the directory before the locator, torch the one that the locator names."""
     evil = {**honest, SAMPLES: saved(Trap(sprung))}
