@@ -144,6 +144,12 @@ def measure(metric: str, baseline: Arrays, candidate: Arrays, truth: Truth | Non
         score = _of_a_whole(metric, baseline, candidate, truth)
         value, base = score(np.arange(rows))
         values, bases = np.array([score(draw) for draw in draws[:_RESAMPLES_OF_A_WHOLE]]).T
+    if truth is not None and base == 0:
+        # Labels of another kind (numbers for names, say) agree with nothing: then every variant would keep all of it.
+        raise ConfigError(
+            f"gate.label: the baseline's {metric} is 0 on {rows} rows, so nothing can be held against it; its answers "
+            f"are like {truth.answers(baseline)[:3].tolist()}, the labels like {truth.labels[:3].tolist()}"
+        )
     low, high = np.percentile(values, [_TAIL, 100 - _TAIL])
     relative = float(_relative(np.array(value), np.array(base)))
     relative_low = float(np.percentile(_relative(values, bases), _TAIL))

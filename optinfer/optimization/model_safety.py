@@ -32,7 +32,7 @@ _PT2_MEMBERS = re.compile(
 _SAVED_MEMBERS = re.compile(r"[^/]+/(data\.pkl|byteorder|version|\.\w+(/\w+)?|data/\d+)", re.ASCII)
 _PLAIN_TENSORS = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)"
-    r"|torch \w+Storage|torch\.storage UntypedStorage"
+    r"|torch\._tensor _rebuild_from_type_v2|torch Tensor|torch \w+Storage|torch\.storage UntypedStorage"
 )
 _OTHER_OBJECTS = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
 

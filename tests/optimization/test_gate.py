@@ -124,6 +124,12 @@ def test_a_relative_gate_asks_for_a_share_of_the_baseline(gate: GateConfig, thre
     assert "is 0.00% of the baseline's 0.50000" in worse.reason
 
 
+def test_labels_of_another_kind_than_the_answers_are_refused() -> None:
+    numbers = BASE["v"].argmax(axis=1)
+    with pytest.raises(ConfigError, match=r"baseline's accuracy is 0 on 200 rows.*are like \['class"):
+        measure("accuracy", BASE, BASE, truth(numbers))
+
+
 def test_an_absolute_gate_on_labels_is_the_users_own_number() -> None:
     labels = CLASSES[BASE["v"].argmax(axis=1)]
     verdict = judge(GateConfig(label="section", min=0.5), measure("accuracy", BASE, NOISY, truth(labels)), True, False)

@@ -38,19 +38,25 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
     if options["smoothing"]:
         _smoothing.smooth(model, rows, options["smoothing"])
     convolutional = not _onnx.is_transformer(model) and _onnx.operators(model)["Conv"] > 0
-    quantize_static(
-        model,
-        str(out / _onnx.ENTRY),
-        _reader(rows),
-        op_types_to_quantize=[*_PRODUCTS, *(_CONVOLUTIONAL if convolutional else [])],
-        per_channel=True,
-        reduce_range=_reduce_range(options["reduce_range"]),
-        # Unsigned activations by signed weights is the pair x86 kernels are made for.
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        use_external_data_format=True,
-        extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": _PRODUCTS},
-    )
+    reduce_range = _reduce_range(options["reduce_range"])
+    try:
+        quantize_static(
+            model,
+            str(out / _onnx.ENTRY),
+            _reader(rows),
+            op_types_to_quantize=[*_PRODUCTS, *(_CONVOLUTIONAL if convolutional else [])],
+            per_channel=True,
+            reduce_range=reduce_range,
+            # Unsigned activations by signed weights is the pair x86 kernels are made for.
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=True,
+            extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": _PRODUCTS},
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"ONNX Runtime's quantizer cannot treat this model: {error}; use onnx_int8_static, or another variant"
+        ) from error
     return Change(format="onnx", precision="int8")
 
 
