@@ -23,6 +23,8 @@ class Artifact:
         path: absolute folder that holds the files.
         format: `torch` (what the family's own code loads), `onnx` or `openvino`.
         entry: the main file, relative to `path`; empty where the folder as a whole is loaded.
+        beside: where the model is one file among others, those that belong to it (weights, description); None where
+            all of the folder does.
         precision: what the arithmetic is meant to be: `fp32`, `bf16`, `fp16`, `int8`, `int4`.
         key: hex digest of what shaped the artifact (model, recipe, toolchain, CPU features, calibration rows).
         build_seconds: wall time of the techniques that made it; 0 for a model used as it is.
@@ -34,6 +36,7 @@ class Artifact:
     path: str
     format: str
     entry: str = ""
+    beside: tuple[str, ...] | None = None
     precision: str
     key: str
     build_seconds: float = 0.0
@@ -51,12 +54,10 @@ class Artifact:
 
     @property
     def files(self) -> list[Path]:
-        """Every file of the model: the folder's, or the entry and what lies beside it and belongs to it."""
-        inside = [f for f in Path(self.path).rglob("*") if f.is_file() and f.name != RECORD]
-        if (Path(self.path) / RECORD).is_file() or not self.entry:
-            return inside
-        # A user's file may lie in a folder with much else: what begins with its stem belongs to it.
-        return [f for f in inside if f.parent == self.file.parent and f.name.startswith(self.file.stem)]
+        """Every file of the model: the folder's, or the entry and those beside it that belong to it."""
+        if self.beside is not None:
+            return [self.file, *(Path(self.path, name) for name in self.beside)]
+        return [f for f in Path(self.path).rglob("*") if f.is_file() and f.name != RECORD]
 
     def save(self, folder: Path) -> None:
         """Write the record into `folder`; its presence marks the artifact as complete."""
@@ -69,5 +70,12 @@ class Artifact:
         if not record.is_file():
             return None
         raw = json.loads(record.read_text())
-        found = cls(**{**raw, "notes": tuple(raw["notes"]), "conversions": tuple(raw["conversions"])})
+        found = cls.from_dict(raw)
         return found if Path(found.path).is_dir() else None
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Artifact:
+        """Rebuild an artifact from `dataclasses.asdict` that went through JSON."""
+        beside = None if raw["beside"] is None else tuple(raw["beside"])
+        lists = {"beside": beside, "notes": tuple(raw["notes"]), "conversions": tuple(raw["conversions"])}
+        return cls(**{**raw, **lists})

@@ -11,14 +11,13 @@ import socket
 import uuid
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from optinfer import home
 from optinfer.config import JobConfig
 from optinfer.data.storage import STATE, Folder, reaching
 from optinfer.errors import OptinferError, redact
-from optinfer.machine import cpu_features
+from optinfer.machine import cpu_features, gpu, lacks_nvidia_gpu, nvidia_gpus
 from optinfer.optimization.variants import listing
 
 _PACKAGES = ("ray", "torch", "onnxruntime-gpu", "openvino", "nncf", "pyarrow", "s3fs", "mlflow", "transformers")
@@ -78,8 +77,9 @@ def _cpu() -> str:
 
 
 def _gpu() -> str:
-    devices = sorted(Path("/proc/driver/nvidia/gpus").glob("*")) if Path("/proc/driver/nvidia/gpus").is_dir() else []
-    return f"{len(devices)} NVIDIA GPUs" if devices else "none: variants for cuda are not available, the others are"
+    if reason := lacks_nvidia_gpu():
+        return f"none ({reason}): variants for cuda are not available, the others are"
+    return f"{nvidia_gpus()} NVIDIA GPUs, {gpu()}"
 
 
 def _variants() -> str:

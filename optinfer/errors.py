@@ -91,3 +91,11 @@ def redact(url: str) -> str:
     if not parts.netloc:
         return url.partition("?")[0]
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def without_secrets(url: str, text: str) -> str:
+    """Return the first line of an error, cleaned where it quotes the URL that was asked, password, query and all."""
+    parts = urlsplit(url)
+    for secret in (parts.netloc.rpartition("@")[0], parts.query):
+        text = text.replace(secret, "...") if secret else text
+    return text.partition("\n")[0][:200]

@@ -7,6 +7,7 @@ driver's, so nothing here may depend on it.
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 
 
@@ -24,6 +25,14 @@ def models() -> Path:
 
 def runs() -> Path:
     return home() / "runs"
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file that is whole whenever it is there: a kill, or another job at the same, leaves no half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    aside.write_bytes(content)
+    aside.replace(path)
 
 
 def default_tracking_uri() -> str:

@@ -55,6 +55,8 @@ def run(config: JobConfig, address: str | None = None, say: Callable[[str], None
     with reaching(config.sink.path):
         done = output.finished(planned.fingerprint)
     if done:
+        if done["job"].get("gate") != config.gate.model_dump(mode="json"):
+            say("warning: this output was finished under another gate; to score under this one, choose a new sink.path")
         return summary.nothing_to_do(done["run"])
     with RunLock(output.folder):
         output.freeze({"fingerprint": planned.fingerprint, "fields": planned.fields}, planned.plan)
@@ -96,9 +98,9 @@ def _score(
     error: LoadError | None = None
     for candidate in candidates(bench, only=output.bound_variant()):
         prepared = summary.prepared = replace(candidate, others=(*failed, *candidate.others))
-        _announce(prepared, planned.config, recorder, say)
-        output.bind_variant({"variant": prepared.variant.name, "artifact": prepared.artifact.key})
-        todo = _resume(planned, output, tally, say)
+        _announce(prepared, planned.config, dict(failed), recorder, say)
+        output.bind_variant(prepared.identity)
+        todo = _resume(planned, prepared, output, tally, say)
         try:
             return _stream(planned, prepared, todo, tally, summary, recorder, address, say)
         except LoadError as caught:
@@ -109,22 +111,28 @@ def _score(
     raise error or AssertionError("there is a candidate, or none passed")
 
 
-def _announce(prepared: Prepared, config: JobConfig, recorder: Recorder, say: Callable[[str], None]) -> None:
+def _announce(
+    prepared: Prepared, config: JobConfig, failed: dict[str, str], recorder: Recorder, say: Callable[[str], None]
+) -> None:
     for line in prepared.warnings:
         recorder.warn(line)
     for name, reason in prepared.others:
-        if config.variant == AUTO and not reason.startswith("a replica"):
+        if config.variant == AUTO and name not in failed:
             say(f"not {name}: {reason}")
         else:
             recorder.warn(f"{name} does not score: {reason}")
     recorder.event("selection", chosen=prepared.variant.name, others=dict(prepared.others))
 
 
-def _resume(planned: Planned, output: Output, tally: Tally, say: Callable[[str], None]) -> list[tuple[Fragment, str]]:
+def _resume(
+    planned: Planned, prepared: Prepared, output: Output, tally: Tally, say: Callable[[str], None]
+) -> list[tuple[Fragment, str]]:
     """Count what is committed and return what is not: a listing decides."""
     committed = output.committed()
     named = [(fragment, planned.plan.part_name(fragment.index)) for fragment in planned.plan.fragments]
-    tally.take_over(output.footers(part for _, part in named if part in committed))
+    footers = output.footers(part for _, part in named if part in committed)
+    output.require_artifact(prepared.artifact.key, footers)
+    tally.take_over(footers)
     if committed:
         say(f"resuming: {len(committed)} of {len(named)} fragments are committed")
     return [(fragment, part) for fragment, part in named if part not in committed]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,11 +25,29 @@ def cpu_features() -> list[str]:
     return sorted(set(line.split()) & set(_CPU_FLAGS))
 
 
+def nvidia_gpus() -> int:
+    """Return how many NVIDIA GPUs the kernel shows."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
 def lacks_nvidia_gpu() -> str | None:
     """Return why nothing can run on CUDA here, with the fix; None where the kernel shows a GPU."""
-    if list(Path("/dev").glob("nvidia[0-9]*")):
+    if nvidia_gpus():
         return None
     return "no NVIDIA GPU on this machine; run where there is one, with its driver"
+
+
+@cache
+def gpu() -> str:
+    """Return the GPU's name and driver, "unknown" where nvidia-smi is missing."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return "unknown"
+    # The one this process sees first: Ray sets the variable for an actor.
+    which = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
+    query = [tool, "-i", which, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    asked = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    return asked.stdout.strip() or "unknown"
 
 
 def installed(module: str) -> str:

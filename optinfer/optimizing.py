@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from optinfer import home
 from optinfer.config import AUTO, JobConfig
-from optinfer.errors import ConfigError, redact
+from optinfer.errors import ConfigError, redact, without_secrets
 from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, Skipped, prove_all
 from optinfer.optimization.variants import BASELINES, catalog, get
@@ -55,29 +56,39 @@ def optimize(
     journal = Journal(folder / "journal.jsonl", time.time)
     runs = NestedRuns(config.tracking.uri or home.default_tracking_uri(), config.tracking.experiment, time.time)
     runs.start(f"{config.name} optimize", _params(planned), {"optinfer.run_id": run_id})
-    bench = Workbench(planned.config, planned.model, planned.plan.fragments, say)
-    results: list[Prepared | Skipped] = []
+    with closing(journal), runs:
+        bench = Workbench(planned.config, planned.model, planned.plan.fragments, say)
+        results = list(_measured(bench, names, journal, runs, say))
+        record = _record(planned, run_id, bench, results)
+        image = _plot(record, Path(plot) if plot else folder / "pareto.png", say)
+        record["plot"] = str(image) if image else None
+        record["journal"] = str(journal.path)
+        files = {"table.md": optimize_table(record), "record.json": json.dumps(record, indent=1, default=str)}
+        record["mlflow"] = runs.finish(_summary(record), files, [image] if image else [])
+        if warning := record["mlflow"].get("warning"):
+            say(f"warning: {warning}")
+        if register:
+            record["registered"] = _register(register, record, results, bench, say)
+        journal.write("finish", winner=record["winner"], pareto=record["pareto"], mlflow=record["mlflow"])
+    return record
+
+
+def _measured(
+    bench: Workbench,
+    names: Sequence[str] | None,
+    journal: Journal,
+    runs: NestedRuns,
+    say: Callable[[str], None],
+) -> Iterator[Prepared | Skipped]:
+    """Prove the variants, and record each as soon as it is measured."""
     for result in prove_all(bench, names):
-        results.append(result)
         journal.write("candidate", **_entry(result))
         if isinstance(result, Prepared):
             say(f"{result.variant.name}: {result.certificate.rows_per_second:.1f} rows/s, {_verdict(result)}")
             runs.add(result.variant.name, result.params, _metrics(result), _certificate(result))
         else:
             say(f"{result.name}: {result.reason}")
-    record = _record(planned, run_id, bench, results)
-    image = _plot(record, Path(plot) if plot else folder / "pareto.png", say)
-    record["plot"] = str(image) if image else None
-    record["journal"] = str(journal.path)
-    files = {"table.md": optimize_table(record), "record.json": json.dumps(record, indent=1, default=str)}
-    record["mlflow"] = runs.finish(_summary(record), files, [image] if image else [])
-    if register:
-        record["registered"] = _register(register, record, results, bench, say)
-    if warning := record["mlflow"].get("warning"):
-        say(f"warning: {warning}")
-    journal.write("finish", winner=record["winner"], pareto=record["pareto"], mlflow=record["mlflow"])
-    journal.close()
-    return record
+        yield result
 
 
 def _record(planned: Planned, run_id: str, bench: Workbench, results: list[Prepared | Skipped]) -> dict[str, Any]:
@@ -195,7 +206,10 @@ def _plot(record: dict[str, Any], path: Path, say: Callable[[str], None]) -> Pat
     try:
         draw(record, path)
     except ImportError:
-        say("no plot: matplotlib is not installed; fix: pip install 'optinfer[plot]'")
+        say("warning: no plot: matplotlib is not installed; fix: pip install 'optinfer[plot]'")
+        return None
+    except OSError as error:
+        say(f"warning: no plot: {path} cannot be written: {error.strerror}; choose another --plot")
         return None
     return path
 
@@ -211,4 +225,11 @@ def _register(
         return None
     say(f"registering {winner.variant.name} as {name}")
     uri = bench.config.tracking.uri or home.default_tracking_uri()
-    return register(name, winner, bench.roles(bench.sample.gate).slice(0, 8), uri, bench.config.tracking.experiment)
+    rows = bench.roles(bench.sample.gate).slice(0, 8)
+    try:
+        return register(name, winner, rows, uri, bench.config.tracking.experiment)
+    except Exception as error:
+        # What took hours to measure is still worth its table.
+        what = without_secrets(uri, str(error)) or type(error).__name__
+        say(f"warning: {winner.variant.name} is not registered as {name}: {what}")
+        return {"name": name, "error": what}

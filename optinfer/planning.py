@@ -21,6 +21,7 @@ from optinfer.data.source import plan_source
 from optinfer.data.storage import absolute
 from optinfer.errors import ConfigError, redact
 from optinfer.execution.placement import Node, place
+from optinfer.machine import nvidia_gpus
 from optinfer.optimization import model_source
 from optinfer.optimization.gate import metric_of
 from optinfer.optimization.prepare import family_settings, load_family
@@ -61,7 +62,7 @@ def plan_job(config: JobConfig) -> Planned:
     """
     family_settings(config)
     recipes(config)  # what cannot run here is refused before a model is fetched
-    model = model_source.locate(config.model)
+    model = model_source.locate(config.model, config.tracking.uri)
     family = load_family(config, model)
     _check_roles(config, family.roles)
     metric_of(config.gate, family.metrics)
@@ -93,7 +94,9 @@ def preview(planned: Planned) -> dict[str, Any]:
     """Describe what `run` would do with this machine's CPUs; imports nothing heavy and writes nothing."""
     config, plan = planned.config, planned.plan
     chosen = None if config.variant == AUTO else get(config.variant, catalog(config))
-    device = chosen.device if chosen else "cpu"
+    wished = config.placement.device
+    device = chosen.device if chosen else "cpu" if wished == AUTO else wished
+    here = Node(os.cpu_count() or 1, nvidia_gpus())
     output = Output(config.sink.path)
     committed = output.committed()
     todo = sum(plan.part_name(f.index) not in committed for f in plan.fragments)
@@ -111,7 +114,9 @@ def preview(planned: Planned) -> dict[str, Any]:
         "variant": _variant_line(chosen),
         "output": f"{output.shown}: {', '.join(f'{f.name} {f.type}' for f in planned.schema)}",
         "fingerprint": planned.fingerprint,
-        "placement": place(config.placement, device, [Node(os.cpu_count() or 1)], max(todo, 1)).as_dict(),
+        "placement": place(
+            config.placement, device, [Node(os.cpu_count() or 1, nvidia_gpus())], max(todo, 1)
+        ).as_dict(),
         "warnings": warnings,
     }
 

@@ -38,9 +38,9 @@ class RegisteredModel(PythonModel):  # type: ignore[misc]
 
 
 def _placed(raw: dict[str, Any], folder: Path) -> Artifact:
-    conversions = tuple({**c, "folder": str(folder / c["folder"])} for c in raw["conversions"])
-    artifact = Artifact(**{**raw, "notes": tuple(raw["notes"]), "conversions": conversions})
-    return replace(artifact, path=str(folder / artifact.path))
+    artifact = Artifact.from_dict(raw)
+    conversions = tuple({**c, "folder": str(folder / c["folder"])} for c in artifact.conversions)
+    return replace(artifact, path=str(folder / artifact.path), conversions=conversions)
 
 
 set_model(RegisteredModel())

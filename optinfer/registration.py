@@ -7,24 +7,30 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from optinfer import plugins
 from optinfer.artifact import Artifact
-from optinfer.errors import OptinferError
+from optinfer.errors import OptinferError, without_secrets
 from optinfer.machine import installed
 from optinfer.optimization.selection import Prepared
 from optinfer.quiet import muted
 from optinfer.tracking.mlflow_tracker import open_experiment
 
 _PACKAGE = Path(__file__).parent
-_ALWAYS = ("mlflow", "numpy", "pandas", "pyarrow", "pydantic", "pyyaml", "filelock", "tokenizers", "psutil")
+_ALWAYS = (
+    "filelock", "fsspec", "mlflow", "numpy", "onnx", "pandas", "pillow", "psutil", "pyarrow", "pydantic", "pyyaml",
+    "safetensors", "tokenizers",
+)  # fmt: skip
+_SECONDS = 600.0
 
 
 def register(name: str, prepared: Prepared, rows: pa.Table, uri: str, experiment: str) -> dict[str, Any]:
@@ -45,27 +51,55 @@ def register(name: str, prepared: Prepared, rows: pa.Table, uri: str, experiment
     from optinfer.inference.replica import Replica
 
     replica = Replica(prepared.settings)
-    expected = replica.as_table(replica.score(rows)).to_pandas()
+    scored = replica.score(rows)
+    rows, expected = rows.take(pa.array(scored.kept)), replica.as_table(scored).to_pandas()
     mlflow.set_tracking_uri(uri)
     with tempfile.TemporaryDirectory(prefix="optinfer-register-") as folder, muted():
-        _pack(prepared, Path(folder))
+        packed = Path(folder, "packed")
+        packed.mkdir()
+        _pack(prepared, packed)
         with mlflow.start_run(experiment_id=open_experiment(uri, experiment), run_name=f"register {name}") as run:
             mlflow.log_params(prepared.params)
             logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(_PACKAGE / "registered_model.py"),
-                artifacts={"optinfer": folder},
-                code_paths=[str(_PACKAGE)],
+                artifacts={"optinfer": str(packed)},
+                code_paths=[str(_PACKAGE), *_own_code(prepared)],
                 signature=mlflow.models.infer_signature(rows.to_pandas(), expected),
                 pip_requirements=_requirements(prepared),
-                registered_model_name=name,
             )
-        loaded = mlflow.pyfunc.load_model(logged.model_uri)
-        answers = pa.Table.from_pandas(loaded.predict(rows.to_pandas()), preserve_index=False)
-    if not answers.equals(pa.Table.from_pandas(expected, preserve_index=False)):
-        raise OptinferError(f"the model logged as {name} answers otherwise than the variant that was proved")
-    number = logged.registered_model_version
+        _require_the_same(logged.model_uri, uri, rows, expected, Path(folder))
+        number = mlflow.register_model(logged.model_uri, name).version
     return {"name": name, "version": number, "uri": f"models:/{name}/{number}", "run_id": run.info.run_id}
+
+
+# What a client does with the model, in a process that sees neither this one's modules nor the working directory.
+_CLIENT = """
+import sys, mlflow, pyarrow as pa, pyarrow.parquet as pq
+mlflow.set_tracking_uri(sys.argv[1])
+answers = mlflow.pyfunc.load_model(sys.argv[2]).predict(pq.read_table(sys.argv[3]).to_pandas())
+pq.write_table(pa.Table.from_pandas(answers, preserve_index=False), sys.argv[4])
+"""
+
+
+def _require_the_same(model: str, uri: str, rows: pa.Table, expected: Any, folder: Path) -> None:
+    given, answers = folder / "rows.parquet", folder / "answers.parquet"
+    pq.write_table(rows, given)
+    command = [sys.executable, "-P", "-c", _CLIENT, uri, model, str(given), str(answers)]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS)
+    if ended.returncode:
+        raise OptinferError(f"what was logged cannot be loaded: {without_secrets(uri, ended.stderr.strip()[-200:])}")
+    if not pq.read_table(answers).equals(pa.Table.from_pandas(expected, preserve_index=False)):
+        raise OptinferError("what was logged answers otherwise than the variant that was proved; nothing is registered")
+
+
+def _own_code(prepared: Prepared) -> list[str]:
+    """Return the file of the job's own class, or the package that it lies in."""
+    spec = prepared.settings.family_settings.get("class")
+    if not spec:
+        return []
+    file, parts = plugins.code_of(spec), spec.partition(":")[0].split(".")
+    return [str(file if len(parts) == 1 else file.parents[len(parts) - (1 if file.name == "__init__.py" else 2)])]
 
 
 def _pack(prepared: Prepared, folder: Path) -> None:
@@ -94,6 +128,7 @@ def _copied(artifact: Artifact, folder: Path, name: str) -> Artifact:
 def _requirements(prepared: Prepared) -> list[str]:
     """Pin what scoring imports, at the versions it was proved with."""
     backend = plugins.load("backends", prepared.settings.backend)
-    pinned = {name: version(name) for name in _ALWAYS}
-    pinned |= {module: installed(module) for module in backend.REQUIRES}
+    techniques = [plugins.load("techniques", c["technique"]) for c in prepared.artifact.conversions]
+    modules = {*backend.REQUIRES, *(module for technique in techniques for module in technique.REQUIRES)}
+    pinned = {name: found for name in (*_ALWAYS, *sorted(modules)) if (found := installed(name)) != "unknown"}
     return [f"{name}=={number}" for name, number in pinned.items()]

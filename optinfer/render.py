@@ -75,12 +75,10 @@ def optimize_text(record: dict[str, Any]) -> str:
     lines += [f"does not pass: {c['variant']}: {c['reason']}" for c in record["candidates"] if not c["passed"]]
     winner = record["winner"]
     lines.append(
-        f"fastest that passes: {winner}; `variant: {winner}` or `variant: auto` scores with it"
-        if winner
-        else "no variant passes the gate"
+        f"fastest that passes: {winner}; `variant: {winner}` scores with it" if winner else "no variant passes the gate"
     )
-    if record.get("registered"):
-        lines.append(f"registered: {record['registered']['uri']}")
+    if registered := record.get("registered"):
+        lines.append(f"registered: {registered.get('uri') or 'no: ' + registered['error']}")
     if record["plot"]:
         lines.append(f"plot: {record['plot']}")
     lines.append(f"mlflow: {_mlflow(record['mlflow'])}")

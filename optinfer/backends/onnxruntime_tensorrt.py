@@ -10,8 +10,6 @@ import ctypes
 import hashlib
 import json
 import os
-import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +24,7 @@ from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution, Session
 from optinfer.backends.onnxruntime import OnnxRuntimeSession
 from optinfer.errors import OptinferError
-from optinfer.machine import lacks_nvidia_gpu
+from optinfer.machine import gpu, lacks_nvidia_gpu
 
 FORMATS = ("onnx",)
 REQUIRES = ("onnxruntime",)
@@ -151,15 +149,3 @@ def tensorrt() -> str:
             continue
     found = library(_LIBRARIES[0])
     return found.resolve().name if found else "unknown"
-
-
-def gpu() -> str:
-    """Return the GPU's name and driver, "unknown" where nvidia-smi is missing."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return "unknown"
-    # The one this process sees first: Ray sets the variable for an actor.
-    which = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
-    query = [tool, "-i", which, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    asked = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    return asked.stdout.strip() or "unknown"

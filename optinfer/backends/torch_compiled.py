@@ -70,11 +70,14 @@ class CompiledSession(eager.TorchSession):
         return {name: array[:rows] for name, array in outputs.items()}
 
     def executed(self) -> dict[str, Any]:
+        import torch
+
+        skips = torch._dynamo.utils.counters["inductor"]["cudagraph_skips"]
         return {
             **super().executed(),
             "backend": "torch-compiled",
             "compiled": {"graphs": self._graphs, "graph_calls": self._graph_calls, "calls": self._calls},
-            "cuda_graphs": self._execution.device == "cuda",
+            "cuda_graphs": {"asked": self._execution.device == "cuda", "graphs_without": skips},
         }
 
     def _padded(self, inputs: Arrays) -> Arrays:

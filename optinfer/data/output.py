@@ -99,6 +99,18 @@ class Output:
                 "fallback; resume where it was started, or choose a new sink.path"
             )
 
+    def require_artifact(self, artifact: str, footers: list[dict[str, Any]]) -> None:
+        """Refuse parts that another artifact made.
+
+        Raises:
+            OutputConflictError: there is one, committed late by a variant that gave way to this one.
+        """
+        if strange := next((f for f in footers if f.get("artifact") != artifact), None):
+            raise OutputConflictError(
+                f"{self.shown} holds fragment {strange['fragment']} by artifact {strange['artifact']}, this run uses "
+                f"{artifact}: no output mixes two; choose a new sink.path"
+            )
+
     def job(self) -> dict[str, Any] | None:
         return self._json_file(f"{STATE}/job.json")
 

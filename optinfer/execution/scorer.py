@@ -19,7 +19,7 @@ import pyarrow as pa
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
 from optinfer.data.reading import FragmentReader
-from optinfer.errors import LoadError, OptinferError, RowError, SourceError, redact
+from optinfer.errors import LoadError, NoVariantError, OptinferError, RowError, SourceError, redact
 from optinfer.execution.isolation import IsolatedReplica
 from optinfer.families import Columns, as_roles
 from optinfer.inference.replica import Replica, ReplicaSettings
@@ -83,6 +83,9 @@ class FragmentScorer:
             return {"receipt": json.dumps(self._failure)}
         try:
             return {"receipt": json.dumps(self._score(Fragment(**json.loads(row["fragment"])), row["part"]))}
+        except NoVariantError as error:
+            # It loaded, and cannot run: what is compiled on the first call, say.
+            return {"receipt": json.dumps(_described(LoadError(str(error))))}
         except Exception as error:
             return {"receipt": json.dumps(_described(error))}
 

@@ -57,6 +57,7 @@ class Family(ABC):
         schema: the columns a row gains.
         metrics: how outputs are compared with the baseline's, best first.
         max_batch_size: rows in a micro-batch where the job does not say.
+        most_rows: rows that the model takes in one call at most, whatever the job says; None without a limit.
     """
 
     roles: tuple[str, ...]
@@ -66,6 +67,7 @@ class Family(ABC):
     schema: pa.Schema
     metrics: tuple[str, ...]
     max_batch_size: int = 64
+    most_rows: int | None = None
 
     @abstractmethod
     def check(self, schema: pa.Schema, columns: Columns) -> None:

@@ -57,15 +57,15 @@ class Signature:
     outputs: tuple[Port, ...]
 
 
-def rows_a_call(port: Port, file: Path, wished: int) -> int:
-    """Return how many rows a call may have: as many as `wished`, unless the model's file says otherwise.
+def rows_a_call(port: Port, file: Path) -> int | None:
+    """Return how many rows a call may have at most, None where the model's file sets no bound.
 
     Raises:
         ConfigError: it takes a fixed number of rows, so that the last ones of a table would not fill a call.
     """
     if port.fixed_rows and port.fixed_rows > 1:
         raise ConfigError(f"{file} takes exactly {port.fixed_rows} rows a call; export it with a dynamic batch")
-    return port.fixed_rows or min(port.most_rows or wished, wished)
+    return port.fixed_rows or port.most_rows
 
 
 def onnx_signature(path: Path) -> Signature:

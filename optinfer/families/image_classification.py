@@ -139,7 +139,7 @@ class ImageClassification(Family):
                 f"{file} gives {answer.dims[-1]} numbers for the {len(self._classes.names)} named classes"
             )
         self.inputs, self.outputs = (port.name,), (answer.name,)
-        self.max_batch_size = rows_a_call(port, file, self.max_batch_size)
+        self.most_rows = rows_a_call(port, file)
 
 
 def _described(model: Artifact) -> Path:

@@ -54,8 +54,9 @@ class Tensor(Family):
         self.dynamic_axes = {p.name: {0: "rows"} | dict.fromkeys(p.varying, "length") for p in signature.inputs}
         self.schema = pa.schema([(port.name, _column_type(port)) for port in signature.outputs])
         self.metrics = _metrics(signature.outputs)
+        bounds = [rows_a_call(port, model.file) for port in signature.inputs]
+        self.most_rows = min((bound for bound in bounds if bound), default=None)
         for port in signature.inputs:
-            self.max_batch_size = rows_a_call(port, model.file, self.max_batch_size)
             if len(port.varying) > 1:
                 raise ConfigError(f"input {port.name!r} varies along {len(port.varying)} axes; one is understood")
 

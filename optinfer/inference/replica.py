@@ -19,7 +19,7 @@ import pyarrow as pa
 from optinfer import plugins
 from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution
-from optinfer.errors import ConfigError
+from optinfer.errors import ConfigError, LoadError, NoVariantError
 from optinfer.families import Features
 from optinfer.inference.batching import micro_batches
 from optinfer.quiet import hush
@@ -77,8 +77,9 @@ class Replica:
         self.session = backend.load(settings.artifact, execution, self.family.load_module)
         self._max_batch_tokens = settings.max_batch_tokens or backend.MAX_BATCH_TOKENS[settings.device]
         self.max_batch_size = settings.max_batch_size or self.family.max_batch_size
-        if self.family.max_batch_size == 1:
-            self.max_batch_size = 1  # the model takes one row a call
+        if self.family.most_rows:
+            self.max_batch_size = min(self.max_batch_size, self.family.most_rows)
+        self._answered = False
         self._clock = clock
         self._model = threading.Lock()
         self.load_seconds = clock() - started
@@ -116,14 +117,27 @@ class Replica:
         for batch in micro_batches(rows, features.lengths, *limits):
             try:
                 pieces.append((batch, self._run(features, batch, stats)))
-            except Exception:
-                # One row may have broken the whole micro-batch: each is tried alone, only the culprit is rejected.
-                for row in batch:
-                    alone = np.array([row])
-                    try:
-                        pieces.append((alone, self._run(features, alone, stats)))
-                    except Exception as error:
-                        rejected[int(row)] = f"{type(error).__name__}: {error}"[:500]
+            except NoVariantError:
+                raise
+            except Exception as error:
+                alone = self._one_by_one(features, batch, rejected, stats)
+                if not (alone or self._answered) and len(batch) > 1:
+                    raise LoadError(f"the model answers no row here: {type(error).__name__}: {error}") from error
+                pieces += alone
+            self._answered = self._answered or bool(pieces)
+        return pieces
+
+    def _one_by_one(
+        self, features: Features, batch: np.ndarray[Any, Any], rejected: dict[int, str], stats: Stats
+    ) -> list[tuple[np.ndarray[Any, Any], Arrays]]:
+        """Try each row of a micro-batch that failed alone: one row may have broken it, only the culprit is rejected."""
+        pieces = []
+        for row in batch:
+            alone = np.array([row])
+            try:
+                pieces.append((alone, self._run(features, alone, stats)))
+            except Exception as error:
+                rejected[int(row)] = f"{type(error).__name__}: {error}"[:500]
         return pieces
 
     def _run(self, features: Features, batch: np.ndarray[Any, Any], stats: Stats) -> Arrays:

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from optinfer import home, plugins
 from optinfer.artifact import ENTRIES, Artifact
-from optinfer.errors import ConfigError
+from optinfer.errors import ConfigError, NoVariantError, OptinferError
 from optinfer.machine import cpu_features, installed
 from optinfer.optimization.techniques import BuildContext, Change
 from optinfer.optimization.variants import Variant
@@ -39,7 +39,7 @@ def keys(variant: Variant, model_digest: str, calibration_digest: str) -> list[s
             "layout": _LAYOUT,
             "source": found[-1],
             **step,
-            "toolchain": {name: installed(name) for name in technique.REQUIRES},
+            "toolchain": {name: installed(name) for name in _toolchain(technique)},
             "cpu": cpu_features(),
             "calibration": calibration_digest if technique.CALIBRATES else None,
         }
@@ -72,8 +72,17 @@ def build(
         if cached is None:
             report(f"building {variant.name}: {step['technique']}")
             cached = _run_step(step, artifact, folder, context)
-        artifact = cached
+        # A step that wrote nothing leaves the model's files where they are, which is where they are now.
+        stayed = cached.path != str(folder)
+        artifact = (
+            replace(cached, path=artifact.path, entry=artifact.entry, beside=artifact.beside) if stayed else cached
+        )
     return artifact
+
+
+def _toolchain(technique: Any) -> tuple[str, ...]:
+    """Name the packages whose version shapes what a step makes: transformers' code is what loads a torch model."""
+    return (*technique.REQUIRES, "transformers") if "torch" in technique.INPUTS else technique.REQUIRES
 
 
 def already(technique: str, model_format: str) -> bool:
@@ -93,8 +102,7 @@ def _run_step(step: dict[str, Any], source: Artifact, folder: Path, context: Cal
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             started = perf_counter()
-            with muted():
-                change = technique.run(source, context(), aside, step["options"])
+            change = _changed(technique, source, context(), aside, step)
             made = _after(source, change, step["technique"], folder, any(aside.iterdir()))
             made = replace(made, build_seconds=source.build_seconds + perf_counter() - started)
             made.save(aside)
@@ -103,6 +111,20 @@ def _run_step(step: dict[str, Any], source: Artifact, folder: Path, context: Cal
             return made
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _changed(technique: Any, source: Artifact, context: BuildContext, out: Path, step: dict[str, Any]) -> Change:
+    try:
+        with muted():
+            change: Change = technique.run(source, context, out, step["options"])
+    except OptinferError:
+        raise
+    except Exception as error:
+        raise NoVariantError(
+            f"{step['technique']} cannot treat this model: {type(error).__name__}: {str(error)[:500]}; "
+            "choose another variant"
+        ) from error
+    return change
 
 
 def _after(source: Artifact, change: Change, technique: str, folder: Path, wrote: bool) -> Artifact:
@@ -117,6 +139,7 @@ def _after(source: Artifact, change: Change, technique: str, folder: Path, wrote
         source,
         path=str(folder) if moved else source.path,
         entry=ENTRIES[change.format] if moved else source.entry,
+        beside=None if moved else source.beside,
         format=change.format,
         precision=change.precision,
         key=folder.name,

@@ -7,6 +7,7 @@ run of a job pays nothing.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer import home
-from optinfer.families import Arrays
+from optinfer.families import Arrays, Features
 from optinfer.inference.replica import Replica, ReplicaSettings, Scored
 from optinfer.optimization.gate import Fidelity, Truth, measure
 from optinfer.tracking.metrics import Stats, peak_rss_mb
@@ -30,6 +31,7 @@ _OF_THE_BASELINE = 2.0
 _INVARIANCE_ROWS = 8
 _NEIGHBOURS = 3
 _WARM_UP_ROWS = 16
+_OUTLIERS_AMONG = 128
 # The sample is scored in so many parts of the same lengths, whose speeds show the spread.
 _PARTS = 4
 _PART_ROWS = 64
@@ -103,6 +105,7 @@ def certify(
     cases = invariance(replica, sample)
     worst = max(cases.values(), default=0.0)
     executed = replica.session.executed()
+    ran = (settings.artifact.precision, *executed["precisions"])
     truth = None if labels is None else Truth(labels[baseline.kept], replica.family.answers)
     certificate = Certificate(
         variant=variant,
@@ -111,7 +114,7 @@ def certify(
         precision=settings.artifact.precision,
         device=settings.device,
         fidelity=measure(metric, baseline.outputs, _aligned(scored, baseline), truth),
-        batch_invariant=worst <= _tolerance(settings.artifact.precision, baseline),
+        batch_invariant=bool(cases or replica.max_batch_size == 1) and worst <= _tolerance(ran, baseline),
         largest_difference=worst,
         invariance=cases,
         executed=executed,
@@ -130,9 +133,7 @@ def certify(
         notes=settings.artifact.notes,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    path = _path(settings.artifact.key, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(certificate.as_dict(), indent=1))
+    home.put(_path(settings.artifact.key, key), json.dumps(certificate.as_dict(), indent=1).encode())
     return certificate
 
 
@@ -149,7 +150,8 @@ def read(artifact: str, key: str) -> Certificate | None:
 def invariance(replica: Replica, sample: pa.Table) -> dict[str, float]:
     """Return the largest difference of any output component between a row alone and the same row in company.
 
-    Cases: ordinary neighbours, outlier neighbours (the longest rows), and padding to twice the length.
+    Cases: ordinary neighbours, outlier neighbours (the longest rows, or those with the largest inputs), and padding to
+    twice the length. Empty where no two rows could share a micro-batch.
     """
     features = replica.family.preprocess(sample)
     rows = np.array([i for i in range(features.rows) if i not in features.rejected])
@@ -157,18 +159,30 @@ def invariance(replica: Replica, sample: pa.Table) -> dict[str, float]:
     if len(chosen) < 2 or replica.max_batch_size < 2:
         return {}
     alone = {int(r): replica.session(features.collate(np.array([r]))) for r in chosen}
-    ordered = rows if features.lengths is None else rows[np.argsort(-features.lengths[rows], kind="stable")]
-    companies = {"neighbours": rows, "outlier neighbours": ordered}
-    worst = dict.fromkeys(companies, 0.0)
+    companies = {"neighbours": rows, "outlier neighbours": _outliers_first(features, rows)}
+    worst: dict[str, float] = {}
     for row in chosen:
         for case, pool in companies.items():
-            company = np.array([row, *[r for r in pool if r != row and features.may_share(r, row)][:_NEIGHBOURS]])
-            worst[case] = max(worst[case], _difference(alone[int(row)], replica.session(features.collate(company))))
+            others = [r for r in pool if r != row and features.may_share(r, row)][:_NEIGHBOURS]
+            if others:
+                together = replica.session(features.collate(np.array([row, *others])))
+                worst[case] = max(worst.get(case, 0.0), _difference(alone[int(row)], together))
         if features.lengths is not None and not features.same_length:
             padded = features.collate(np.array([row]), pad_to=2 * int(features.lengths[row]))
             difference = _difference(alone[int(row)], replica.session(padded))
             worst["padding"] = max(worst.get("padding", 0.0), difference)
     return worst
+
+
+def _outliers_first(features: Features, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return rows, those that stretch a shared scale the most first."""
+    if features.lengths is not None:
+        sizes = features.lengths[rows]
+    else:
+        rows = rows[:_OUTLIERS_AMONG]
+        inputs = [features.collate(np.array([row])).values() for row in rows]
+        sizes = np.array([max(float(np.abs(a.astype(np.float64)).max(initial=0)) for a in given) for given in inputs])
+    return np.asarray(rows[np.argsort(-sizes, kind="stable")])
 
 
 def mismatch(settings: ReplicaSettings, executed: dict[str, Any]) -> str:
@@ -208,10 +222,11 @@ def _busy(stats: Stats) -> float:
     return max(stats.preprocess_seconds + stats.infer_seconds + stats.postprocess_seconds, 1e-9)
 
 
-def _tolerance(precision: str, baseline: Answers) -> float:
+def _tolerance(precisions: Iterable[str], baseline: Answers) -> float:
+    """Return how far a component may move; the coarsest arithmetic that ran sets it."""
     floats = [np.abs(v).max() for v in baseline.outputs.values() if v.size and np.issubdtype(v.dtype, np.floating)]
     scale = max(map(float, floats), default=1.0)
-    within = _INVARIANT_WITHIN.get(precision, _INVARIANT_WITHIN_DEFAULT) * scale
+    within = max(_INVARIANT_WITHIN.get(name, _INVARIANT_WITHIN_DEFAULT) for name in precisions) * scale
     return max(within, _OF_THE_BASELINE * baseline.largest_difference)
 
 

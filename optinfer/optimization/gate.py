@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from optinfer.config import GateConfig
-from optinfer.errors import ConfigError, suggest
+from optinfer.errors import ConfigError, GateError, suggest
 from optinfer.families import Arrays
 
 ACCURACY = "accuracy"
@@ -87,7 +87,7 @@ def cosine(baseline: Arrays, candidate: Arrays) -> Array:
 def top1_agreement(baseline: Arrays, candidate: Arrays) -> Array:
     """Return (rows,) 1 where both answers have the same largest component (or are the same number), else 0."""
     a, b = (_main(x).reshape(len(_main(x)), -1) for x in (baseline, candidate))
-    answered = ~np.isnan(b.astype(np.float64)).any(axis=1)
+    answered = _answered(candidate)
     same = (a == b).all(axis=1) if a.shape[1] == 1 else a.argmax(axis=1) == b.argmax(axis=1)
     return np.asarray(same & answered, dtype=np.float64)
 
@@ -144,11 +144,11 @@ def measure(metric: str, baseline: Arrays, candidate: Arrays, truth: Truth | Non
         score = _of_a_whole(metric, baseline, candidate, truth)
         value, base = score(np.arange(rows))
         values, bases = np.array([score(draw) for draw in draws[:_RESAMPLES_OF_A_WHOLE]]).T
-    if truth is not None and base == 0:
+    if metric == ACCURACY and base == 0:
         # Labels of another kind (numbers for names, say) agree with nothing: then every variant would keep all of it.
         raise ConfigError(
-            f"gate.label: the baseline's {metric} is 0 on {rows} rows, so nothing can be held against it; its answers "
-            f"are like {truth.answers(baseline)[:3].tolist()}, the labels like {truth.labels[:3].tolist()}"
+            f"gate.label: the baseline is right on none of {rows} rows, so nothing can be held against it; "
+            f"{_examples(truth, baseline)}: name a column that holds the model's own classes"
         )
     low, high = np.percentile(values, [_TAIL, 100 - _TAIL])
     relative = float(_relative(np.array(value), np.array(base)))
@@ -165,7 +165,7 @@ def judge(
     reason = ""
     if mismatch:
         reason = f"it does not run as requested: {mismatch}"
-    elif value < threshold:
+    elif not value >= threshold:
         reason = _shortfall(gate, fidelity, value)
     elif require_invariance and not batch_invariant:
         reason = "its answers depend on a row's neighbours; gate.require_batch_invariance: false would allow it"
@@ -201,14 +201,27 @@ def _correct(truth: Truth, outputs: Arrays) -> Array:
     answers, labels = truth.answers(outputs), truth.labels
     if answers.dtype == object or labels.dtype == object:
         answers, labels = answers.astype(str), labels.astype(str)
-    answered = ~np.isnan(_main(outputs).reshape(len(answers), -1).astype(np.float64)).any(axis=1)
-    return np.asarray((answers == labels) & answered, dtype=np.float64)
+    return np.asarray((answers == labels) & _answered(outputs), dtype=np.float64)
+
+
+def _answered(outputs: Arrays) -> Array:
+    """Return (rows,) whether the model gave an answer."""
+    values = _main(outputs)
+    return np.asarray(~np.isnan(values.reshape(len(values), -1).astype(np.float64)).any(axis=1))
+
+
+def _examples(truth: Truth | None, baseline: Arrays) -> str:
+    if truth is None:
+        return ""
+    return f"its answers are like {truth.answers(baseline)[:3].tolist()}, the labels like {truth.labels[:3].tolist()}"
 
 
 def _of_a_whole(metric: str, baseline: Arrays, candidate: Arrays, truth: Truth | None) -> Score:
     if truth is None:
         return lambda rows: (r2(baseline, candidate, rows), 1.0)
     scorer, labels = _scorer(metric), truth.labels
+    if missing := int((~_answered(candidate)).sum()):
+        raise GateError(f"{missing} of {len(labels)} sample rows have no answer, {metric} needs one for each")
     ours, theirs = (_given(truth.answers(outputs)) for outputs in (candidate, baseline))
     return lambda rows: (float(scorer(ours, rows, labels[rows])), float(scorer(theirs, rows, labels[rows])))
 

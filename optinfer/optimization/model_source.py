@@ -24,7 +24,7 @@ from optinfer import home, plugins
 from optinfer.artifact import Artifact
 from optinfer.config import ModelConfig
 from optinfer.data.storage import absolute, file_system, is_local, reaching
-from optinfer.errors import ConfigError, redact
+from optinfer.errors import ConfigError, redact, without_secrets
 from optinfer.optimization.model_safety import PICKLES, check_onnx, check_pt2, check_safetensors, refuse_pickle
 
 _PACKAGE, _HUB = "package:", "hf://"
@@ -37,13 +37,17 @@ _HUB_SECONDS = 30.0
 _KINDS = "a folder with config.json and *.safetensors, an .onnx, .pt2 or .safetensors file"
 
 
-def locate(config: ModelConfig) -> Artifact:
+def locate(config: ModelConfig, tracking: str | None = None) -> Artifact:
     """Return the job's model as the artifact that every recipe starts from.
+
+    Args:
+        config: the job's model.
+        tracking: the MLflow store that has `models:/` and `runs:/`; None takes the default one.
 
     Raises:
         ConfigError: it is not there, it is no model, or opening it could run code.
     """
-    path = _local(config.path)
+    path = _local(config.path, tracking or home.default_tracking_uri())
     if not path.exists():
         raise ConfigError(f"model.path {redact(config.path)} does not exist; give {_KINDS}")
     folder, entry = (path, _entry(path, config)) if path.is_dir() else (path.parent, path.name)
@@ -57,9 +61,15 @@ def locate(config: ModelConfig) -> Artifact:
         content += check_onnx(main)
     elif main.suffix == ".pt2" and not config.allow_pickle:
         check_pt2(main)
-    key = digest(*content, *([plugins.code_of(config.class_path)] if config.class_path else []))
     is_onnx = main.suffix == ".onnx" and config.family != "custom"
-    return Artifact(path=str(folder), entry=entry, format="onnx" if is_onnx else "torch", precision="fp32", key=key)
+    return Artifact(
+        path=str(folder),
+        entry=entry,
+        beside=None if path.is_dir() else tuple(file.relative_to(folder).as_posix() for file in content[1:]),
+        format="onnx" if is_onnx else "torch",
+        precision=_onnx_precision(main) if is_onnx else "fp32",
+        key=digest(*content, *([plugins.code_of(config.class_path)] if config.class_path else [])),
+    )
 
 
 def digest(*paths: Path) -> str:
@@ -74,14 +84,28 @@ def digest(*paths: Path) -> str:
     return total.hexdigest()[:16]
 
 
-def _local(path: str) -> Path:
+def _local(path: str, tracking: str) -> Path:
     if path.startswith(_PACKAGE):
         return _in_package(path)
     if path.startswith(_MLFLOW):
-        return _flavor(_from_mlflow(path))
+        return _flavor(_from_mlflow(path, tracking))
     if path.startswith(_HUB):
         return _from_hub(path)
     return Path(absolute(path)) if is_local(path) else _remote(path)
+
+
+def _onnx_precision(file: Path) -> str:
+    """Return what a user's ONNX model computes in, by its own operators and weights."""
+    import onnx
+
+    graph = onnx.load(str(file), load_external_data=False).graph
+    kinds = {node.op_type for node in graph.node}
+    if any("QuantizeLinear" in kind or "Integer" in kind or kind.startswith("QLinear") for kind in kinds):
+        return "int8"
+    halves = sum(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
+    return (
+        "fp16" if halves > sum(tensor.data_type == onnx.TensorProto.FLOAT for tensor in graph.initializer) else "fp32"
+    )
 
 
 def _entry(folder: Path, config: ModelConfig) -> str:
@@ -161,12 +185,11 @@ def _remote(url: str) -> Path:
     return folder / Path(root).name if single else folder
 
 
-def _from_mlflow(uri: str) -> Path:
+def _from_mlflow(uri: str, tracking: str) -> Path:
     from mlflow import MlflowClient, artifacts
 
     # Opening a logged pickle is MLflow's default; nothing here does it, and nothing it calls may.
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    tracking = home.default_tracking_uri()
     try:
         exact, made = _mlflow_version(MlflowClient(tracking_uri=tracking), uri)
         return _fetched(
@@ -175,8 +198,8 @@ def _from_mlflow(uri: str) -> Path:
         )
     except Exception as error:
         raise ConfigError(
-            f"model.path {uri} cannot be fetched from {redact(tracking)}: {error}; check the name, and "
-            "MLFLOW_TRACKING_URI"
+            f"model.path {uri} cannot be fetched from {redact(tracking)}: {without_secrets(tracking, str(error))}; "
+            "check the name, and tracking.uri or MLFLOW_TRACKING_URI"
         ) from error
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +23,7 @@ from optinfer.data.sampling import digest, draw
 from optinfer.errors import ConfigError, NoVariantError
 from optinfer.families import Family, as_roles
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.machine import cpu_features, installed
+from optinfer.machine import cpu_features, gpu, installed
 from optinfer.optimization import certificate as certificates
 from optinfer.optimization.build import build
 from optinfer.optimization.certificate import Answers, Certificate, invariance
@@ -51,7 +53,9 @@ class Workbench:
         if config.gate.label:
             columns = list(dict.fromkeys([*columns, config.gate.label]))
         self.config = config
-        self.model = model
+        # What the family makes of the files is part of what every artifact is built from.
+        settings = json.dumps([config.model.family, family_settings(config)], sort_keys=True)
+        self.model = replace(model, key=hashlib.sha256(f"{model.key} {settings}".encode()).hexdigest()[:16])
         self.catalog = catalog(config)
         self.sample = draw(
             fragments,
@@ -62,7 +66,8 @@ class Workbench:
             skip_unreadable=config.source.on_bad_file == "quarantine",
         )
         self._report = report
-        self._calibration_digest = digest(self.sample.calibration)
+        self._calibration_digest = digest(self.roles(self.sample.calibration))
+        self._gate_digest = digest(self.roles(self.sample.gate))
 
     def build(self, variant: Variant) -> Artifact:
         return build(variant, self.model, self._calibration_digest, lambda: self._context, self._report)
@@ -132,8 +137,10 @@ class Workbench:
                 why = next(iter(scored.rejected.values()), "all rows have nulls")
                 raise NoVariantError(f"the sample has no row that the baseline can score: {why}; check source.columns")
             differs = max(invariance(replica, rows).values(), default=0.0)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(path, allow_pickle=False, **scored.outputs, **{_KEPT: scored.kept, _DIFFERS: np.array(differs)})
+            content = io.BytesIO()
+            arrays: Any = {**scored.outputs, _KEPT: scored.kept, _DIFFERS: np.array(differs)}
+            np.savez(content, **arrays)
+            home.put(path, content.getvalue())
         with np.load(path, allow_pickle=False) as stored:
             outputs = {name: stored[name] for name in stored.files if name not in (_KEPT, _DIFFERS)}
             return Answers(outputs, stored[_KEPT], float(stored[_DIFFERS]))
@@ -146,11 +153,11 @@ class Workbench:
         """Identify what a measurement depends on besides the artifact."""
         shaped_by: dict[str, Any] = {
             "layout": _LAYOUT,
-            "sample": self.sample.digest,
-            "label": self.config.gate.label,
+            "sample": self._gate_digest,
+            "labels": None if self._labels is None else self._labels.tolist(),
             "runs_on": [settings.backend, settings.device, *cpu_features()],
+            "gpu": gpu() if settings.device == "cuda" else None,
             "runtime": {name: installed(name) for name in plugins.load("backends", settings.backend).REQUIRES},
-            "family": [settings.family, settings.family_settings],
             "metric": self.metric,
             "batching": [settings.max_batch_tokens, settings.max_batch_size],
             "threads": settings.threads,

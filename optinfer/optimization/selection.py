@@ -11,14 +11,16 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
+from optinfer import plugins
 from optinfer.artifact import Artifact
 from optinfer.config import AUTO, JobConfig
-from optinfer.errors import GateError
+from optinfer.errors import GateError, NoVariantError
 from optinfer.inference.replica import ReplicaSettings
+from optinfer.machine import installed
 from optinfer.optimization.certificate import Certificate
 from optinfer.optimization.gate import GateResult, judge
 from optinfer.optimization.prepare import Workbench
-from optinfer.optimization.variants import BASELINES, Variant, catalog, require
+from optinfer.optimization.variants import BASELINES, VARIANTS, Variant, catalog, require
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,18 @@ class Prepared:
     @property
     def artifact(self) -> Artifact:
         return self.settings.artifact
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that must be the same when an output is resumed, so that it holds the answers of one variant."""
+        backend = plugins.load("backends", self.variant.backend)
+        return {
+            "variant": self.variant.name,
+            "artifact": self.artifact.key,
+            "backend": self.variant.backend,
+            "device": self.variant.device,
+            "runtime": {name: installed(name) for name in backend.REQUIRES},
+        }
 
     @property
     def warnings(self) -> list[str]:
@@ -85,11 +99,6 @@ def candidates(bench: Workbench, only: str | None = None) -> Iterator[Prepared]:
     return _in_order(bench, named)
 
 
-def choose(bench: Workbench, only: str | None = None) -> Prepared:
-    """Return the first of `candidates`."""
-    return next(candidates(bench, only))
-
-
 def recipes(config: JobConfig, model_format: str | None = None) -> dict[str, Any]:
     """Return what the job says of variants, for its fingerprint.
 
@@ -98,7 +107,8 @@ def recipes(config: JobConfig, model_format: str | None = None) -> dict[str, Any
     """
     known = catalog(config)
     named = [name for name in (config.variant, config.gate.fallback) if name]
-    return {name: AUTO if name == AUTO else require(name, known, model_format).recipe for name in named}
+    own = {name: known[name].recipe for name in config.variants} if config.variant == AUTO else {}
+    return own | {name: AUTO if name == AUTO else require(name, known, model_format).recipe for name in named}
 
 
 def prove_all(
@@ -116,7 +126,8 @@ def prove_all(
     started, passed = clock(), False
     wanted = bench.catalog if names is None else names
     baseline = BASELINES[bench.model.format]
-    for name in sorted(wanted, key=lambda n: n != baseline):
+    # Then the job's own recipes: whoever wrote them wants them tried.
+    for name in sorted(wanted, key=lambda n: (n != baseline, n in VARIANTS)):
         variant = bench.catalog[name]
         if reason := variant.unavailable() or variant.unfit(bench.model.format):
             yield Skipped(name, f"not available: {reason}")
@@ -152,7 +163,13 @@ def _in_order(bench: Workbench, names: list[str]) -> Iterator[Prepared]:
     refused: list[tuple[str, str]] = []
     found = False
     for variant in [require(name, bench.catalog, bench.model.format) for name in names]:
-        prepared = prove(bench, variant, chosen_by_us=False)
+        try:
+            prepared = prove(bench, variant, chosen_by_us=False)
+        except NoVariantError as error:
+            if variant.name == names[-1] and not refused:
+                raise
+            refused.append((variant.name, str(error)))
+            continue
         if prepared.gate.passed:
             found = True
             yield replace(prepared, others=tuple(refused))

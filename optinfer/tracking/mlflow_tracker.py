@@ -12,9 +12,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from optinfer.errors import redact
+from optinfer.errors import redact, without_secrets
 from optinfer.quiet import hush
 
 _GIVE_UP_SECONDS = 30.0
@@ -62,7 +61,7 @@ class MlflowTracker:
                 sender.send(event)
                 self.run_id = sender.run_id
         except Exception as error:
-            self.error = f"{type(error).__name__}: {_without_secrets(self.uri, str(error))}"
+            self.error = f"{type(error).__name__}: {without_secrets(self.uri, str(error))}"
 
 
 class NestedRuns:
@@ -74,6 +73,16 @@ class NestedRuns:
         self.error: str | None = None
         self._clock = clock
         self._parent: _Sender | None = None
+
+    def __enter__(self) -> NestedRuns:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close the parent run of a comparison that was cut off."""
+        if kind is not None and self._parent is not None:
+            status = "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
+            parent, event = self._parent, self._event("finish", status=status, metrics={}, outputs=[], artifacts={})
+            self._try(lambda: parent.send(event))
 
     def start(self, run_name: str, params: dict[str, Any], tags: dict[str, str]) -> None:
         """Begin the parent run."""
@@ -127,15 +136,7 @@ class NestedRuns:
         try:
             send()
         except Exception as error:
-            self.error = f"{type(error).__name__}: {_without_secrets(self.uri, str(error))}"
-
-
-def _without_secrets(uri: str, text: str) -> str:
-    """Return the first line of an error, cleaned where it quotes the URL that was asked, password, query and all."""
-    parts = urlsplit(uri)
-    for secret in (parts.netloc.rpartition("@")[0], parts.query):
-        text = text.replace(secret, "...") if secret else text
-    return text.partition("\n")[0][:200]
+            self.error = f"{type(error).__name__}: {without_secrets(self.uri, str(error))}"
 
 
 def _bound_retries() -> None:
@@ -161,9 +162,9 @@ class _Sender:
     def __init__(self, uri: str, experiment: str) -> None:
         if uri.startswith("sqlite:///"):
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        hush()
         from mlflow import MlflowClient
 
+        hush()  # after the import, which sets up MLflow's loggers anew
         self._client = MlflowClient(tracking_uri=uri)
         self._experiment = experiment
         self._rows = 0

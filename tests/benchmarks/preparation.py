@@ -19,7 +19,7 @@ from optinfer.errors import NoVariantError, UnavailableError
 from optinfer.execution.placement import Node, Placement, place
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.optimization.prepare import Workbench
-from optinfer.optimization.selection import Prepared, choose
+from optinfer.optimization.selection import Prepared, candidates
 from optinfer.planning import plan_job
 
 
@@ -40,7 +40,7 @@ def prepare_job(path: str) -> PreparedJob:
     config = load_job(path)
     planned = plan_job(config)
     fragments = planned.plan.fragments
-    prepared = choose(Workbench(config, planned.model, fragments, _say))
+    prepared = next(candidates(Workbench(config, planned.model, fragments, _say)))
     placement = place(config.placement, prepared.variant.device, [Node(os.cpu_count() or 1)], len(fragments))
     return PreparedJob(config, prepared, placement)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from sklearn.metrics import f1_score, r2_score
 
 from optinfer.config import GateConfig
-from optinfer.errors import ConfigError
+from optinfer.errors import ConfigError, GateError
 from optinfer.optimization.gate import Truth, cosine, judge, measure, metric_of, top1_agreement
 
 RNG = np.random.default_rng(7)
@@ -124,9 +125,21 @@ def test_a_relative_gate_asks_for_a_share_of_the_baseline(gate: GateConfig, thre
     assert "is 0.00% of the baseline's 0.50000" in worse.reason
 
 
+def test_a_row_without_an_answer_is_never_a_class_for_scikit_learn() -> None:
+    labels = CLASSES[BASE["v"].argmax(axis=1)]
+    missing = {"v": np.where((labels == "class 0")[:, None], np.nan, BASE["v"])}
+    with pytest.raises(GateError, match="sample rows have no answer, f1_macro needs one"):
+        measure("f1_macro", BASE, missing, truth(labels))
+
+
+def test_a_bound_that_is_no_number_passes_nothing() -> None:
+    fidelity = replace(measure("cosine", BASE, BASE), ci_low=float("nan"))
+    assert not judge(GateConfig(), fidelity, True, False).passed
+
+
 def test_labels_of_another_kind_than_the_answers_are_refused() -> None:
     numbers = BASE["v"].argmax(axis=1)
-    with pytest.raises(ConfigError, match=r"baseline's accuracy is 0 on 200 rows.*are like \['class"):
+    with pytest.raises(ConfigError, match=r"right on none of 200 rows.*are like \['class"):
         measure("accuracy", BASE, BASE, truth(numbers))
 
 

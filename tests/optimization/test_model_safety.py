@@ -222,6 +222,7 @@ def _exported(name: str) -> tuple[torch.nn.Module, tuple[Any, ...], Any]:
     auto = torch.export.Dim.AUTO
     return {
         "linear": (Linear(), (torch.randn(2, WIDTH),), ({0: batch},)),
+        "dynamic": (Linear(), (torch.randn(2, WIDTH),), ({0: torch.export.Dim.DYNAMIC},)),
         "bf16": (Linear().bfloat16(), (torch.randn(2, WIDTH, dtype=torch.bfloat16),), ({0: batch},)),
         "lengths": (Pooled(), (ids,), ({0: batch, 1: length},)),
         "derived": (Pooled(), (ids,), ({0: batch, 1: 2 * torch.export.Dim("half", min=2, max=256)},)),
@@ -231,7 +232,7 @@ def _exported(name: str) -> tuple[torch.nn.Module, tuple[Any, ...], Any]:
     }[name]
 
 
-@pytest.mark.parametrize("name", ["linear", "bf16", "lengths", "derived", "images", "branches", "bert"])
+@pytest.mark.parametrize("name", ["linear", "dynamic", "bf16", "lengths", "derived", "images", "branches", "bert"])
 def test_what_torch_export_saves_passes_and_loads(name: str, tmp_path: Path) -> None:
     module, given, shapes = _exported(name)
     module = module.eval()

@@ -10,7 +10,7 @@ import pytest
 from optinfer.errors import GateError, UnavailableError
 from optinfer.optimization.model_source import digest
 from optinfer.optimization.prepare import Workbench
-from optinfer.optimization.selection import Prepared, choose
+from optinfer.optimization.selection import Prepared, candidates
 from optinfer.optimization.variants import VARIANTS, Step, Variant, require
 from optinfer.planning import plan_job
 from tests.conftest import MakeJob, WriteTable, located
@@ -29,7 +29,7 @@ def prove(tmp_path: Path, make_job: MakeJob, write_table: WriteTable) -> Any:
         planned = plan_job(job)
         lines: list[str] = []
         bench = Workbench(job, planned.model, planned.plan.fragments, lines.append)
-        return choose(bench), lines
+        return next(candidates(bench)), lines
 
     return run
 
@@ -91,6 +91,9 @@ def test_auto_takes_the_fastest_that_passes_and_never_one_that_depends_on_its_ba
     assert len(others) == 3
     slower = ({"torch-fp32", "onnx-fp32"} - {prepared.variant.name}).pop()
     assert others[slower].startswith("slower")
+    allowed, _ = prove("auto", gate__require_batch_invariance=False)
+    told = {allowed.variant.name: "chosen", **dict(allowed.others)}
+    assert told["onnx-int8-dynamic"].startswith(("chosen", "slower")), "the job allows it"
 
 
 def test_auto_tries_nothing_more_once_its_time_is_spent(prove: Any) -> None:
