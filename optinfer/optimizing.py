@@ -112,7 +112,8 @@ def _record(planned: Planned, run_id: str, bench: Workbench, results: list[Prepa
         "baseline": baseline,
         "winner": passed[0].variant.name if passed else None,
         "pareto": pareto(
-            [(r.variant.name, r.certificate.rows_per_second, r.certificate.fidelity.value) for r in passed]
+            # Differences of rounding are none: beside the baseline nothing else would ever be on the front.
+            [(r.variant.name, r.certificate.rows_per_second, round(r.certificate.fidelity.value, 5)) for r in passed]
         ),
         "candidates": [
             {**_entry(r), "speedup": r.certificate.rows_per_second / base if base else None} for r in (*passed, *failed)

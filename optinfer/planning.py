@@ -91,7 +91,7 @@ def plan_job(config: JobConfig) -> Planned:
 
 
 def preview(planned: Planned) -> dict[str, Any]:
-    """Describe what `run` would do with this machine's CPUs; imports nothing heavy and writes nothing."""
+    """Describe what `run` would do with this machine's CPUs and GPUs; imports nothing heavy and writes nothing."""
     config, plan = planned.config, planned.plan
     chosen = None if config.variant == AUTO else get(config.variant, catalog(config))
     wished = config.placement.device
@@ -114,9 +114,7 @@ def preview(planned: Planned) -> dict[str, Any]:
         "variant": _variant_line(chosen),
         "output": f"{output.shown}: {', '.join(f'{f.name} {f.type}' for f in planned.schema)}",
         "fingerprint": planned.fingerprint,
-        "placement": place(
-            config.placement, device, [Node(os.cpu_count() or 1, nvidia_gpus())], max(todo, 1)
-        ).as_dict(),
+        "placement": place(config.placement, device, [here], max(todo, 1)).as_dict(),
         "warnings": warnings,
     }
 

@@ -177,3 +177,12 @@ def test_footers_hold_no_metadata_but_ours(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
     output.commit(PART, FRAGMENT, "f1", "a1", rows(1).replace_schema_metadata({"pandas": "{}"}), None)
     assert set(pq.read_schema(tmp_path / PART).metadata) == {FOOTER_KEY}
+
+
+def test_parts_that_another_artifact_made_are_refused(tmp_path: Path) -> None:
+    output = Output(str(tmp_path))
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    footers = output.footers([PART])
+    output.require_artifact("a1", footers)
+    with pytest.raises(OutputConflictError, match="fragment 3 by artifact a1, this run uses a2: no output mixes two"):
+        output.require_artifact("a2", footers)

@@ -495,7 +495,7 @@ class TestRowsOfAnyLength:
             assert features.collate(batch)["letters"].shape == (len(batch), features.lengths[batch[0]])
 
     def test_a_call_has_no_more_rows_than_the_archive_allows(self, archive: Path) -> None:
-        assert plugins.load("families", "tensor").load(located(archive, "tensor"), {}).max_batch_size == 48
+        assert plugins.load("families", "tensor").load(located(archive, "tensor"), {}).most_rows == 48
 
 
 @pytest.mark.parametrize(

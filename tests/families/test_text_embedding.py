@@ -28,10 +28,10 @@ def baseline(model: Artifact) -> Replica:
     return Replica(ReplicaSettings(family="text-embedding", model=model, backend="torch", artifact=model, threads=2))
 
 
-def test_vectors_equal_sentence_transformers_on_500_rows(model: Artifact, sample_table: Path) -> None:
+def test_vectors_equal_sentence_transformers_on_200_rows(model: Artifact, sample_table: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    texts = pq.read_table(sample_table).column("text").slice(0, 500)
+    texts = pq.read_table(sample_table).column("text").slice(0, 200)
     scored = baseline(model).score(pa.table({"text": texts}))
     expected = SentenceTransformer(model.path, device="cpu").encode(texts.to_pylist(), show_progress_bar=False)
     np.testing.assert_allclose(scored.outputs["sentence_embedding"], expected, atol=1e-5)

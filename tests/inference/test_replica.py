@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from optinfer.backends import Arrays
-from optinfer.errors import ConfigError
+from optinfer.errors import ConfigError, LoadError, UnavailableError
 from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conftest import located
 
@@ -166,6 +166,34 @@ def test_the_job_decides_the_size_of_a_micro_batch(settings: ReplicaSettings) ->
     break_session(replica, lambda inputs, outputs: sizes.append(len(inputs["input_ids"])) or outputs)
     replica.score(texts(*["a"] * 8))
     assert sizes == [3, 3, 2]
+
+
+def test_a_model_that_answers_no_row_is_no_reason_to_quarantine_them(replica: Replica) -> None:
+    def broken(inputs: Arrays, outputs: Arrays) -> Arrays:
+        raise RuntimeError("no kernel image is available for this device")
+
+    break_session(replica, broken)
+    with pytest.raises(LoadError, match="the model answers no row here: RuntimeError: no kernel image"):
+        replica.score(texts("a", "b", "c"))
+
+
+def test_a_bad_micro_batch_of_a_model_that_works_is_quarantined(replica: Replica) -> None:
+    def broken(inputs: Arrays, outputs: Arrays) -> Arrays:
+        raise RuntimeError("bad rows")
+
+    replica.score(texts("a", "b"))
+    break_session(replica, broken)
+    assert list(replica.score(texts("a", "b")).rejected.values()) == ["RuntimeError: bad rows"] * 2
+
+
+def test_what_says_that_it_cannot_run_here_is_believed(replica: Replica) -> None:
+    def broken(inputs: Arrays, outputs: Arrays) -> Arrays:
+        raise UnavailableError("found nothing to compile")
+
+    replica.score(texts("a", "b"))
+    break_session(replica, broken)
+    with pytest.raises(UnavailableError):
+        replica.score(texts("a", "b"))
 
 
 def test_an_artifact_the_backend_cannot_load_is_refused(settings: ReplicaSettings) -> None:

@@ -29,6 +29,8 @@ from tests.conftest import RunCli, WriteTable, located, read_rows
 
 WIDTH = 4
 
+pytestmark = pytest.mark.usefixtures("fake_variant")
+
 
 class Trap:
     """Creates a file when it is unpickled."""

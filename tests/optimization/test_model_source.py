@@ -27,6 +27,8 @@ from tests.conftest import REPO, RunCli, WriteTable, everything_under, located
 
 WEIGHTS = np.arange(8, dtype=np.float32).reshape(4, 2)
 
+pytestmark = pytest.mark.usefixtures("fake_variant")
+
 
 def product(weights: Any = WEIGHTS) -> Any:
     """Return an ONNX model: x @ weights."""
@@ -349,7 +351,7 @@ class TestMLflow:
         code, _, err = run_cli("plan", write_job("/nowhere.parquet", sink, model__path=uri))
         assert code == 2
         assert f"model.path {uri} cannot be fetched from sqlite:///" in err
-        assert "check the name, and MLFLOW_TRACKING_URI" in err
+        assert "check the name, and tracking.uri or MLFLOW_TRACKING_URI" in err
 
     def test_another_flavor_is_refused_with_those_that_are_read(self, client: Any) -> None:
         import mlflow
@@ -434,7 +436,7 @@ class TestHub:
         self, hub: Any, write_job: Any, sink: Path
     ) -> None:
         endpoint = f"http://127.0.0.1:{hub.server_port}"
-        job = write_job("/nowhere.parquet", sink, model__path="hf://org/name@v1")
+        job = write_job("/nowhere.parquet", sink, model__path="hf://org/name@v1", variant="torch-fp32")
         done = self.plan(job, endpoint)
         # The model has no tokenizer: it was found, brought and looked at.
         assert "lacks tokenizer.json" in done.stderr, done.stderr
@@ -446,13 +448,13 @@ class TestHub:
         assert len(again) == brought
 
     def test_an_unknown_revision_ends_2(self, hub: Any, write_job: Any, sink: Path) -> None:
-        job = write_job("/nowhere.parquet", sink, model__path="hf://org/name@v9")
+        job = write_job("/nowhere.parquet", sink, model__path="hf://org/name@v9", variant="torch-fp32")
         done = self.plan(job, f"http://127.0.0.1:{hub.server_port}")
         assert done.returncode == 2
         assert "check name, revision, network and HF_TOKEN" in done.stderr
 
     def test_a_hub_that_cannot_be_reached_ends_2(self, write_job: Any, sink: Path, free_port: int) -> None:
-        job = write_job("/nowhere.parquet", sink, model__path="hf://org/name")
+        job = write_job("/nowhere.parquet", sink, model__path="hf://org/name", variant="torch-fp32")
         done = self.plan(job, f"http://127.0.0.1:{free_port}")
         assert done.returncode == 2
         assert "cannot be fetched: ConnectError" in done.stderr

@@ -36,13 +36,26 @@ def prove(tmp_path: Path, make_job: MakeJob, write_table: WriteTable) -> Any:
 
 def test_dynamic_int8_is_certified_to_depend_on_its_batch_and_static_int8_is_not(prove: Any) -> None:
     dynamic, _ = prove("onnx-int8-dynamic")
-    static, _ = prove("openvino-int8-static")
+    static, _ = prove("onnx-int8-qdq")
     assert not dynamic.certificate.batch_invariant
     assert "not batch-invariant" in dynamic.warnings[0]
     assert static.certificate.batch_invariant
     assert static.warnings == []
     assert dynamic.certificate.executed["precisions"]["int8"] > 0
     assert static.certificate.executed["precisions"]["int8"] > 0
+
+
+def test_another_setting_of_the_family_is_another_artifact(
+    make_job: MakeJob, write_table: WriteTable, tmp_path: Path
+) -> None:
+    table = write_table(tmp_path / "t.parquet", rows=48)
+
+    def key(**settings: Any) -> str:
+        planned = plan_job(make_job(table, tmp_path / "out", variant="torch-fp32", **settings))
+        return Workbench(planned.config, planned.model, planned.plan.fragments, print).model.key
+
+    assert key() == key()
+    assert key(model__max_length=16) != key(model__max_length=32)
 
 
 def test_a_certificate_is_measured_once(prove: Any) -> None:

@@ -1,0 +1,69 @@
+"""What a certificate says of neighbours and of what really ran."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from optinfer.backends import Arrays
+from optinfer.families._numbers import NumericFeatures, read_numbers
+from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.optimization.certificate import _outliers_first, invariance, mismatch
+from tests.conftest import located
+
+
+@pytest.fixture
+def settings() -> ReplicaSettings:
+    model = located()
+    return ReplicaSettings(family="text-embedding", model=model, backend="fake", artifact=model)
+
+
+TEXTS = pa.table({"text": [f"package {i} " + "word " * (i % 7) for i in range(20)]})
+
+
+def test_a_session_that_shares_a_scale_is_seen_to_depend_on_neighbours(settings: ReplicaSettings) -> None:
+    replica = Replica(settings)
+    assert max(invariance(replica, TEXTS).values()) == 0
+    inner = replica.session
+
+    class Scaled:
+        """Rounds every answer to a grid that all inputs of the micro-batch set."""
+
+        def __call__(self, inputs: Arrays) -> Arrays:
+            step = float(inputs["input_ids"].sum()) / 1e7
+            return {name: np.round(values / step) * step for name, values in inner(inputs).items()}
+
+    replica.session = Scaled()  # type: ignore[assignment]
+    cases = invariance(replica, TEXTS)
+    assert cases["neighbours"] > 1e-3
+    assert cases["outlier neighbours"] > 1e-3
+
+
+def test_outliers_are_the_longest_rows_or_those_with_the_largest_numbers(settings: ReplicaSettings) -> None:
+    rows = np.arange(20)
+    longest = _outliers_first(Replica(settings).family.preprocess(TEXTS), rows)
+    assert longest[0] % 7 == 6
+    ragged, _ = read_numbers(pa.array([[1.0, -2.0], [900.0, 0.0], [3.0, -70.0]]), "float32")
+    numbers = NumericFeatures(rows=3, columns={"x": ragged}, dims={"x": (2,)})
+    assert _outliers_first(numbers, np.arange(3)).tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("precision", "executed", "expected"),
+    [
+        ("int8", {"device": "cpu", "precisions": {"int8": 40, "fp32": 8}}, ""),
+        ("int8", {"device": "cpu", "precisions": {"fp32": 48}}, "asked for int8, it ran fp32 (48)"),
+        ("fp32", {"device": "cpu", "precisions": {"fp32": 4, "bf16": 44}}, "asked for fp32, part of it ran bf16"),
+        ("fp32", {"device": "cuda", "precisions": {"fp32": 4}}, "asked for cpu, it ran on cuda"),
+        ("bf16", {"device": "cpu", "precisions": {}}, "asked for bf16, it ran nothing that multiplies"),
+    ],
+)
+def test_what_ran_is_held_against_what_was_asked(
+    settings: ReplicaSettings, precision: str, executed: dict[str, Any], expected: str
+) -> None:
+    asked = replace(settings, artifact=replace(settings.artifact, precision=precision))
+    assert mismatch(asked, executed) == expected
