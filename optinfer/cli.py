@@ -57,7 +57,7 @@ def run(job: str, overrides: tuple[str, ...], address: str | None, as_json: bool
 @_set
 @_json
 def plan(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Show what `run` would do on this machine; write nothing."""
+    """Show what `run` would do on this machine; start nothing, write nothing to the sink."""
     from optinfer.config import load_job
     from optinfer.planning import plan_job, preview
     from optinfer.render import plan_text

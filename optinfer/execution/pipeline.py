@@ -72,5 +72,5 @@ def _bounded_restarts() -> dict[str, int]:
 
 def _receipt(raw: dict[str, Any]) -> Receipt:
     if "error" in raw:
-        raise getattr(optinfer.errors, raw["error"])(raw["message"])
+        raise getattr(optinfer.errors, raw["error"], OptinferError)(raw["message"])
     return Receipt(**{**raw, "stats": Stats.from_dict(raw["stats"])})

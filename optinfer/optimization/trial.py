@@ -45,7 +45,7 @@ def certify_apart(*arguments: Any, time_limit: float) -> Certificate:
         result = pickle.loads(answer.read_bytes())
     if isinstance(result, Certificate):
         return result
-    raise getattr(optinfer.errors, result[0])(result[1])
+    raise getattr(optinfer.errors, result[0], OptinferError)(result[1])
 
 
 def _death(ended: subprocess.CompletedProcess[str]) -> str:

@@ -1,7 +1,7 @@
 """2:4 sparsity: of every four neighbouring weights in a linear layer's row, the two largest stay.
 
-NVIDIA GPUs since Ampere multiply such matrices in half the steps (fp16). On a CPU only the mask is applied, so that
-its fidelity can be judged anywhere; nothing gets faster there.
+NVIDIA GPUs since Ampere multiply such matrices in half the steps (fp16). On a CPU only the mask is applied, in fp32:
+its answers can be looked at there, a job on a CPU is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
         format="torch",
         precision="fp16",
         convert={},
-        notes=("two of four neighbouring weights are zero; faster on NVIDIA GPUs only, a CPU tries the mask alone",),
+        notes=("two of four neighbouring weights are zero; it is for NVIDIA GPUs",),
     )
 
 
