@@ -100,16 +100,19 @@ def shared_ray(_ray: None) -> None:
 
 
 @pytest.fixture
-def fake_variant(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Add the variant `fake`: no model runs, and a row's answer depends on its tokens alone.
-
-    It is measured in this process: a new one for each of these jobs would cost more than all the rest of the test.
-    """
+def trials_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure candidates in this process: a new one for each would cost more than all the rest of most tests."""
     from optinfer.optimization import prepare
     from optinfer.optimization.certificate import certify
-    from optinfer.optimization.variants import VARIANTS, Variant
 
     monkeypatch.setattr(prepare, "certify_apart", lambda *arguments, time_limit: certify(*arguments))
+
+
+@pytest.fixture
+def fake_variant(monkeypatch: pytest.MonkeyPatch, trials_here: None) -> str:
+    """Add the variant `fake`: no model runs, and a row's answer depends on its tokens alone."""
+    from optinfer.optimization.variants import VARIANTS, Variant
+
     monkeypatch.setitem(VARIANTS, "fake", Variant(name="fake", backend="fake", about="for tests"))
     return "fake"
 

@@ -53,6 +53,7 @@ def job(make_job: MakeJob, table: Path, tmp_path: Path, tracking: str) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("trials_here")
 class TestComparison:
     def test_candidates_are_ranked_and_refused_with_reasons(self, job: Callable[..., Any], tmp_path: Path) -> None:
         record = optinfer.optimize(job(), NAMES, plot=str(tmp_path / "plot.png"))

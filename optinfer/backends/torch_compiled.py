@@ -102,9 +102,9 @@ class CompiledSession(eager.TorchSession):
 
 
 def bucket(size: int) -> int:
-    """Return the size to pad to: four steps from one power of two to the next, so at most a quarter is padding.
+    """Return the size to pad to: four steps from one power of two to the next, so little is padding.
 
-    Steps are multiples of 8, which tensor cores want.
+    Steps are multiples of 8, which tensor cores want: at most 7 more, or a quarter.
     """
     step = max(8, 2 ** ((size - 1).bit_length() - 3))
     return -(-size // step) * step

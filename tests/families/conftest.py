@@ -98,12 +98,8 @@ EFFICIENTNET_PREPROCESSOR: dict[str, Any] = {
 
 
 @pytest.fixture
-def in_this_process(without_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_this_process(without_ray: None, trials_here: None) -> None:
     """Measure and score in this process: starting others would cost more than all the rest of most tests."""
-    from optinfer.optimization import prepare
-    from optinfer.optimization.certificate import certify
-
-    monkeypatch.setattr(prepare, "certify_apart", lambda *arguments, time_limit: certify(*arguments))
 
 
 WriteModule = Callable[[str, str], None]

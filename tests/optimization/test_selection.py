@@ -15,7 +15,7 @@ from optinfer.optimization.variants import VARIANTS, Step, Variant, require
 from optinfer.planning import plan_job
 from tests.conftest import MakeJob, WriteTable, located
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("trials_here")]
 
 
 @pytest.fixture
