@@ -24,13 +24,9 @@ class Sample:
     gate: pa.Table
     calibration: pa.Table
 
-    @property
-    def digest(self) -> str:
-        """Identify the rows, so that what was measured on them can be reused."""
-        return digest(self.gate)
-
 
 def digest(table: pa.Table) -> str:
+    """Identify rows, so that what was measured on them or made of them can be reused."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks())

@@ -48,10 +48,7 @@ class MlflowTracker:
 
     def where(self) -> dict[str, Any]:
         """Return uri, experiment and run id as known now, with a `warning` if MLflow did not take everything."""
-        where = {"uri": redact(self.uri), "experiment": self.experiment, "run_id": self.run_id}
-        if self.error:
-            where["warning"] = f"MLflow at {redact(self.uri)} did not take everything ({self.error}); the journal did"
-        return where
+        return _where(self.uri, self.experiment, self.run_id, self.error)
 
     def _feed(self) -> None:
         try:
@@ -118,14 +115,7 @@ class NestedRuns:
             self._parent.send(self._event("finish", status="done", outputs=[], artifacts=artifacts, **summary))
 
         self._try(end)
-        where = {
-            "uri": redact(self.uri),
-            "experiment": self.experiment,
-            "run_id": self._parent.run_id if self._parent else None,
-        }
-        if self.error:
-            where["warning"] = f"MLflow at {redact(self.uri)} did not take everything ({self.error}); the journal did"
-        return where
+        return _where(self.uri, self.experiment, self._parent.run_id if self._parent else None, self.error)
 
     def _event(self, kind: str, **values: Any) -> dict[str, Any]:
         return {"event": kind, "time": self._clock(), **values}
@@ -137,6 +127,14 @@ class NestedRuns:
             send()
         except Exception as error:
             self.error = f"{type(error).__name__}: {without_secrets(self.uri, str(error))}"
+
+
+def _where(uri: str, experiment: str, run_id: str | None, error: str | None) -> dict[str, Any]:
+    """Say where MLflow has a run, with a `warning` where it has not all of it."""
+    where = {"uri": redact(uri), "experiment": experiment, "run_id": run_id}
+    if error:
+        where["warning"] = f"MLflow at {redact(uri)} did not take everything ({error}); the journal did"
+    return where
 
 
 def _bound_retries() -> None:
