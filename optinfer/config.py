@@ -123,12 +123,32 @@ class SelectionConfig(_Part):
 
 
 class PlacementConfig(_Part):
-    """How many replicas, and what each gets."""
+    """How many replicas, what each gets, and where they may run."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     replicas: PositiveInt | Auto = "auto"
+    min_replicas: PositiveInt | None = Field(None, description="fewest replicas to start with; more join as nodes do")
+    max_replicas: PositiveInt | None = Field(None, description="most replicas, however many nodes join")
     threads_per_replica: PositiveInt | Auto = "auto"
-    gpus_per_replica: Annotated[float, Field(gt=0)] = 1.0
+    gpus_per_replica: Annotated[float, Field(gt=0)] | Auto = Field(
+        1.0, description="a share below 1 puts several replicas on a GPU; auto: as many as its memory holds"
+    )
+    accelerator_type: str | None = Field(None, description="only nodes with this accelerator, as Ray names it: H100")
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="custom Ray resources each replica takes, e.g. {TPU: 1} or {jetson: 1}"
+    )
+    cost_per_hour: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="price of a node by its accelerator type, `cpu` for nodes without one"
+    )
+
+    @model_validator(mode="after")
+    def _one_way_to_count(self) -> PlacementConfig:
+        low, high = self.min_replicas or 1, self.max_replicas
+        if self.replicas != AUTO and (self.min_replicas or high):
+            raise ValueError("replicas is a fixed number, min_replicas and max_replicas a range; keep one of the two")
+        if high is not None and low > high:
+            raise ValueError(f"min_replicas {low} is above max_replicas {high}; swap them")
+        return self
 
 
 class BatchingConfig(_Part):
@@ -136,6 +156,9 @@ class BatchingConfig(_Part):
 
     max_batch_tokens: PositiveInt | Auto = "auto"
     max_batch_size: PositiveInt | Auto = Field("auto", description="default: what suits the family's rows")
+    dedupe: Auto | Literal[False] = Field(
+        "auto", description="score rows of a fragment whose model inputs are identical once; false: each by itself"
+    )
 
 
 class SinkConfig(_Part):
@@ -154,6 +177,19 @@ class TrackingConfig(_Part):
     uri: str | None = Field(None, description="default: $MLFLOW_TRACKING_URI, else a SQLite file in $OPTINFER_HOME")
 
 
+class TuningConfig(_Part):
+    """What `optinfer tune` searches for, and how long."""
+
+    objective: Literal["rows_per_second", "cost"] = Field(
+        "rows_per_second", description="most rows per second, or least cost per million rows (placement.cost_per_hour)"
+    )
+    time_budget: Annotated[float, Field(gt=0)] = Field(900.0, description="seconds after which no new trial begins")
+    sample_rows: Annotated[int, Field(ge=64)] = Field(1024, description="rows a trial scores, lengths as in the job")
+    max_memory_mb: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="most memory all replicas of a node may take; default: what the node has"
+    )
+
+
 class JobConfig(_Part):
     """One job: the whole of it, frozen."""
 
@@ -168,6 +204,7 @@ class JobConfig(_Part):
     batching: BatchingConfig = BatchingConfig()
     sink: SinkConfig
     tracking: TrackingConfig = TrackingConfig()
+    tuning: TuningConfig = TuningConfig()
 
     @model_validator(mode="after")
     def _no_idle_fallback(self) -> JobConfig:
