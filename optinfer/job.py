@@ -13,17 +13,20 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from optinfer import home
 from optinfer.config import AUTO, JobConfig
-from optinfer.data.fragments import Fragment
+from optinfer.data.account import Accounts
 from optinfer.data.lock import RunLock
 from optinfer.data.output import Output
 from optinfer.data.storage import reaching
 from optinfer.errors import LoadError, redact
-from optinfer.execution.placement import Placement, place
+from optinfer.execution.cluster import Connection, free_nodes
+from optinfer.execution.placement import Needs, place
 from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, candidates
 from optinfer.planning import Planned, plan_job
@@ -33,12 +36,28 @@ from optinfer.tracking.recorder import Recorder
 from optinfer.tracking.report import Progress
 from optinfer.tracking.tally import Tally
 
+Say = Callable[[str], None]
+
 
 def _silent(line: str) -> None:
     pass
 
 
-def run(config: JobConfig, address: str | None = None, say: Callable[[str], None] = _silent) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Run:
+    """What the steps of one run share."""
+
+    planned: Planned
+    output: Output
+    accounts: Accounts
+    tally: Tally
+    summary: Summary
+    recorder: Recorder
+    ray: Connection
+    say: Say
+
+
+def run(config: JobConfig, address: str | None = None, say: Say = _silent) -> dict[str, Any]:
     """Score the job's table and return the record that `optinfer run --json` prints.
 
     Args:
@@ -58,7 +77,7 @@ def run(config: JobConfig, address: str | None = None, say: Callable[[str], None
         if done["job"].get("gate") != config.gate.model_dump(mode="json"):
             say("warning: this output was finished under another gate; to score under this one, choose a new sink.path")
         return summary.nothing_to_do(done["run"])
-    with RunLock(output.folder):
+    with Connection(address) as ray, RunLock(output.folder):
         output.freeze({"fingerprint": planned.fingerprint, "fields": planned.fields}, planned.plan)
         tracker = MlflowTracker(config.tracking.uri or home.default_tracking_uri(), config.tracking.experiment)
         with Recorder(home.runs() / summary.run_id, tracker, time.time, say) as recorder:
@@ -70,7 +89,8 @@ def run(config: JobConfig, address: str | None = None, say: Callable[[str], None
                 output.commit_empty(planned.plan, planned.fingerprint, planned.schema)
             else:
                 output.forget_attempts()
-                _score(planned, output, tally, summary, recorder, address, say)
+                accounts = Accounts(output.folder, planned.fingerprint)
+                _score(_Run(planned, output, accounts, tally, summary, recorder, ray, say))
             tally.check_threshold(f"{output.shown}/_quarantine")
             tally.check_complete(output.shown)
             manifest = summary.manifest(planned, tally, recorder)
@@ -79,105 +99,105 @@ def run(config: JobConfig, address: str | None = None, say: Callable[[str], None
     return {**manifest["run"], "mlflow": mlflow}
 
 
-def _score(
-    planned: Planned,
-    output: Output,
-    tally: Tally,
-    summary: Summary,
-    recorder: Recorder,
-    address: str | None,
-    say: Callable[[str], None],
-) -> None:
+def _score(run: _Run) -> None:
     """Prove a variant, bind the output to it and stream; an output that holds rows already keeps the variant it has.
 
     A variant that was proved here may still not load on a replica: then the next one takes over, as long as nothing is
     committed, so that no output mixes two.
     """
-    bench = Workbench(planned.config, planned.model, planned.plan.fragments, say)
+    bench = Workbench(run.planned.config, run.planned.model, run.planned.plan.fragments, run.say)
     failed: list[tuple[str, str]] = []
     error: LoadError | None = None
-    for candidate in candidates(bench, only=output.bound_variant()):
-        prepared = summary.prepared = replace(candidate, others=(*failed, *candidate.others))
-        _announce(prepared, planned.config, dict(failed), recorder, say)
-        output.bind_variant(prepared.identity)
-        todo = _resume(planned, prepared, output, tally, say)
+    for candidate in candidates(bench, only=run.output.bound_variant()):
+        prepared = run.summary.prepared = replace(candidate, others=(*failed, *candidate.others))
+        _announce(prepared, dict(failed), run)
+        run.output.bind_variant(prepared.identity)
+        todo = _resume(prepared, run)
         try:
-            return _stream(planned, prepared, todo, tally, summary, recorder, address, say)
+            return _stream(prepared, todo, run)
         except LoadError as caught:
-            if output.committed():
+            if run.output.committed():
                 raise
             error = caught
             failed.append((prepared.variant.name, f"a replica cannot load it: {error}"))
     raise error or AssertionError("there is a candidate, or none passed")
 
 
-def _announce(
-    prepared: Prepared, config: JobConfig, failed: dict[str, str], recorder: Recorder, say: Callable[[str], None]
-) -> None:
+def _announce(prepared: Prepared, failed: dict[str, str], run: _Run) -> None:
     for line in prepared.warnings:
-        recorder.warn(line)
+        run.recorder.warn(line)
     for name, reason in prepared.others:
-        if config.variant == AUTO and name not in failed:
-            say(f"not {name}: {reason}")
+        if run.planned.config.variant == AUTO and name not in failed:
+            run.say(f"not {name}: {reason}")
         else:
-            recorder.warn(f"{name} does not score: {reason}")
-    recorder.event("selection", chosen=prepared.variant.name, others=dict(prepared.others))
+            run.recorder.warn(f"{name} does not score: {reason}")
+    run.summary.mark("prepare")
+    run.recorder.event("selection", chosen=prepared.variant.name, others=dict(prepared.others))
 
 
-def _resume(
-    planned: Planned, prepared: Prepared, output: Output, tally: Tally, say: Callable[[str], None]
-) -> list[tuple[Fragment, str]]:
-    """Count what is committed and return what is not: a listing decides."""
-    committed = output.committed()
-    named = [(fragment, planned.plan.part_name(fragment.index)) for fragment in planned.plan.fragments]
-    footers = output.footers(part for _, part in named if part in committed)
-    output.require_artifact(prepared.artifact.key, footers)
-    tally.take_over(footers)
-    if committed:
-        say(f"resuming: {len(committed)} of {len(named)} fragments are committed")
-    return [(fragment, part) for fragment, part in named if part not in committed]
+def _resume(prepared: Prepared, run: _Run) -> np.ndarray[Any, Any]:
+    """Count what is committed and return the indices of what is not: a listing decides."""
+    found, total = run.output.resume(run.accounts), len(run.planned.plan.fragments)
+    run.output.require_artifact(prepared.artifact.key, found)
+    run.tally.take_over(found.fragments.tolist(), found.rows_in, found.rows_out, found.rows_quarantined)
+    if len(found.fragments):
+        run.say(f"resuming: {len(found.fragments):,} of {total:,} fragments are committed")
+    left = np.ones(total, dtype=bool)
+    left[found.fragments] = False
+    return np.flatnonzero(left)
 
 
-def _stream(
-    planned: Planned,
-    prepared: Prepared,
-    todo: list[tuple[Fragment, str]],
-    tally: Tally,
-    summary: Summary,
-    recorder: Recorder,
-    address: str | None,
-    say: Callable[[str], None],
-) -> None:
+def _stream(prepared: Prepared, left: np.ndarray[Any, Any], run: _Run) -> None:
     """Place the replicas and count their receipts as fragments are committed."""
-    if not todo:
-        return recorder.params(prepared.params)
-    from optinfer.execution.cluster import connected, free_nodes
-    from optinfer.execution.pipeline import stream
+    if not len(left):
+        return run.recorder.params(prepared.params)
+    run.ray.open()
+    # While Ray starts: importing Ray Data takes nearly as long.
+    from optinfer.execution.pipeline import Todo, stream
+
+    config, tally = run.planned.config, run.tally
+    run.ray.ready()
+    run.summary.mark("ray")
+    placement = run.summary.placement = place(
+        config.placement,
+        prepared.variant.device,
+        free_nodes(),
+        len(left),
+        Needs(memory_mb=prepared.certificate.peak_rss_mb),
+        run.ray.growing,
+    )
+    tally.warm_up = placement.replicas
+    run.say(f"scoring with {prepared.variant.name}: {'; '.join(placement.reasons)}")
+    with Progress(run.planned.plan.rows, tally.resumed.rows_in) as progress:
+        receipts = stream(_task(prepared, placement.threads_per_replica, run), placement, Todo(run.planned.plan, left))
+        for count, receipt in enumerate(receipts):
+            if count == 0:  # not before: until a replica has loaded it, another variant may take its place
+                placed = {f"placement.{k}": v for k, v in placement.as_dict().items()}
+                run.recorder.params({**prepared.params, **placed})
+            event = run.recorder.event("receipt", **{**asdict(receipt), "stats": receipt.stats.as_dict()})
+            counts = (receipt.stats.rows_in, receipt.stats.rows_out, receipt.stats.rows_quarantined)
+            run.accounts.add(prepared.artifact.key, receipt.fragment, *counts)
+            tally.add(receipt.fragment, receipt.stats, receipt.reasons, event["time"], receipt.node)
+            tally.replica_peak_rss_mb = max(tally.replica_peak_rss_mb, receipt.peak_rss_mb)
+            tally.replicas.setdefault(receipt.replica, receipt.load_started + receipt.load_seconds)
+            tally.first_load = tally.first_load or (receipt.load_started, receipt.load_seconds)
+            progress.advance(receipt.stats.rows_in, receipt.stats.rows_quarantined)
+            tally.check_threshold(f"{redact(config.sink.path)}/_quarantine")
+    run.ray.release()
+    run.accounts.flush()
+
+
+def _task(prepared: Prepared, threads: int, run: _Run) -> Any:
     from optinfer.execution.scorer import ScoringTask
 
-    config = planned.config
-    with connected(address):
-        placement: Placement = place(config.placement, prepared.variant.device, free_nodes(), len(todo))
-        summary.placement = placement
-        tally.warm_up = placement.replicas
-        say(f"scoring with {prepared.variant.name}: {'; '.join(placement.reasons)}")
-        task = ScoringTask(
-            settings=replace(prepared.settings, threads=placement.threads_per_replica),
-            columns=config.source.columns,
-            columns_read=config.source.columns_read,
-            carried=planned.carried,
-            output_url=config.sink.path,
-            fingerprint=planned.fingerprint,
-            on_error=config.sink.on_error,
-            on_bad_file=config.source.on_bad_file,
-        )
-        with Progress(planned.plan.rows, tally.resumed.rows_in) as progress:
-            for count, receipt in enumerate(stream(task, placement, todo)):
-                if count == 0:  # not before: until a replica has loaded it, another variant may take its place
-                    placed = {f"placement.{k}": v for k, v in placement.as_dict().items()}
-                    recorder.params({**prepared.params, **placed})
-                event = recorder.event("receipt", **{**asdict(receipt), "stats": receipt.stats.as_dict()})
-                tally.add(receipt.fragment, receipt.stats, receipt.reasons, event["time"])
-                tally.replica_peak_rss_mb = max(tally.replica_peak_rss_mb, receipt.peak_rss_mb)
-                progress.advance(receipt.stats.rows_in, receipt.stats.rows_quarantined)
-                tally.check_threshold(f"{redact(config.sink.path)}/_quarantine")
+    config = run.planned.config
+    return ScoringTask(
+        settings=replace(prepared.settings, threads=threads),
+        columns=config.source.columns,
+        columns_read=config.source.columns_read,
+        carried=run.planned.carried,
+        output_url=config.sink.path,
+        fingerprint=run.planned.fingerprint,
+        on_error=config.sink.on_error,
+        on_bad_file=config.source.on_bad_file,
+    )

@@ -79,7 +79,7 @@ def plan_job(config: JobConfig) -> Planned:
             "files": _digest([asdict(f) for f in plan.files]),
             "rows": plan.rows,
             "columns": config.source.columns,
-            "fragments": _digest([asdict(f) for f in plan.fragments]),
+            "fragments": plan.fragments.digest(),
             "bad_files": [redact(path) for path, _ in plan.bad_files],
         },
         "model": {"digest": model.key, "family": config.model.family, **family_settings(config)},
@@ -98,8 +98,7 @@ def preview(planned: Planned) -> dict[str, Any]:
     device = chosen.device if chosen else "cpu" if wished == AUTO else wished
     here = Node(os.cpu_count() or 1, nvidia_gpus())
     output = Output(config.sink.path)
-    committed = output.committed()
-    todo = sum(plan.part_name(f.index) not in committed for f in plan.fragments)
+    todo = max(len(plan.fragments) - len(output.committed()), 0)
     job = output.job()
     warnings = [f"{redact(path)} is left out: {why}" for path, why in plan.bad_files]
     if job and job["fingerprint"] != planned.fingerprint:

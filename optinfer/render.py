@@ -13,6 +13,7 @@ def run_text(run: dict[str, Any]) -> str:
         f"{run['rows_out']:,} of {run['rows_in']:,} rows scored, {run['rows_quarantined']:,} quarantined",
         f"  variant     {run['variant']}{_gate(run)}",
         f"  speed       {_speed(run)}",
+        *_time(run["time"]),
         f"  fragments   {run['fragments']}, of which {run['fragments_resumed']} were committed earlier",
         f"  output      {run['output']}  (read *.parquet; _manifest.json has the whole account)",
         f"  mlflow      {_mlflow(run['mlflow'])}",
@@ -43,6 +44,20 @@ def _speed(run: dict[str, Any]) -> str:
     if run.get("steady_rows_per_second"):
         text += f", then {run['steady_rows_per_second']:,.1f} rows/s"
     return text
+
+
+def _time(time: dict[str, Any]) -> list[str]:
+    """Say where the time went, and what would help."""
+    if not time:
+        return []
+    parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in time["replica_seconds"].items())
+    start = ", ".join(f"{name} {seconds:.1f}" for name, seconds in time["startup_seconds"].items())
+    busy = "" if time["model_share"] is None else f"; the model was busy {time['model_share']:.0%} of it"
+    return [
+        f"  time        replicas: {parts} s{busy}",
+        f"              start-up: {start} s",
+        f"              {time['advice']}",
+    ]
 
 
 def _mlflow(mlflow: dict[str, Any]) -> str:

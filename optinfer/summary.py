@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from optinfer.data.storage import absolute
@@ -12,6 +12,7 @@ from optinfer.errors import redact
 from optinfer.execution.placement import Placement
 from optinfer.optimization.selection import Prepared
 from optinfer.planning import Planned
+from optinfer.tracking.breakdown import break_down
 from optinfer.tracking.metrics import peak_rss_mb
 from optinfer.tracking.recorder import Recorder
 from optinfer.tracking.tally import Tally
@@ -25,6 +26,11 @@ class Summary:
     run_id: str
     prepared: Prepared | None = None
     placement: Placement | None = None
+    marks: dict[str, float] = field(default_factory=dict)
+
+    def mark(self, step: str) -> None:
+        """Note that a step of the start-up is done now."""
+        self.marks[step] = time.time()
 
     def start(self, planned: Planned) -> dict[str, Any]:
         """Return params, tags and inputs for the run's first event."""
@@ -69,11 +75,18 @@ class Summary:
             "steady_rows_per_second": tally.steady_rows_per_second(),
             "tokens_per_second": round(scored.tokens / seconds, 1) if scored.tokens else None,
             "padding_fraction": round(scored.padding_fraction, 5),
+            "rows_deduplicated": getattr(scored, "rows_deduplicated", 0),
+            "time": self._time(tally),
+            "rows_by_node": dict(tally.rows_by_node),
             "placement": self.placement.as_dict() if self.placement else {},
             "gate": prepared.gate.as_dict() if prepared else {},
             "certificate": prepared.certificate.as_dict() if prepared else {},
             "mlflow": mlflow,
         }
+
+    def _time(self, tally: Tally) -> dict[str, Any]:
+        found = break_down(tally, self.started, self.marks, time.time())
+        return found.as_dict() if found else {}
 
     def nothing_to_do(self, run: dict[str, Any]) -> dict[str, Any]:
         """Return the record of a finished run as that of this one, which did nothing."""
@@ -109,11 +122,9 @@ class Summary:
     def _metrics(self, run: dict[str, Any], tally: Tally) -> dict[str, float]:
         numbers = {k: float(v) for k, v in run.items() if isinstance(v, int | float)}
         stats = tally.scored
-        parts = {
-            name: getattr(stats, f"{name}_seconds")
-            for name in ("read", "preprocess", "wait", "infer", "postprocess", "commit")
-        }
-        numbers |= {f"seconds.{name}": value for name, value in parts.items()}
+        if run["time"]:
+            numbers |= {f"seconds.{name}": value for name, value in run["time"]["replica_seconds"].items()}
+            numbers |= {f"startup_seconds.{name}": v for name, v in run["time"]["startup_seconds"].items()}
         numbers |= {f"micro_batch_ms.p{q}": stats.latencies.percentile(q) * 1e3 for q in (50, 95, 99)}
         if (share := tally.model_share()) is not None:
             numbers["model_share_of_replica_time"] = share

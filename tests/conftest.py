@@ -121,21 +121,20 @@ def fake_variant(monkeypatch: pytest.MonkeyPatch, trials_here: None) -> str:
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Score in this process, with the actor's own class: for what does not depend on who calls it."""
     import json
-    from contextlib import nullcontext
-    from dataclasses import asdict
 
-    from optinfer.execution import cluster, pipeline
+    from optinfer import job
+    from optinfer.execution import pipeline
     from optinfer.execution.placement import Node
 
-    def stream(task: Any, placement: Any, fragments: Any) -> Iterator[Any]:
+    def stream(task: Any, placement: Any, todo: Any) -> Iterator[Any]:
         scorer = pipeline.FragmentScorer(task)
-        for fragment, part in fragments:
-            row = scorer({"fragment": json.dumps(asdict(fragment)), "part": part})
-            yield pipeline._receipt(json.loads(row["receipt"]))
+        for run in todo.runs():
+            yield from map(pipeline._receipt, json.loads(scorer({"run": run})["receipts"]))
 
     monkeypatch.setattr(pipeline, "stream", stream)
-    monkeypatch.setattr(cluster, "connected", lambda address: nullcontext())
-    monkeypatch.setattr(cluster, "free_nodes", lambda: [Node(cpus=2)])
+    for step in ("open", "ready", "release"):
+        monkeypatch.setattr(job.Connection, step, lambda self: None)
+    monkeypatch.setattr(job, "free_nodes", lambda: [Node(cpus=2)])
 
 
 @pytest.fixture(scope="session")

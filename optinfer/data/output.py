@@ -3,7 +3,8 @@
 part-000012.parquet               the commit of fragment 12; its footer says which job and what was counted
 _quarantine/part-000012-….parquet rows of fragment 12 that could not be scored, written before the part
 _optinfer/job.json                the frozen job and its fingerprint; written once, before anything runs
-_optinfer/plan.parquet            the fragments
+_optinfer/plan.parquet            the fragments; the paths of their files and partitions are in its schema's metadata
+_optinfer/accounts/…              what is in the parts, without opening them (see account.py)
 _optinfer/variant.json            the one artifact that fills this output
 _optinfer/attempts/…              parts begun in this run (see execution/isolation.py)
 _optinfer/lock.json               who is writing now (see lock.py)
@@ -17,18 +18,18 @@ import io
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from optinfer.data.account import PART, Accounts, Committed, committed, from_footers, index_of
 from optinfer.data.fragments import Fragment, Plan
-from optinfer.data.storage import STATE, Folder
+from optinfer.data.storage import STATE, Folder, is_local
 from optinfer.errors import OutputConflictError, redact
 
 FOOTER_KEY = b"optinfer"
-PART = r"part-\d{6,}\.parquet"
 _ATTEMPTS = f"{STATE}/attempts"
 _FOOTER_THREADS = 16
 
@@ -99,16 +100,16 @@ class Output:
                 "fallback; resume where it was started, or choose a new sink.path"
             )
 
-    def require_artifact(self, artifact: str, footers: list[dict[str, Any]]) -> None:
+    def require_artifact(self, artifact: str, found: Committed) -> None:
         """Refuse parts that another artifact made.
 
         Raises:
             OutputConflictError: there is one, committed late by a variant that gave way to this one.
         """
-        if strange := next((f for f in footers if f.get("artifact") != artifact), None):
+        if strange := sorted(found.artifacts - {artifact}):
             raise OutputConflictError(
-                f"{self.shown} holds fragment {strange['fragment']} by artifact {strange['artifact']}, this run uses "
-                f"{artifact}: no output mixes two; choose a new sink.path"
+                f"{self.shown} holds fragments by artifact {strange[0]}, this run uses {artifact}: "
+                "no output mixes two; choose a new sink.path"
             )
 
     def job(self) -> dict[str, Any] | None:
@@ -130,6 +131,18 @@ class Output:
     def committed(self) -> set[str]:
         """Return the names of the committed parts: one listing."""
         return set(self.folder.names(PART))
+
+    def resume(self, accounts: Accounts) -> Committed:
+        """Return what the committed parts hold: a listing, their accounts, and the footers of parts without one."""
+        names = self.folder.names(PART)
+        listed = np.fromiter(map(index_of, names), dtype=np.int64, count=len(names))
+        known = accounts.read()
+        fragments = known.column("fragment").to_numpy()
+        _, first = np.unique(fragments, return_index=True)
+        counted = known.take(pa.array(first[np.isin(fragments[first], listed)]))
+        unknown = np.flatnonzero(~np.isin(listed, counted.column("fragment").to_numpy()))
+        opened = from_footers(self.footers(names[i] for i in unknown))
+        return committed(pa.concat_tables([counted, opened]))
 
     def begin(self, part: str) -> bool:
         """Mark that a part is being made; return False where an attempt of this run began it and did not end."""
@@ -191,9 +204,21 @@ class Output:
         record: dict[str, Any] = json.loads(metadata[FOOTER_KEY])
         return record
 
+    def committed_record(self, part: str) -> dict[str, Any] | None:
+        """Return the record of a part as its commit returned it, None where it is not committed."""
+        try:
+            with self.folder.open(part) as file:
+                size = file.seek(0, io.SEEK_END)
+            return {**self.footer(part), "bytes": size}
+        except FileNotFoundError:
+            return None
+
     def footers(self, parts: Iterable[str]) -> list[dict[str, Any]]:
+        wanted = sorted(parts)
+        if is_local(self.folder.url):  # threads would wait for each other's Python, not for the disk
+            return [self.footer(part) for part in wanted]
         with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-            return list(pool.map(self.footer, sorted(parts)))
+            return list(pool.map(self.footer, wanted))
 
     def finish(self, manifest: dict[str, Any]) -> None:
         """Write the manifest, then `_SUCCESS`; the order is the promise."""
@@ -223,12 +248,13 @@ def _parquet_bytes(table: pa.Table) -> bytes:
 
 
 def _plan_bytes(plan: Plan) -> bytes:
-    rows = [
-        {**asdict(f), "partition": json.dumps({name: value for name, value, _ in f.partition})} for f in plan.fragments
+    cuts = plan.fragments
+    files = [
+        {"path": path, "partition": {name: value for name, value, _ in partition}}
+        for path, partition in zip(cuts.paths, cuts.partitions, strict=True)
     ]
-    fields = [("index", pa.int64()), ("path", pa.string()), ("start", pa.int64()), ("stop", pa.int64())]
-    schema = pa.schema([*fields, ("partition", pa.string())])
-    return _parquet_bytes(pa.Table.from_pylist(rows, schema=schema))
+    columns = {"file": cuts.file, "start": cuts.start, "stop": cuts.stop}
+    return _parquet_bytes(pa.table(columns, metadata={"files": json.dumps(files, default=str)}))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:

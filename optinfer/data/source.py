@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from optinfer.config import SourceConfig
-from optinfer.data.fragments import Fragment, Plan, SourceFile, cut, rows_per_fragment
+from optinfer.data.fragments import Fragments, Plan, SourceFile, cut, rows_per_fragment, tapered
 from optinfer.data.storage import absolute, failures, file_system, is_local
 from optinfer.errors import ConfigError, SourceError, redact, suggest
 
@@ -46,10 +48,10 @@ def plan_source(source: SourceConfig, columns: Sequence[str], family_rows: int) 
     partitions = _partitions(root, [f.file.path for f in footers])
     schema = _common_schema(footers, partitions, columns)
     total = min(sum(f.file.rows for f in footers), source.limit or 2**62)
-    max_rows = rows_per_fragment(total, family_rows) if source.fragment_rows == "auto" else source.fragment_rows
+    ranges = _ranges(footers, source, total, family_rows)
     return Plan(
         files=tuple(f.file for f in footers),
-        fragments=tuple(_cut_all(footers, partitions, max_rows, source.fragment_mb * 1e6, total)),
+        fragments=_columns(ranges, [f.file.path for f in footers], partitions),
         schema=schema,
         bad_files=tuple(bad),
     )
@@ -175,16 +177,30 @@ def _common_schema(
     return schema
 
 
-def _cut_all(
-    footers: list[_Footer], partitions: dict[str, dict[str, pa.Scalar]], max_rows: int, max_bytes: float, total: int
-) -> list[Fragment]:
-    fragments: list[Fragment] = []
-    for footer in footers:
-        values = partitions.get(footer.file.path, {})
-        partition = tuple((name, value.as_py(), str(value.type)) for name, value in values.items())
-        for start, stop in cut(footer.groups, max_rows, max_bytes):
-            stop = min(stop, start + total)
-            if stop > start:
-                fragments.append(Fragment(len(fragments), footer.file.path, start, stop, partition))
-            total -= stop - start
-    return fragments
+def _ranges(
+    footers: list[_Footer], source: SourceConfig, total: int, family_rows: int
+) -> Iterator[tuple[int, int, int]]:
+    """Yield (file, start, stop) of every fragment; `total` rows are cut."""
+    automatic = source.fragment_rows == "auto"
+    max_rows = rows_per_fragment(total, family_rows) if source.fragment_rows == "auto" else source.fragment_rows
+    before = 0
+    for index, footer in enumerate(footers):
+        for start, stop in cut(footer.groups, max_rows, source.fragment_mb * 1e6):
+            stop = min(stop, start + total - before)
+            pieces = tapered(start, stop, before, total) if automatic else [(start, stop)]
+            yield from ((index, a, b) for a, b in pieces if b > a)
+            before += stop - start
+
+
+def _columns(
+    ranges: Iterable[tuple[int, int, int]], paths: list[str], partitions: dict[str, dict[str, pa.Scalar]]
+) -> Fragments:
+    values = [partitions.get(path, {}) for path in paths]
+    numbers = np.fromiter(itertools.chain.from_iterable(ranges), dtype=np.int64).reshape(-1, 3)
+    return Fragments(
+        paths=tuple(paths),
+        partitions=tuple(tuple((n, v.as_py(), str(v.type)) for n, v in found.items()) for found in values),
+        file=numbers[:, 0].copy(),
+        start=numbers[:, 1].copy(),
+        stop=numbers[:, 2].copy(),
+    )

@@ -1,18 +1,21 @@
 """The only Ray Data file: fragments in, receipts out. Rows never leave the replica that scores them.
 
-Every block is one fragment's description, all the way to the actor that scores and commits it (scorer.py).
+One task reads the frozen plan and yields runs of fragments as the replicas take them; a block is one run, all the way to
+the actor that scores and commits it (scorer.py). So the driver never holds more than what is in flight.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 import optinfer.errors
-from optinfer.data.fragments import Fragment
+from optinfer.data.fragments import Plan
 from optinfer.errors import OptinferError
 from optinfer.execution.placement import Placement
 from optinfer.execution.scorer import FragmentScorer, Receipt, ScoringTask
@@ -25,10 +28,31 @@ _OVERLAP = 2
 # isolated: the retries cover the isolated attempt and a lost node or two, the restarts as many bad fragments an actor.
 _TASK_RETRIES = 3
 _RESTARTS = 100
+# Ray Data hands out some 200 blocks a second and keeps 5 kB of each until the end: very many fragments go in runs.
+_MOST_BLOCKS = 16_384
 
 
-def stream(task: ScoringTask, placement: Placement, fragments: Sequence[tuple[Fragment, str]]) -> Iterator[Receipt]:
-    """Score fragments, given with their part names, and yield a receipt as each is committed.
+@dataclass(frozen=True)
+class Todo:
+    """The fragments of a plan that are left, as (n,) ascending indices."""
+
+    plan: Plan
+    indices: np.ndarray[Any, Any]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def runs(self) -> Iterator[str]:
+        """Yield runs of fragments with their part names, as JSON."""
+        size = -(-len(self) // _MOST_BLOCKS)
+        for first in range(0, len(self), max(size, 1)):
+            run = self.indices[first : first + size].tolist()
+            named = [{"fragment": asdict(self.plan.fragments[i]), "part": self.plan.part_name(i)} for i in run]
+            yield json.dumps(named)
+
+
+def stream(task: ScoringTask, placement: Placement, todo: Todo) -> Iterator[Receipt]:
+    """Score fragments and yield a receipt as each is committed.
 
     Raises:
         OptinferError: the first error of any replica, of its own class.
@@ -38,26 +62,31 @@ def stream(task: ScoringTask, placement: Placement, fragments: Sequence[tuple[Fr
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # Every block is one row; blocks that were joined would all go to one replica.
+    context.target_max_block_size = 1
     hush()
     # Ray announces the end of `ray_remote_args_fn` without naming another way to bound restarts.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", module="optinfer")
-    rows = [{"fragment": json.dumps(asdict(f)), "part": part} for f, part in fragments]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+    # It also warns that one block came from one reading task, which yields as many as there are.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors", module="ray")
+    dataset = ray.data.read_datasource(_source(todo), num_cpus=0, override_num_blocks=1).map(
         FragmentScorer,
         fn_constructor_args=(task,),
         compute=ray.data.ActorPoolStrategy(
-            size=placement.replicas,
+            min_size=placement.replicas,
+            initial_size=placement.replicas,
+            max_size=placement.max_replicas,
             max_tasks_in_flight_per_actor=_OVERLAP,
             max_concurrent_calls_per_actor=_OVERLAP,
             enable_true_multi_threading=True,
         ),
         num_cpus=placement.cpus_per_replica,
         num_gpus=placement.gpus_per_replica or None,
-        ray_remote_args_fn=_bounded_restarts,
+        ray_remote_args_fn=_remote_args(placement),
     )
     try:
         for row in dataset.iter_rows():
-            yield _receipt(json.loads(row["receipt"]))
+            yield from map(_receipt, json.loads(row["receipts"]))
     except ray.exceptions.RayError as error:
         raise OptinferError(
             f"replicas kept dying and Ray gave up: {str(error).strip().splitlines()[0]}; check memory "
@@ -65,9 +94,41 @@ def stream(task: ScoringTask, placement: Placement, fragments: Sequence[tuple[Fr
         ) from error
 
 
-def _bounded_restarts() -> dict[str, int]:
-    """Bound what Ray Data does for ever by default: a fragment that kills its process would never end."""
-    return {"max_restarts": _RESTARTS, "max_task_retries": _TASK_RETRIES}
+def _source(todo: Todo) -> Any:
+    """Return the datasource whose one task yields a block for each run of fragments."""
+    import pyarrow as pa
+    import ray
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import Datasource, ReadTask
+
+    kept = ray.put(todo)
+
+    def read() -> Iterator[pa.Table]:
+        for run in ray.get(kept).runs():
+            yield pa.table({"run": [run]})
+
+    class Fragments(Datasource):
+        def estimate_inmemory_data_size(self) -> int | None:
+            return None
+
+        def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+            nothing_known = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+            return [ReadTask(read, nothing_known)]
+
+    return Fragments()
+
+
+def _remote_args(placement: Placement) -> Callable[[], dict[str, Any]]:
+    """Return what every actor is started with besides CPUs and GPUs.
+
+    Restarts are bounded, as Ray Data restarts for ever: a fragment that kills its process would never end.
+    """
+    fixed: dict[str, Any] = {"max_restarts": _RESTARTS, "max_task_retries": _TASK_RETRIES}
+    if placement.resources:
+        fixed["resources"] = dict(placement.resources)
+    if placement.accelerator_type:
+        fixed["accelerator_type"] = placement.accelerator_type
+    return lambda: dict(fixed)
 
 
 def _receipt(raw: dict[str, Any]) -> Receipt:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
+import time
 import traceback
 from dataclasses import dataclass
 from time import perf_counter
@@ -47,12 +49,20 @@ class ScoringTask:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What committing a fragment returned."""
+    """What committing a fragment returned.
+
+    Attributes:
+        replica: the process that made it, `pid@node`.
+        load_started: when its actor began to load the model, in seconds since the epoch.
+    """
 
     fragment: int
     part: str
     stats: Stats
     reasons: dict[str, int]
+    replica: str
+    node: str
+    load_started: float
     load_seconds: float
     peak_rss_mb: float
 
@@ -61,6 +71,8 @@ class FragmentScorer:
     """The actor: one replica."""
 
     def __init__(self, task: ScoringTask) -> None:
+        self._load_started = time.time()
+        self._node = _node_name()
         self._task = task
         self._output = Output(task.output_url)
         self._reader = FragmentReader(list(dict.fromkeys([*task.columns_read, *task.carried.names])))
@@ -78,18 +90,30 @@ class FragmentScorer:
             self._failure = _described(LoadError(f"node {socket.gethostname()} cannot load the variant: {what}"))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Score a run of fragments, one after another, up to the first error."""
+        receipts: list[dict[str, Any]] = []
+        for named in json.loads(row["run"]):
+            receipts.append(self._answer(Fragment(**named["fragment"]), named["part"]))
+            if "error" in receipts[-1]:
+                break
+        return {"receipts": json.dumps(receipts)}
+
+    def _answer(self, fragment: Fragment, part: str) -> dict[str, Any]:
         """Score one fragment; an error comes back as a value, so that the driver sees it as it was."""
         if self._failure:
-            return {"receipt": json.dumps(self._failure)}
+            return self._failure
         try:
-            return {"receipt": json.dumps(self._score(Fragment(**json.loads(row["fragment"])), row["part"]))}
+            return self._score(fragment, part)
         except NoVariantError as error:
             # It loaded, and cannot run: what is compiled on the first call, say.
-            return {"receipt": json.dumps(_described(LoadError(str(error))))}
+            return _described(LoadError(str(error)))
         except Exception as error:
-            return {"receipt": json.dumps(_described(error))}
+            return _described(error)
 
     def _score(self, fragment: Fragment, part: str) -> dict[str, Any]:
+        again = not self._output.begin(part)
+        if again and (done := self._output.committed_record(part)) and self._ours(done):
+            return self._receipt(part, done, {}, Stats(rows_in=fragment.rows))  # a dead replica got that far
         started = perf_counter()
         try:
             table = self._reader.read(fragment)
@@ -99,11 +123,11 @@ class FragmentScorer:
             return self._commit(fragment, part, *self._unreadable(fragment, str(error)), Stats(rows_in=fragment.rows))
         read_seconds = perf_counter() - started
         roles = as_roles(table, self._task.columns)
-        if self._output.begin(part):
-            scored = self._replica.score(roles)
-        else:
+        if again:
             with IsolatedReplica(self._task.settings) as isolated:
                 scored = isolated.score(roles)
+        else:
+            scored = self._replica.score(roles)
         if scored.rejected and self._task.on_error == "raise":
             row, reason = min(scored.rejected.items())
             raise RowError(
@@ -120,6 +144,11 @@ class FragmentScorer:
             fragment, part, out, _quarantine(table, fragment, scored.rejected), scored.rejected, scored.stats
         )
 
+    def _ours(self, record: dict[str, Any]) -> bool:
+        """Tell whether a committed part is what this job would make; if not, committing it again says what differs."""
+        made_of = (record.get("fingerprint"), record.get("artifact"))
+        return made_of == (self._task.fingerprint, self._task.settings.artifact.key)
+
     def _commit(
         self,
         fragment: Fragment,
@@ -134,16 +163,22 @@ class FragmentScorer:
             part, fragment, self._task.fingerprint, self._task.settings.artifact.key, scored, quarantined
         )
         stats.commit_seconds = perf_counter() - started
-        stats.rows_out, stats.rows_quarantined = record["rows_out"], record["rows_quarantined"]
-        stats.bytes_out = record["bytes"]
         reasons: dict[str, int] = {}
         for reason in rejected.values():
             reasons[reason] = reasons.get(reason, 0) + 1
+        return self._receipt(part, record, reasons, stats)
+
+    def _receipt(self, part: str, record: dict[str, Any], reasons: dict[str, int], stats: Stats) -> dict[str, Any]:
+        stats.rows_out, stats.rows_quarantined = record["rows_out"], record["rows_quarantined"]
+        stats.bytes_out = record["bytes"]
         return {
-            "fragment": fragment.index,
+            "fragment": record["fragment"],
             "part": part,
             "stats": stats.as_dict(),
             "reasons": reasons,
+            "replica": f"{os.getpid()}@{self._node}",
+            "node": self._node,
+            "load_started": self._load_started,
             "load_seconds": self._replica.load_seconds,
             "peak_rss_mb": peak_rss_mb(),
         }
@@ -156,6 +191,15 @@ class FragmentScorer:
         rejected = dict.fromkeys(range(fragment.rows), reason)
         nulls = pa.table({f.name: pa.nulls(fragment.rows, f.type) for f in self._task.carried})
         return empty, _located(nulls, fragment, rejected), rejected
+
+
+def _node_name() -> str:
+    """Name the machine, and the Ray node where this is an actor: several may run on one machine."""
+    ray = sys.modules.get("ray")
+    here = socket.gethostname()
+    if ray is None or not ray.is_initialized():
+        return here
+    return f"{here}/{ray.get_runtime_context().get_node_id()[:8]}"
 
 
 def _described(error: Exception) -> dict[str, str]:

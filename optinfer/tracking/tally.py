@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from optinfer.errors import AccountingError, QuarantineError
 from optinfer.tracking.metrics import Stats
@@ -16,7 +15,8 @@ class Tally:
     """Rows of one job: `scored` in this attempt, `resumed` from earlier ones.
 
     `error_threshold` is a share of `rows` below 1, a number of rows from 1 on. Speed is measured after the first
-    `warm_up` receipts, one for each replica, so that start-up and half-done fragments are left out.
+    `warm_up` receipts, one for each replica, so that start-up and half-done fragments are left out. `first_load` is when
+    the first replica that answered began to load its model, and the seconds it took; `replicas` says when each was ready.
     """
 
     rows: int
@@ -27,8 +27,11 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     fragments: set[int] = field(default_factory=set)
     first_receipt: float | None = None
+    rows_by_node: Counter[str] = field(default_factory=Counter)
     replica_peak_rss_mb: float = 0.0
-    _mark: tuple[float, int, float] | None = None
+    replicas: dict[str, float] = field(default_factory=dict)
+    first_load: tuple[float, float] | None = None
+    _mark: tuple[float, int] | None = None
     _last: float = 0.0
     _counted: int = 0
 
@@ -36,22 +39,22 @@ class Tally:
     def total(self) -> Stats:
         return self.scored + self.resumed
 
-    def take_over(self, footers: Iterable[dict[str, Any]]) -> None:
-        """Count fragments that earlier attempts committed, by what their footers say."""
-        for footer in footers:
-            self._once(footer["fragment"])
-            self.resumed += Stats(**{k: footer[k] for k in ("rows_in", "rows_out", "rows_quarantined")})
+    def take_over(self, fragments: Iterable[int], rows_in: int, rows_out: int, rows_quarantined: int) -> None:
+        """Count what earlier attempts committed."""
+        self.fragments.update(fragments)
+        self.resumed += Stats(rows_in=rows_in, rows_out=rows_out, rows_quarantined=rows_quarantined)
 
-    def add(self, fragment: int, stats: Stats, reasons: dict[str, int], time: float) -> None:
-        """Count one receipt; `time` is when it arrived, in seconds."""
+    def add(self, fragment: int, stats: Stats, reasons: dict[str, int], time: float, node: str = "") -> None:
+        """Count one receipt; `time` is when it arrived, in seconds; `node` made it."""
         self._once(fragment)
+        self.rows_by_node[node] += stats.rows_in
         self.scored += stats
         self.reasons.update(reasons)
         self._counted += 1
         self.first_receipt = self.first_receipt or time
         self._last = time
         if self._counted <= self.warm_up:
-            self._mark = (time, self.scored.rows_in, self.scored.infer_seconds)
+            self._mark = (time, self.scored.rows_in)
 
     @property
     def counted(self) -> int:
@@ -65,10 +68,9 @@ class Tally:
         return (self.scored.rows_in - self._mark[1]) / (self._last - self._mark[0])
 
     def model_share(self) -> float | None:
-        """Return the share of replica time after the warm-up that was spent inside the model."""
-        if self._mark is None or self._last <= self._mark[0]:
-            return None
-        return (self.scored.infer_seconds - self._mark[2]) / (self.warm_up * (self._last - self._mark[0]))
+        """Return the share of the replicas' time, from when they were loaded, that was spent inside the model."""
+        alive = sum(max(self._last - ready, 0.0) for ready in self.replicas.values())
+        return min(self.scored.infer_seconds / alive, 1.0) if alive else None
 
     def check_threshold(self, where: str) -> None:
         """Raise as soon as more rows are quarantined than the job allows: the rest of the night would be wasted.
