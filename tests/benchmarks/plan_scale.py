@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import cProfile
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -167,7 +168,7 @@ def _scored(empty: pa.Table, rows: int) -> pa.Table:
 def shares(total: int, parts: int) -> list[int]:
     """Deal `total` to `parts` as evenly as it goes; nobody gets nothing."""
     edges = [total * i // parts for i in range(parts + 1)]
-    return [stop - start for start, stop in zip(edges, edges[1:], strict=False) if stop > start]
+    return [stop - start for start, stop in itertools.pairwise(edges) if stop > start]
 
 
 def measure(scale: Scale) -> dict[str, Phase]:
