@@ -37,6 +37,8 @@ from throughput import count
 # Width and height of the photos that are scored.
 _SIZE = (640, 480)
 _QUALITY = 87
+# Fewer than the family's own, so that a table of this size has enough fragments for a steady state.
+_FRAGMENT_ROWS = 64
 _PHOTOS = (
     *(("skimage", "data", name) for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")),
     *(("sklearn", "datasets", "images", name) for name in ("china.jpg", "flower.jpg")),
@@ -114,7 +116,11 @@ def write_job(folder: Path, variant: str, rows: int) -> tuple[Path, float]:
     pq.write_table(table, folder / "photos.parquet", row_group_size=256)
     job = {
         "name": f"images-{variant}",
-        "source": {"path": str(folder / "photos.parquet"), "columns": {"image": "content"}},
+        "source": {
+            "path": str(folder / "photos.parquet"),
+            "columns": {"image": "content"},
+            "fragment_rows": _FRAGMENT_ROWS,
+        },
         "model": {"path": str(folder / "model"), "family": "image-classification"},
         "variant": variant,
         "gate": {"sample_rows": 128},

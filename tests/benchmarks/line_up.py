@@ -81,6 +81,7 @@ def raw(bench: Bench, variant: str, facts: dict[str, Any]) -> Run:
 def worker(bench: Bench, variant: str, facts: dict[str, Any]) -> Run:
     measured = run_worker(bench.job(variant), bench.rows)
     output = bench.output(variant)
+    measured["steady_by_receipts"] = measured.pop("steady_rows_per_second")
     steady = steady_rows_per_second(commits(output), measured["processes"])
     return Run(
         rows=measured.pop("rows_out"),

@@ -74,14 +74,17 @@ def _result(name: str, rounds: Sequence[Run], speed: Mapping[str, float], refere
 
 
 def steady_rows_per_second(commits: Sequence[tuple[float, int]], replicas: int) -> float | None:
-    """Return the speed after each replica's first part, None where nothing came after it.
+    """Return the speed between each replica's first part and its last, None where there are too few parts.
+
+    Both ends are left out, because replicas work ahead: at the first commit the next fragments are half done. Up to the
+    last commit such work would be counted that no time was counted for, and a few fragments would beat the raw loop.
 
     Args:
         commits: (seconds on any clock, rows) of each committed part.
-        replicas: how many of the first parts are left out with their time: start-up, and shapes met for the first time.
+        replicas: how many parts are left out at either end.
     """
     ordered = sorted(commits)
-    counted = ordered[replicas:]
+    counted = ordered[replicas : len(ordered) - replicas]
     if not counted or counted[-1][0] <= ordered[replicas - 1][0]:
         return None
     return sum(rows for _, rows in counted) / (counted[-1][0] - ordered[replicas - 1][0])

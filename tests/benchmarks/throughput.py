@@ -10,6 +10,9 @@ commit included. `--repeats` rounds go over all contestants, each round starting
     worker:VARIANT                  optinfer's worker without Ray: fragments read, scored and committed
     optinfer:VARIANT                `optinfer run`; `ratio_raw` of this and of the worker is over the raw loop
 
+Steady speed is taken from when parts were committed, without start-up and the last parts (scoreboard.py); the raw loop
+has no other. `steady_by_receipts` is what the job's own record says, from when receipts reached its driver.
+
 VARIANT may be `auto`: what the job chooses is proved beforehand, and raw loop and worker use the same.
 
 What optinfer keeps between runs (artifact, certificate, MLflow's tables) is made before the clock starts; the seconds

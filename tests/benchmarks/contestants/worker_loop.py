@@ -2,8 +2,8 @@
 
 One process a replica, as the job would place them, holds a FragmentScorer and two threads that pull fragments from one
 queue: Parquet in, parts committed to the job's output. Only who hands out fragments and collects receipts differs from
-a job. The last stdout line is JSON: {"rows_out", "steady_rows_per_second" (without the first fragment of each
-replica), "replica_peak_rss_mb", "variant", "device", "processes", "threads", "gpu_utilization"}; the last is null on
+a job. The last stdout line is JSON: {"rows_out", "steady_rows_per_second" (as a job's record counts it, by receipts: it
+flatters few fragments, see scoreboard.py), "replica_peak_rss_mb", "variant", "device", "processes", "threads", "gpu_utilization"}; the last is null on
 CPUs, else the mean percentage that nvidia-smi shows from the first receipt to the last.
 
 Usage: python -m contestants.worker_loop JOB.yaml
