@@ -7,14 +7,20 @@ EXTRAS := demo,torchao,image,plot,bench,dev
 OPTINFER_HOME ?= $(CURDIR)/.optinfer
 # More options for the demo's `optinfer run`, e.g. RUN_ARGS="--set variant=auto"
 RUN_ARGS ?=
+# Benchmarks: ROWS of a Parquet file or folder SOURCE (default: the demo's), VARIANTS a list, auto or all, REPEATS
+# rounds; jobs without optinfer score the first NAIVE_ROWS only, where that is given. BENCH_ARGS is passed on as it is.
 ROWS ?= 4096
 SOURCE ?=
+VARIANTS ?= auto
+REPEATS ?= 1
+NAIVE_ROWS ?=
+BENCH_ARGS ?=
 
 STAMP := $(VENV)/.optinfer-installed
 MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-classifier optimize test lint bench ui clean
+.PHONY: help install demo demo-classifier optimize test lint bench bench-growth bench-plan bench-images ui clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -51,8 +57,21 @@ lint: install ## style, types and the direction of imports
 	"$(VENV)/bin/mypy" optinfer
 	"$(VENV)/bin/lint-imports"
 
-bench: install ## measure rows/s against the usual ways; ROWS=4096 SOURCE=file.parquet
-	"$(VENV)/bin/python" tests/benchmarks/throughput.py --rows $(ROWS) $(if $(SOURCE),--source "$(SOURCE)")
+BENCH := "$(VENV)/bin/python" tests/benchmarks/
+TABLE = $(if $(SOURCE),--source "$(SOURCE)")
+
+bench: install ## measure rows/s against other ways; ROWS= SOURCE= VARIANTS= REPEATS= NAIVE_ROWS=
+	$(BENCH)throughput.py --rows $(ROWS) $(TABLE) --variants $(VARIANTS) --repeats $(REPEATS) \
+		$(if $(NAIVE_ROWS),--naive-rows $(NAIVE_ROWS)) $(BENCH_ARGS)
+
+bench-growth: install ## the same job on 16,384 and 60,000 rows: speed and memory; SOURCE= BENCH_ARGS=
+	$(BENCH)growth.py $(TABLE) $(BENCH_ARGS)
+
+bench-plan: install ## plan, freeze and resume a million fragments; BENCH_ARGS="--fragments 100000"
+	$(BENCH)plan_scale.py $(BENCH_ARGS)
+
+bench-images: install $(MODELS) ## photos to classes against the raw loop that decodes; BENCH_ARGS=
+	$(BENCH)images.py $(BENCH_ARGS)
 
 ui: install ## open the demo's MLflow runs on http://127.0.0.1:5000
 	"$(VENV)/bin/mlflow" ui --host 127.0.0.1 --backend-store-uri "sqlite:///$(OPTINFER_HOME)/mlflow.db"

@@ -71,16 +71,25 @@ class Preparation:
         """Return (height, width, 3) bytes; raises what Pillow raises for a file it cannot read."""
         from PIL import Image, ImageOps
 
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-        if self.resize is not None:
-            image = image.resize(_target(image.size, self.resize), Image.Resampling(self.resample))
-        return np.asarray(_center_crop(image, self.size), dtype=np.uint8)
+        with Image.open(file) as image:
+            # Neither step copies what is upright and RGB already, as most photos are: half a millisecond each.
+            ImageOps.exif_transpose(image, in_place=True)
+            rgb: Any = image if image.mode == "RGB" else image.convert("RGB")
+            if self.resize is not None:
+                rgb = rgb.resize(_target(rgb.size, self.resize), Image.Resampling(self.resample))
+            return np.asarray(_center_crop(rgb, self.size), dtype=np.uint8)
 
-    def normalize(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return float32 values of (..., 3) bytes."""
+    def normalize(self, pixels: np.ndarray[Any, Any], channels_first: bool = False) -> np.ndarray[Any, Any]:
+        """Return float32 values of (..., height, width, 3) bytes, or of those as (..., 3, height, width)."""
         std = np.asarray(self.std, dtype=np.float32)
-        return np.asarray(pixels * (np.float32(self.scale) / std) - np.asarray(self.mean, dtype=np.float32) / std)
+        scale, shift = np.float32(self.scale) / std, np.asarray(self.mean, dtype=np.float32) / std
+        if channels_first:
+            # Bytes are reordered, not the floats made of them: a quarter of the memory to move.
+            pixels = np.ascontiguousarray(np.moveaxis(pixels, -1, -3))
+            scale, shift = scale[:, None, None], shift[:, None, None]
+        values = np.multiply(pixels, scale, dtype=np.float32)
+        values -= shift
+        return values
 
 
 def _refuse_other_steps(config: dict[str, Any], path: Path) -> None:

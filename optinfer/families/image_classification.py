@@ -44,8 +44,7 @@ class ImageFeatures(Features):
     channels_last: bool
 
     def collate(self, rows: np.ndarray[Any, Any], pad_to: int = 0) -> Arrays:
-        values = self.preparation.normalize(self.pixels[rows])
-        return {self.name: values if self.channels_last else np.ascontiguousarray(values.transpose(0, 3, 1, 2))}
+        return {self.name: self.preparation.normalize(self.pixels[rows], channels_first=not self.channels_last)}
 
 
 class ImageClassification(Family):

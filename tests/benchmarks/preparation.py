@@ -1,6 +1,7 @@
 """What optinfer keeps between runs, made before anything is timed: artifact, certificate, MLflow's tables.
 
-The last stdout line is JSON: {"build_seconds", "gate"}; or {"refused": reason} for a variant that may not score.
+The last stdout line is JSON: {"variant", "build_seconds", "gate"}, with `variant: auto` of the one that was chosen; or
+{"refused": reason} for a variant that may not score.
 
 Usage: python -m preparation JOB.yaml
 """
@@ -18,18 +19,23 @@ from optinfer.config import JobConfig, load_job
 from optinfer.errors import NoVariantError, UnavailableError
 from optinfer.execution.placement import Node, Placement, place
 from optinfer.inference.replica import ReplicaSettings
+from optinfer.machine import nvidia_gpus
 from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, candidates
-from optinfer.planning import plan_job
+from optinfer.planning import Planned, plan_job
 
 
 @dataclass(frozen=True)
 class PreparedJob:
     """A job as optinfer would run it on this machine alone."""
 
-    config: JobConfig
+    planned: Planned
     prepared: Prepared
     placement: Placement
+
+    @property
+    def config(self) -> JobConfig:
+        return self.planned.config
 
     @property
     def settings(self) -> ReplicaSettings:
@@ -41,8 +47,9 @@ def prepare_job(path: str) -> PreparedJob:
     planned = plan_job(config)
     fragments = planned.plan.fragments
     prepared = next(candidates(Workbench(config, planned.model, fragments, _say)))
-    placement = place(config.placement, prepared.variant.device, [Node(os.cpu_count() or 1)], len(fragments))
-    return PreparedJob(config, prepared, placement)
+    here = Node(os.cpu_count() or 1, nvidia_gpus())
+    placement = place(config.placement, prepared.variant.device, [here], len(fragments))
+    return PreparedJob(planned, prepared, placement)
 
 
 def create_tracking_tables(uri: str) -> None:
@@ -63,6 +70,7 @@ def main(job: str) -> dict[str, Any]:
         return {"refused": str(error)}
     create_tracking_tables(ready.config.tracking.uri or home.default_tracking_uri())
     return {
+        "variant": ready.prepared.variant.name,
         "build_seconds": round(ready.prepared.certificate.build_seconds, 2),
         "gate": asdict(ready.prepared.gate),
     }

@@ -270,6 +270,24 @@ class TestPixels:
             made = ours.normalize(ours.prepare(photos[name])).transpose(2, 0, 1)
             np.testing.assert_allclose(made, expected, atol=1e-5)
 
+    def test_values_are_the_same_in_either_order_of_axes(self) -> None:
+        ours = Preparation(
+            size=(2, 3), resize=None, resample=0, scale=1 / 255, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)
+        )
+        pixels = np.arange(2 * 2 * 3 * 3, dtype=np.uint8).reshape(2, 2, 3, 3)
+        first, last = ours.normalize(pixels, channels_first=True), ours.normalize(pixels)
+        assert first.flags.c_contiguous
+        assert np.array_equal(first, last.transpose(0, 3, 1, 2))
+
+    @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+    def test_every_mode_of_pixels_becomes_rgb(self, photos: dict[str, Path], tmp_path: Path, mode: str) -> None:
+        from PIL import Image
+
+        ours = Preparation(size=(64, 96), resize=(64, 96), resample=2, scale=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
+        Image.open(photos["china"]).convert(mode).save(tmp_path / "photo.tiff")
+        expected = Image.open(tmp_path / "photo.tiff").convert("RGB").resize((96, 64), Image.Resampling.BILINEAR)
+        assert np.array_equal(ours.prepare(tmp_path / "photo.tiff"), np.asarray(expected))
+
     def test_a_photo_taken_on_its_side_is_turned_upright(self, photos: dict[str, Path]) -> None:
         from PIL import Image
 

@@ -1,12 +1,19 @@
-"""The raw loop: what optinfer's artifact can do on these CPUs when nothing but the model runs. The limit, not a job.
+"""The raw loop: what a job's artifact can do on this machine when nothing but the model runs. The limit, not a job.
 
-The same artifact, number of processes and threads as optinfer's placement, and the same micro-batches by length and
-token budget; but texts are tokenized, micro-batches cut and padded beforehand, rows dealt so that all processes finish
-together, and there is no Ray and no Parquet. Processes load, warm up and meet at a barrier; seconds are from there to
-the end of the last. Vectors go to OUTPUT (npz: id, embedding); the last stdout line is JSON: {"seconds", "processes",
-"threads"}.
+The same artifact, processes, threads and micro-batch budget as the job, and no Ray, no Parquet. Rows are dealt so that
+all processes finish together, identical inputs are scored once where the job does so, and micro-batches are cut over a
+process's whole share: less padding than fragment by fragment. Inputs are made beforehand; with `--prepare` the loop
+makes them itself (tokenizes, decodes), fragment by fragment as the job does.
 
-Usage: python -m contestants.raw_loop JOB.yaml OUTPUT.npz
+Everything is done twice and the second pass counts. OpenVINO and others compile for every new shape they meet, and over
+a few thousand rows most micro-batches have a new one: a first pass ran 15-30% below the second, and below a job whose
+fragments repeat each other's shapes. `first_pass_seconds` says what it took.
+
+Processes meet at a barrier before the second pass; seconds are from there to the end of the last. Outputs go to OUTPUT
+(npz: id, output); the last stdout line is JSON: {"seconds", "first_pass_seconds", "prepare_share", "variant",
+"processes", "threads"}; `prepare_share` is the part of the loop's time that making inputs took.
+
+Usage: python -m contestants.raw_loop JOB.yaml OUTPUT.npz [--prepare]
 """
 
 from __future__ import annotations
@@ -15,8 +22,10 @@ import json
 import multiprocessing
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.synchronize import Barrier
 from time import monotonic
 from typing import Any
@@ -28,12 +37,15 @@ import pyarrow.parquet as pq
 from preparation import prepare_job
 
 from optinfer import plugins
+from optinfer.config import AUTO
+from optinfer.families import as_roles
 from optinfer.inference.batching import micro_batches
 from optinfer.inference.replica import Replica, ReplicaSettings
 
-_WARM_UP_BATCHES = 4
-# A process that has not loaded its model by then will not.
-_BARRIER_SECONDS = 600.0
+# A process that has not loaded its model and run once by then will not.
+_BARRIER_SECONDS = 3600.0
+ROWS = np.ndarray[Any, Any]
+Batch = tuple[ROWS, dict[str, Any]]
 
 _barrier: Barrier
 
@@ -42,33 +54,81 @@ _barrier: Barrier
 class Finished:
     """One process's part; times are of the system-wide monotonic clock."""
 
+    first_pass_seconds: float
     started: float
     ended: float
-    rows: np.ndarray[Any, Any]
-    vectors: np.ndarray[Any, Any]
+    prepare_seconds: float
+    rows: ROWS
+    outputs: np.ndarray[Any, Any]
 
 
-def measure(job: str, output: str) -> dict[str, Any]:
-    prepared = prepare_job(job)
-    processes, threads = prepared.placement.replicas, prepared.placement.threads_per_replica
+def measure(job: str, output: str, prepare: bool) -> dict[str, Any]:
+    ready = prepare_job(job)
+    processes, threads = ready.placement.replicas, ready.placement.threads_per_replica
     # As Ray does for its actors.
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    source = prepared.config.source
-    table = pq.read_table(source.path, columns=["id", source.columns["text"]])
-    texts = table.column(1)
-    longest_first = np.argsort(-pc.utf8_length(texts).to_numpy(), kind="stable")
-    shares = [np.sort(longest_first[i::processes]) for i in range(processes)]
+    source = ready.config.source
+    table = pq.read_table(source.path, columns=["id", *source.columns_read])
+    roles = as_roles(table, source.columns)
     spawn = multiprocessing.get_context("spawn")
-    settings = replace(prepared.settings, threads=threads)
+    settings = replace(ready.settings, threads=threads)
+    stands_in = distinct(roles) if ready.config.batching.dedupe == AUTO else np.arange(roles.num_rows)
+    once = np.unique(stands_in)
+    chunk = max(fragment.rows for fragment in ready.planned.plan.fragments) if prepare else roles.num_rows
     with ProcessPoolExecutor(processes, spawn, _join, (spawn.Barrier(processes),)) as pool:
         # A process waits at the barrier for the others, so each takes exactly one share.
-        futures = [pool.submit(_score, settings, share, texts.take(share).combine_chunks()) for share in shares]
+        shares = [once[share] for share in dealt(_sizes(roles)[once], processes)]
+        futures = [pool.submit(_score, settings, roles.take(pa.array(share)), chunk, prepare) for share in shares]
         parts = [future.result() for future in futures]
-    rows = np.concatenate([part.rows for part in parts])
-    ids = table.column("id").to_numpy()[rows]
-    np.savez(output, id=ids, embedding=np.concatenate([part.vectors for part in parts]))
+    scored = np.concatenate([share[part.rows] for share, part in zip(shares, parts, strict=True)])
+    rows, answers = spread(scored, stands_in)
+    outputs = np.concatenate([part.outputs for part in parts])[answers]
+    np.savez(output, id=table.column("id").to_numpy()[rows], output=outputs)
     seconds = max(part.ended for part in parts) - min(part.started for part in parts)
-    return {"seconds": seconds, "processes": processes, "threads": threads}
+    return {
+        "seconds": seconds,
+        "first_pass_seconds": round(max(part.first_pass_seconds for part in parts), 3),
+        "prepare_share": round(sum(p.prepare_seconds for p in parts) / sum(p.ended - p.started for p in parts), 4),
+        "variant": ready.prepared.variant.name,
+        "processes": processes,
+        "threads": threads,
+    }
+
+
+def distinct(roles: pa.Table) -> ROWS:
+    """Return for every row the first one with the same input, which stands in for it.
+
+    Only a single column of texts or bytes is compared; of other inputs every row stands for itself.
+    """
+    column = roles.column(0).combine_chunks()
+    if roles.num_columns > 1 or not _is_bytes(column.type):
+        return np.arange(roles.num_rows)
+    which = column.dictionary_encode(null_encoding="encode").indices.to_numpy()
+    return np.unique(which, return_index=True)[1][which]
+
+
+def spread(scored: ROWS, stands_in: ROWS) -> tuple[ROWS, ROWS]:
+    """Return the rows that have an answer, and for each the position in `scored` of the row that stands in for it."""
+    order = np.argsort(scored)
+    rows = np.flatnonzero(np.isin(stands_in, scored))
+    return rows, order[np.searchsorted(scored[order], stands_in[rows])]
+
+
+def dealt(sizes: ROWS, processes: int) -> list[ROWS]:
+    """Deal rows, largest first, so that shares weigh the same; each share's rows ascend."""
+    largest_first = np.argsort(-sizes, kind="stable")
+    return [np.sort(largest_first[i::processes]) for i in range(processes)]
+
+
+def _sizes(roles: pa.Table) -> ROWS:
+    column = roles.column(0)
+    if not _is_bytes(column.type):
+        return np.zeros(roles.num_rows)
+    return pc.fill_null(pc.binary_length(column), 0).to_numpy()
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_string(kind)
 
 
 def _join(barrier: Barrier) -> None:
@@ -76,25 +136,47 @@ def _join(barrier: Barrier) -> None:
     _barrier = barrier
 
 
-def _score(settings: ReplicaSettings, share: np.ndarray[Any, Any], texts: pa.Array) -> Finished:
+def _score(settings: ReplicaSettings, roles: pa.Table, chunk: int, prepare: bool) -> Finished:
+    """Score a share twice, `chunk` rows prepared at a time: inside the loop with `prepare`, else beforehand."""
     try:
         replica = Replica(settings)
-        (name,) = replica.family.outputs
-        features = replica.family.preprocess(pa.table({"text": texts}))
-        budget = settings.max_batch_tokens or plugins.load("backends", settings.backend).MAX_BATCH_TOKENS["cpu"]
-        batches = list(micro_batches(np.arange(features.rows), features.lengths, budget, settings.max_batch_size))
-        inputs = [features.collate(batch) for batch in batches]
-        for batch in inputs[:: max(1, len(inputs) // _WARM_UP_BATCHES)]:
-            replica.session(batch)
+        batches = partial(_inputs, replica, settings, roles, chunk)
+        prepared = None if prepare else list(batches())
+        started = monotonic()
+        _loop(replica, prepared or batches())
+        first_pass = monotonic() - started
     except BaseException:
         _barrier.abort()
         raise
     _barrier.wait(_BARRIER_SECONDS)
     started = monotonic()
-    vectors = [replica.session(batch)[name] for batch in inputs]
-    ended = monotonic()
-    return Finished(started, ended, share[np.concatenate(batches)], np.concatenate(vectors))
+    rows, outputs, preparing = _loop(replica, prepared or batches())
+    return Finished(first_pass, started, monotonic(), preparing, np.concatenate(rows), np.concatenate(outputs))
+
+
+def _loop(replica: Replica, batches: Iterable[Batch]) -> tuple[list[ROWS], list[np.ndarray[Any, Any]], float]:
+    """Return rows, outputs, and the seconds that passed outside the model."""
+    (name,) = replica.family.outputs
+    rows, outputs, outside, returned = [], [], 0.0, monotonic()
+    for batch, inputs in batches:
+        outside += monotonic() - returned
+        outputs.append(replica.session(inputs)[name])
+        rows.append(batch)
+        returned = monotonic()
+    return rows, outputs, outside
+
+
+def _inputs(replica: Replica, settings: ReplicaSettings, roles: pa.Table, chunk: int) -> Iterator[Batch]:
+    """Yield micro-batches as (rows of the share, the model's inputs), cut as the replica cuts them."""
+    budget = settings.max_batch_tokens or plugins.load("backends", settings.backend).MAX_BATCH_TOKENS[settings.device]
+    for start in range(0, roles.num_rows, chunk):
+        features = replica.family.preprocess(roles.slice(start, chunk))
+        kept = np.array([row for row in range(features.rows) if row not in features.rejected], dtype=np.int64)
+        limits = (budget, replica.max_batch_size, features.same_length)
+        for batch in micro_batches(kept, features.lengths, *limits):
+            yield batch + start, features.collate(batch)
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(*sys.argv[1:])))
+    job, output, *options = sys.argv[1:]
+    print(json.dumps(measure(job, output, "--prepare" in options)))

