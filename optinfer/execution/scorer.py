@@ -47,7 +47,7 @@ class ScoringTask:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What committing a fragment returned."""
+    """What committing a fragment returned; the limits of a micro-batch are those that its replica has come to."""
 
     fragment: int
     part: str
@@ -55,6 +55,8 @@ class Receipt:
     reasons: dict[str, int]
     load_seconds: float
     peak_rss_mb: float
+    max_batch_tokens: int
+    max_batch_size: int
 
 
 class FragmentScorer:
@@ -146,6 +148,8 @@ class FragmentScorer:
             "reasons": reasons,
             "load_seconds": self._replica.load_seconds,
             "peak_rss_mb": peak_rss_mb(),
+            "max_batch_tokens": self._replica.max_batch_tokens,
+            "max_batch_size": self._replica.max_batch_size,
         }
 
     def _unreadable(self, fragment: Fragment, reason: str) -> tuple[pa.Table, pa.Table, dict[int, str]]:
