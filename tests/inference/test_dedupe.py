@@ -188,3 +188,4 @@ def test_rows_repeat_where_all_of_their_columns_do(rows: list[tuple[int, str | N
     kinds = list(dict.fromkeys(rows))
     assert [tuple(row.values()) for row in found.without(table).to_pylist()] == kinds
     assert [kinds[kind] for kind in found.kind] == rows
+    assert found.first.tolist() == [rows.index(kind) for kind in kinds]
