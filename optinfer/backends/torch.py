@@ -63,7 +63,7 @@ class TorchSession(Session):
         self._execution = execution
         self._copies = torch.cuda.Stream() if execution.device == "cuda" else None
 
-    def __call__(self, inputs: Arrays | Staged) -> Arrays:
+    def __call__(self, inputs: Any) -> Arrays:
         import torch
 
         with torch.inference_mode():
