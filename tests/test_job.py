@@ -111,12 +111,34 @@ class TestOutput:
         record = json.loads(json.dumps(optinfer.run(make_job(source, sink))))
         promised = (
             "status run_id job variant fingerprint output fragments fragments_resumed rows_in rows_out "
-            "rows_quarantined seconds startup_seconds rows_per_second tokens_per_second padding_fraction placement "
-            "gate certificate mlflow"
+            "rows_quarantined rows_deduplicated seconds startup_seconds rows_per_second tokens_per_second "
+            "padding_fraction out_of_memory placement gate certificate mlflow"
         )
         assert set(promised.split()) <= set(record)
         assert set(record["gate"]) >= {"metric", "value", "threshold", "passed", "sample_rows"}
         assert set(record["mlflow"]) == {"uri", "experiment", "run_id"}
+
+    @pytest.mark.parametrize(("dedupe", "saved"), [("auto", 12), (False, 0)])
+    def test_identical_rows_of_a_fragment_are_scored_once_unless_the_job_says_no(
+        self,
+        make_job: MakeJob,
+        write_table: WriteTable,
+        tmp_path: Path,
+        sink: Path,
+        last_journal: Callable[[], Path],
+        dedupe: Any,
+        saved: int,
+    ) -> None:
+        columns = {"id": [str(i) for i in range(32)], "text": [f"package {i % 10}" for i in range(32)]}
+        source = write_table(tmp_path / "repeated.parquet", columns=columns)  # two fragments of 16 rows
+        record = optinfer.run(make_job(source, sink, batching__dedupe=dedupe))
+        assert (record["rows_in"], record["rows_out"], record["rows_deduplicated"]) == (32, 32, saved)
+        rows = read_rows(sink)
+        assert [row["id"] for row in rows] == columns["id"]
+        assert rows[0]["embedding"] == pytest.approx(rows[10]["embedding"], abs=1e-6)
+        assert rows[0]["embedding"] != pytest.approx(rows[1]["embedding"], abs=1e-6)
+        receipts = [event for event in read_journal(last_journal()) if event["event"] == "receipt"]
+        assert {(r["max_batch_tokens"], r["max_batch_size"]) for r in receipts} == {(4096, 64)}
 
     def test_an_empty_table_gives_an_empty_output_with_a_schema(
         self, make_job: MakeJob, write_table: WriteTable, tmp_path: Path, sink: Path

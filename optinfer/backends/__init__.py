@@ -26,11 +26,17 @@ class Execution:
 
 
 class Session(ABC):
-    """A loaded artifact. Not thread-safe: one call at a time."""
+    """A loaded artifact. Not thread-safe: one call at a time; another thread may `stage` meanwhile.
+
+    A runtime must answer calls and say what it executed; `stage` and `free_memory` are for those that can do more.
+    """
 
     @abstractmethod
     def __call__(self, inputs: Arrays) -> Arrays:
-        """Run one micro-batch; arrays in and out have rows as first axis, floats come out as float32."""
+        """Run one micro-batch; arrays in and out have rows as first axis, floats come out as float32.
+
+        `inputs` may also be what `stage` returned.
+        """
 
     @abstractmethod
     def executed(self) -> dict[str, Any]:
@@ -39,3 +45,10 @@ class Session(ABC):
         Always: `backend`, `version`, `device`, and `precisions`, which counts what multiplies matrices (compute nodes,
         or parameters) by precision.
         """
+
+    def stage(self, inputs: Arrays) -> Any:
+        """Begin to bring the next micro-batch to the device while it works on this one; return what a call takes."""
+        return inputs
+
+    def free_memory(self) -> None:  # noqa: B027 most runtimes have nothing to give back
+        """Give back what the runtime holds in reserve, after a call ran out of memory."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from optinfer import plugins
@@ -39,6 +40,14 @@ def converted(artifact: Artifact, load_module: Callable[[], Any], device: str) -
     return module.eval()
 
 
+@dataclass(frozen=True)
+class Staged:
+    """Inputs on their way to the GPU; the event `ready` happens when they have arrived."""
+
+    tensors: list[Any]
+    ready: Any
+
+
 class TorchSession(Session):
     def __init__(self, artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> None:
         import torch
@@ -52,20 +61,41 @@ class TorchSession(Session):
         self._module = converted(artifact, load_module, execution.device)
         self._dtype = next((p.dtype for p in self._module.parameters() if p.is_floating_point()), None)
         self._execution = execution
+        self._copies = torch.cuda.Stream() if execution.device == "cuda" else None
 
-    def __call__(self, inputs: Arrays) -> Arrays:
+    def __call__(self, inputs: Any) -> Arrays:
         import torch
 
         with torch.inference_mode():
-            given = [self._given(torch.from_numpy(array)) for array in inputs.values()]
+            if isinstance(inputs, Staged):
+                given = _arrived(inputs)
+            else:
+                given = [self._given(torch.from_numpy(array)) for array in inputs.values()]
             results = self._module(*given)
             tensors = results if isinstance(results, tuple | list) else (results,)
             return {name: _array(tensor) for name, tensor in zip(self._execution.outputs, tensors, strict=True)}
 
-    def _given(self, tensor: Any) -> Any:
+    def stage(self, inputs: Arrays) -> Any:
+        """Copy on a stream of its own: the GPU goes on with its work, and pinned memory lets this thread go on, too."""
+        import torch
+
+        if self._copies is None:
+            return inputs
+        with torch.cuda.stream(self._copies):
+            pinned = [torch.from_numpy(array).pin_memory() for array in inputs.values()]
+            return Staged([self._given(tensor, non_blocking=True) for tensor in pinned], self._copies.record_event())
+
+    def free_memory(self) -> None:
+        """Return cached blocks to the GPU: of the sizes that failed, they would not serve smaller micro-batches."""
+        import torch
+
+        if self._execution.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def _given(self, tensor: Any, non_blocking: bool = False) -> Any:
         """Bring an input to the device; numbers go in the precision that the module was cast to."""
         dtype = self._dtype if tensor.is_floating_point() else None
-        return tensor.to(self._execution.device, dtype)
+        return tensor.to(self._execution.device, dtype, non_blocking=non_blocking)
 
     def executed(self) -> dict[str, Any]:
         import torch
@@ -78,6 +108,17 @@ class TorchSession(Session):
             "precisions": dict(Counter(_precisions(self._module.parameters()))),
             "threads": torch.get_num_threads(),
         }
+
+
+def _arrived(staged: Staged) -> list[Any]:
+    """Let this thread's stream wait for the copies, and their memory for the work that this stream does with them."""
+    import torch
+
+    stream = torch.cuda.current_stream()
+    stream.wait_event(staged.ready)
+    for tensor in staged.tensors:
+        tensor.record_stream(stream)
+    return staged.tensors
 
 
 def _array(tensor: Any) -> Any:

@@ -80,6 +80,10 @@ class CompiledSession(eager.TorchSession):
             "cuda_graphs": {"asked": self._execution.device == "cuda", "graphs_without": skips},
         }
 
+    def stage(self, inputs: Arrays) -> Any:
+        """Leave them here: a call pads them first, and another thread's copies could disturb the capture of a graph."""
+        return inputs
+
     def _padded(self, inputs: Arrays) -> Arrays:
         rows = len(next(iter(inputs.values())))
         if self._execution.device == "cuda":

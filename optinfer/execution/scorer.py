@@ -53,7 +53,8 @@ class Receipt:
 
     Attributes:
         replica: the process that made it, `pid@node`.
-        load_started: when its actor began to load the model, in seconds since the epoch.
+        load_started: when its actor began to load the model, in seconds since the epoch, as is `committed`.
+        max_batch_tokens, max_batch_size: the limits of a micro-batch that its replica has come to.
     """
 
     fragment: int
@@ -64,7 +65,10 @@ class Receipt:
     node: str
     load_started: float
     load_seconds: float
+    committed: float
     peak_rss_mb: float
+    max_batch_tokens: int
+    max_batch_size: int
 
 
 class FragmentScorer:
@@ -180,7 +184,10 @@ class FragmentScorer:
             "node": self._node,
             "load_started": self._load_started,
             "load_seconds": self._replica.load_seconds,
+            "committed": time.time(),
             "peak_rss_mb": peak_rss_mb(),
+            "max_batch_tokens": self._replica.max_batch_tokens,
+            "max_batch_size": self._replica.max_batch_size,
         }
 
     def _unreadable(self, fragment: Fragment, reason: str) -> tuple[pa.Table, pa.Table, dict[int, str]]:

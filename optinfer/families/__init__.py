@@ -43,7 +43,10 @@ class Features(ABC):
 
     @abstractmethod
     def collate(self, rows: np.ndarray[Any, Any], pad_to: int = 0) -> Arrays:
-        """Return the model inputs for some rows, padded to the longest of them (or to `pad_to`)."""
+        """Return the model inputs for some rows, padded to the longest of them (or to `pad_to`).
+
+        Several threads may call it at a time.
+        """
 
 
 class Family(ABC):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,8 @@ def certify(
 
     `labels` are the true answers of the sample's rows, where the metric is about them.
     """
-    replica = Replica(settings)
+    # A sample's speed is that of rows the model really sees.
+    replica = Replica(replace(settings, dedupe=False))
     replica.score(sample.slice(0, _WARM_UP_ROWS))
     scored, speeds = _score_in_parts(replica, sample)
     cases = invariance(replica, sample)

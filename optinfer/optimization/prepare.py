@@ -84,6 +84,7 @@ class Workbench:
             threads=threads,
             max_batch_tokens=0 if batching.max_batch_tokens == "auto" else batching.max_batch_tokens,
             max_batch_size=0 if batching.max_batch_size == "auto" else batching.max_batch_size,
+            dedupe=bool(batching.dedupe),
         )
 
     def certify(self, variant: Variant, settings: ReplicaSettings) -> Certificate:

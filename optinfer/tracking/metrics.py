@@ -36,15 +36,23 @@ class Latencies:
 
 @dataclass
 class Stats:
-    """What scoring some rows took. Times are seconds of a replica."""
+    """What scoring some rows took. Times are seconds of a replica.
+
+    Attributes:
+        rows_deduplicated: rows that took an identical row's answer, or its reason; tokens are those the model saw.
+        out_of_memory: how often memory did not suffice for a micro-batch, or for a row alone.
+        preprocess_seconds: rows to inputs; on a device, of collating only what the model had to wait for.
+    """
 
     rows_in: int = 0
     rows_out: int = 0
     rows_quarantined: int = 0
+    rows_deduplicated: int = 0
     tokens: int = 0
     padded_tokens: int = 0
     bytes_out: int = 0
     micro_batches: int = 0
+    out_of_memory: int = 0
     read_seconds: float = 0.0
     preprocess_seconds: float = 0.0
     wait_seconds: float = 0.0
@@ -58,7 +66,7 @@ class Stats:
 
     @property
     def padding_fraction(self) -> float:
-        """Share of the tokens the model saw that were padding."""
+        """Share of the tokens the model saw that were padding; 0 where rows have no lengths, so none is padded."""
         return 1 - self.tokens / self.padded_tokens if self.padded_tokens else 0.0
 
     def as_dict(self) -> dict[str, Any]:

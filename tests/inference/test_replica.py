@@ -152,7 +152,7 @@ def test_the_clock_is_the_callers(settings: ReplicaSettings) -> None:
     ticks = iter(range(1_000))
     replica = Replica(settings, clock=lambda: float(next(ticks)))
     stats = replica.score(texts("a", "b")).stats
-    assert (stats.preprocess_seconds, stats.infer_seconds) == (1.0, 1.0 * stats.micro_batches)
+    assert (stats.preprocess_seconds, stats.infer_seconds) == (1.0 + stats.micro_batches, 1.0 * stats.micro_batches)
 
 
 def test_an_unknown_backend_suggests_the_nearest(settings: ReplicaSettings) -> None:
@@ -164,7 +164,7 @@ def test_the_job_decides_the_size_of_a_micro_batch(settings: ReplicaSettings) ->
     sizes: list[Any] = []
     replica = Replica(replace(settings, max_batch_size=3, max_batch_tokens=10_000))
     break_session(replica, lambda inputs, outputs: sizes.append(len(inputs["input_ids"])) or outputs)
-    replica.score(texts(*["a"] * 8))
+    replica.score(texts(*"abcdefgh"))
     assert sizes == [3, 3, 2]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from optinfer.backends import Arrays
 from optinfer.families._numbers import NumericFeatures, read_numbers
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.optimization.certificate import _outliers_first, invariance, mismatch
+from optinfer.optimization.certificate import Answers, _outliers_first, certify, invariance, mismatch
 from tests.conftest import located
 
 
@@ -50,6 +51,14 @@ def test_outliers_are_the_longest_rows_or_those_with_the_largest_numbers(setting
     ragged, _ = read_numbers(pa.array([[1.0, -2.0], [900.0, 0.0], [3.0, -70.0]]), "float32")
     numbers = NumericFeatures(rows=3, columns={"x": ragged}, dims={"x": (2,)})
     assert _outliers_first(numbers, np.arange(3)).tolist() == [1, 2, 0]
+
+
+def test_speed_is_measured_on_rows_the_model_really_sees(settings: ReplicaSettings, tmp_path: Path) -> None:
+    same = pa.table({"text": ["one text"] * 20})
+    scored = Replica(settings).score(same)
+    one_each = replace(settings, max_batch_size=1)
+    baseline = Answers(scored.outputs, scored.kept, 0.0)
+    assert certify("fake", one_each, same, None, baseline, "cosine", tmp_path.name).micro_batches == 20
 
 
 @pytest.mark.parametrize(

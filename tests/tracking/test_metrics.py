@@ -13,7 +13,8 @@ from optinfer.tracking.metrics import Latencies, Stats
 
 seconds = st.lists(st.floats(1e-6, 1e3), max_size=100)
 counts = st.integers(0, 10**9)
-stats = st.builds(Stats, rows_in=counts, rows_out=counts, tokens=counts, micro_batches=counts, infer_seconds=counts)
+NUMBERS = ("rows_in", "rows_out", "rows_deduplicated", "tokens", "micro_batches", "out_of_memory", "infer_seconds")
+stats = st.builds(Stats, **dict.fromkeys(NUMBERS, counts))
 
 
 def latencies(values: list[float]) -> Latencies:
@@ -46,7 +47,7 @@ def test_stats_add_up_in_any_order(a: Stats, b: Stats, c: Stats) -> None:
 @given(st.lists(stats, max_size=5))
 def test_a_sum_of_stats_sums_every_field(parts: list[Stats]) -> None:
     whole = sum(parts, Stats())
-    for name in ("rows_in", "rows_out", "tokens", "micro_batches", "infer_seconds"):
+    for name in NUMBERS:
         assert getattr(whole, name) == sum(getattr(part, name) for part in parts)
 
 
