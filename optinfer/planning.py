@@ -14,7 +14,7 @@ import pyarrow as pa
 from optinfer import plugins
 from optinfer.artifact import Artifact
 from optinfer.config import AUTO, JobConfig
-from optinfer.data.fragments import Plan
+from optinfer.data.fragments import Plan, rows_for_model
 from optinfer.data.lock import holder, is_live
 from optinfer.data.output import Output, fingerprint
 from optinfer.data.source import plan_source
@@ -68,8 +68,8 @@ def plan_job(config: JobConfig) -> Planned:
     metric_of(config.gate, family.metrics)
     variants = recipes(config, model.format)
     needed = [*config.source.columns_read, *config.sink.columns, *([config.gate.label] if config.gate.label else [])]
-    fragment_rows = plugins.load("families", config.model.family).FRAGMENT_ROWS
-    plan = plan_source(config.source, list(dict.fromkeys(needed)), fragment_rows)
+    wanted_rows = rows_for_model(plugins.load("families", config.model.family).FRAGMENT_ROWS, model.size)
+    plan = plan_source(config.source, list(dict.fromkeys(needed)), wanted_rows)
     family.check(plan.schema, config.source.columns)
     carried = pa.schema([plan.schema.field(name) for name in config.sink.columns])
     _check_sink(config, family.schema.names)

@@ -17,14 +17,18 @@ import numpy as np
 import pyarrow as pa
 
 # A small table still gets this many fragments, so that replicas finish together; below the floor a fragment is too
-# short for length-sorted micro-batches to be full: at 256 rows of text 5% of what the model sees is padding, at 512 3.5%.
-_MIN_FRAGMENTS = 64
+# short for length-sorted micro-batches to be full: of 512 rows of text 4% of what the model sees is padding, of 1024 3%.
+_MIN_FRAGMENTS = 16
 _FLOOR_ROWS = 512
 # A large table gets no more than this: each costs a few milliseconds of the driver and a listed name on resume.
 _MOST_FRAGMENTS = 100_000
-# The last rows are cut finer, so that no replica has a whole fragment left when the others have nothing.
-_TAIL = 1 / 16
-_TAIL_PIECES = 4
+# The first rows are cut finer, so that the first commits come soon, and the last ones, so that no replica has a whole
+# fragment left when the others have nothing.
+_ENDS = 1 / 16
+_PIECES = 4
+# A fragment takes seconds with a model of up to this size; a larger one gets fewer rows, in proportion.
+_LIGHT_MODEL_BYTES = 256e6
+_FEWEST_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -115,19 +119,26 @@ class Plan:
         return f"part-{index:0{width}d}.parquet"
 
 
-def rows_per_fragment(total_rows: int, family_rows: int) -> int:
-    """Return the automatic fragment size: the family's; less for a small table, more for one of very many rows."""
-    wanted = max(min(_FLOOR_ROWS, family_rows), min(family_rows, math.ceil(total_rows / _MIN_FRAGMENTS)))
-    return max(wanted, math.ceil(total_rows / _MOST_FRAGMENTS))
+def rows_for_model(family_rows: int, model_bytes: int) -> int:
+    """Return how many rows a fragment should have with a model of this size, so that it takes seconds and not hours."""
+    share = min(1.0, _LIGHT_MODEL_BYTES / max(model_bytes, 1))
+    return max(min(_FEWEST_ROWS, family_rows), int(family_rows * share))
+
+
+def rows_per_fragment(total_rows: int, wanted_rows: int) -> int:
+    """Return the automatic fragment size: what is wanted; less for a small table, more for one of very many rows."""
+    rows = max(min(_FLOOR_ROWS, wanted_rows), min(wanted_rows, math.ceil(total_rows / _MIN_FRAGMENTS)))
+    return max(rows, math.ceil(total_rows / _MOST_FRAGMENTS))
 
 
 def tapered(start: int, stop: int, before: int, total: int) -> Iterator[tuple[int, int]]:
-    """Yield [start, stop) whole, or in pieces where it lies in the tail of a table of `total` rows.
+    """Yield [start, stop) whole, or in pieces where it lies at either end of a table of `total` rows.
 
     Args:
         before: rows of the table that come before this range.
     """
-    pieces = _TAIL_PIECES if before >= total * (1 - _TAIL) else 1
+    at_an_end = before < total * _ENDS or before + stop - start > total * (1 - _ENDS)
+    pieces = _PIECES if at_an_end else 1
     edges = [start + (stop - start) * i // pieces for i in range(pieces + 1)]
     yield from ((a, b) for a, b in itertools.pairwise(edges) if b > a)
 

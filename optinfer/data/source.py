@@ -29,13 +29,13 @@ class _Footer:
     schema: pa.Schema
 
 
-def plan_source(source: SourceConfig, columns: Sequence[str], family_rows: int) -> Plan:
+def plan_source(source: SourceConfig, columns: Sequence[str], wanted_rows: int) -> Plan:
     """Cut the source into fragments.
 
     Args:
         source: the job's source.
         columns: source columns the job reads (family inputs and `sink.columns`).
-        family_rows: rows the family wants in a fragment.
+        wanted_rows: rows that a fragment should have in a large table.
 
     Raises:
         ConfigError: the path does not exist, nothing matches, or a column is missing.
@@ -48,7 +48,7 @@ def plan_source(source: SourceConfig, columns: Sequence[str], family_rows: int) 
     partitions = _partitions(root, [f.file.path for f in footers])
     schema = _common_schema(footers, partitions, columns)
     total = min(sum(f.file.rows for f in footers), source.limit or 2**62)
-    ranges = _ranges(footers, source, total, family_rows)
+    ranges = _ranges(footers, source, total, wanted_rows)
     return Plan(
         files=tuple(f.file for f in footers),
         fragments=_columns(ranges, [f.file.path for f in footers], partitions),
@@ -178,11 +178,11 @@ def _common_schema(
 
 
 def _ranges(
-    footers: list[_Footer], source: SourceConfig, total: int, family_rows: int
+    footers: list[_Footer], source: SourceConfig, total: int, wanted_rows: int
 ) -> Iterator[tuple[int, int, int]]:
     """Yield (file, start, stop) of every fragment; `total` rows are cut."""
     automatic = source.fragment_rows == "auto"
-    max_rows = rows_per_fragment(total, family_rows) if source.fragment_rows == "auto" else source.fragment_rows
+    max_rows = rows_per_fragment(total, wanted_rows) if source.fragment_rows == "auto" else source.fragment_rows
     before = 0
     for index, footer in enumerate(footers):
         for start, stop in cut(footer.groups, max_rows, source.fragment_mb * 1e6):

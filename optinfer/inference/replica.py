@@ -94,6 +94,7 @@ class Replica:
         self.max_batch_size = settings.max_batch_size or self.family.max_batch_size
         if self.family.most_rows:
             self.max_batch_size = min(self.max_batch_size, self.family.most_rows)
+        self._few_shapes = getattr(backend, "PREPARES_EACH_SHAPE", False)
         self._dedupe = settings.dedupe
         self._helper = ThreadPoolExecutor(1, "optinfer-feed") if settings.device != "cpu" else None
         self._answered = False
@@ -133,18 +134,18 @@ class Replica:
     def _infer(self, features: Features, rows: Rows, rejected: dict[int, str], stats: Stats) -> list[Piece]:
         pieces: list[Piece] = []
         last_refusal = ""
-        with Feed(features, rows, self._limits, self.session, self._helper) as feed:
+        with Feed(features, rows, self._limits, self._few_shapes, self.session, self._helper) as feed:
             for batch in feed:
                 refusal = ""
                 try:
-                    pieces.append((batch, self._run(features, batch, feed.inputs, stats)))
+                    pieces.append((batch, self._run(feed, features, batch, feed.inputs, stats)))
                 except NoVariantError:
                     raise
                 except Exception as error:
                     if out_of_memory(error):
                         refusal = last_refusal = f"{type(error).__name__}: {error}"
                     else:
-                        pieces += self._one_by_one(features, batch, rejected, stats, error)
+                        pieces += self._one_by_one(feed, features, batch, rejected, stats, error)
                 if refusal:  # only here is the error gone, which held all that the failed call had allocated
                     self._make_room(feed, features, batch, rejected, stats)
                 self._answered = self._answered or bool(pieces)
@@ -162,19 +163,25 @@ class Replica:
             if features.lengths is None:
                 self.max_batch_size = half
             else:
-                self.max_batch_tokens = half * max(int(features.lengths[batch].max()), 1)
+                self.max_batch_tokens = half * max(feed.width(batch), 1)
             feed.put_back(batch, self._limits)
         self.session.free_memory()
 
     def _one_by_one(
-        self, features: Features, batch: Rows, rejected: dict[int, str], stats: Stats, error: Exception
+        self,
+        feed: Feed,
+        features: Features,
+        batch: Rows,
+        rejected: dict[int, str],
+        stats: Stats,
+        error: Exception,
     ) -> list[Piece]:
         """Try each row of a micro-batch that failed alone: one row may have broken it, only the culprit is rejected."""
         pieces: list[Piece] = []
         for row in batch:
             alone = np.array([row])
             try:
-                pieces.append((alone, self._run(features, alone, partial(features.collate, alone), stats)))
+                pieces.append((alone, self._run(feed, features, alone, partial(feed.collate, alone), stats)))
             except Exception as own:
                 stats.out_of_memory += out_of_memory(own)
                 rejected[int(row)] = ROW_TOO_LARGE if out_of_memory(own) else f"{type(own).__name__}: {own}"[:500]
@@ -182,7 +189,9 @@ class Replica:
             raise LoadError(f"the model answers no row here: {type(error).__name__}: {error}") from error
         return pieces
 
-    def _run(self, features: Features, batch: Rows, inputs: Callable[[], Any], stats: Stats) -> Arrays:
+    def _run(
+        self, feed: Feed, features: Features, batch: Rows, inputs: Callable[[], Any], stats: Stats
+    ) -> Arrays:
         started = self._clock()
         given = inputs()
         ready = self._clock()
@@ -193,9 +202,8 @@ class Replica:
         stats.micro_batches += 1
         stats.latencies.add(seconds)
         if features.lengths is not None:
-            lengths = features.lengths[batch]
-            stats.tokens += int(lengths.sum())
-            stats.padded_tokens += int(lengths.max()) * len(batch)
+            stats.tokens += int(features.lengths[batch].sum())
+            stats.padded_tokens += feed.width(batch) * len(batch)
         return outputs
 
     @property
