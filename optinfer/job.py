@@ -166,7 +166,6 @@ def _stream(prepared: Prepared, left: np.ndarray[Any, Any], run: _Run) -> None:
         Needs(memory_mb=prepared.certificate.peak_rss_mb),
         run.ray.growing,
     )
-    tally.warm_up = placement.replicas
     run.say(f"scoring with {prepared.variant.name}: {'; '.join(placement.reasons)}")
     with Progress(run.planned.plan.rows, tally.resumed.rows_in) as progress:
         receipts = stream(_task(prepared, placement.threads_per_replica, run), placement, Todo(run.planned.plan, left))
@@ -174,10 +173,10 @@ def _stream(prepared: Prepared, left: np.ndarray[Any, Any], run: _Run) -> None:
             if count == 0:  # not before: until a replica has loaded it, another variant may take its place
                 placed = {f"placement.{k}": v for k, v in placement.as_dict().items()}
                 run.recorder.params({**prepared.params, **placed})
-            event = run.recorder.event("receipt", **{**asdict(receipt), "stats": receipt.stats.as_dict()})
+            run.recorder.event("receipt", **{**asdict(receipt), "stats": receipt.stats.as_dict()})
             counts = (receipt.stats.rows_in, receipt.stats.rows_out, receipt.stats.rows_quarantined)
             run.accounts.add(prepared.artifact.key, receipt.fragment, *counts)
-            tally.add(receipt.fragment, receipt.stats, receipt.reasons, event["time"], receipt.node)
+            tally.add(receipt.fragment, receipt.stats, receipt.reasons, receipt.committed, receipt.replica)
             tally.replica_peak_rss_mb = max(tally.replica_peak_rss_mb, receipt.peak_rss_mb)
             tally.replicas.setdefault(receipt.replica, receipt.load_started + receipt.load_seconds)
             tally.first_load = tally.first_load or (receipt.load_started, receipt.load_seconds)

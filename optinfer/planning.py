@@ -68,7 +68,7 @@ def plan_job(config: JobConfig) -> Planned:
     metric_of(config.gate, family.metrics)
     variants = recipes(config, model.format)
     needed = [*config.source.columns_read, *config.sink.columns, *([config.gate.label] if config.gate.label else [])]
-    wanted_rows = rows_for_model(plugins.load("families", config.model.family).FRAGMENT_ROWS, model.size)
+    wanted_rows = rows_for_model(plugins.load("families", config.model.family).FRAGMENT_ROWS, model.size_bytes)
     plan = plan_source(config.source, list(dict.fromkeys(needed)), wanted_rows)
     family.check(plan.schema, config.source.columns)
     carried = pa.schema([plan.schema.field(name) for name in config.sink.columns])

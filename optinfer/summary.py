@@ -78,7 +78,7 @@ class Summary:
             "tokens_per_second": round(scored.tokens / seconds, 1) if scored.tokens else None,
             "padding_fraction": round(scored.padding_fraction, 5),
             "time": self._time(tally),
-            "rows_by_node": dict(tally.rows_by_node),
+            "rows_by_node": tally.rows_by_node(),
             "out_of_memory": scored.out_of_memory,
             "placement": self.placement.as_dict() if self.placement else {},
             "gate": prepared.gate.as_dict() if prepared else {},

@@ -1,8 +1,9 @@
 """What executes an artifact. One file a runtime; this is the contract between them and the rest.
 
 A backend module holds the constants `FORMATS` (artifact formats it loads), `REQUIRES` (modules that must be installed),
-`DEVICES`, `MAX_BATCH_TOKENS` (measured best micro-batch by device), and two functions: `unavailable(device)`, cheap,
-and `load(artifact, execution, load_module) -> Session`.
+`DEVICES`, `MAX_BATCH_TOKENS` (measured best micro-batch by device), where it applies `PREPARES_EACH_SHAPE` (a new shape
+of inputs costs far more than a known one), and two functions: `unavailable(device)`, cheap, and
+`load(artifact, execution, load_module) -> Session`.
 """
 
 from __future__ import annotations

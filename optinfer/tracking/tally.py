@@ -11,50 +11,36 @@ from optinfer.tracking.metrics import Stats
 
 
 @dataclass
+class Pace:
+    """One replica's commits: when the first and the last came, in seconds; `rows` leaves out those of the first."""
+
+    first: float
+    last: float
+    rows: int = 0
+    total: int = 0
+
+
+@dataclass
 class Tally:
     """Rows of one job: `scored` in this attempt, `resumed` from earlier ones.
 
-    `error_threshold` is a share of `rows` below 1, a number of rows from 1 on. Speed is measured after the first
-    `warm_up` receipts, one for each replica, so that start-up and half-done fragments are left out. `first_load` is when
-    the first replica that answered began to load its model, and the seconds it took; `replicas` says when each was ready.
-    """
-
-    rows: int
-    error_threshold: float
-    warm_up: int = 1
-    scored: Stats = field(default_factory=Stats)
-    resumed: Stats = field(default_factory=Stats)
-    reasons: Counter[str] = field(default_factory=Counter)
-    fragments: set[int] = field(default_factory=set)
-    first_receipt: float | None = None
-    rows_by_node: Counter[str] = field(default_factory=Counter)
-    replica_peak_rss_mb: float = 0.0
-    replicas: dict[str, float] = field(default_factory=dict)
-    first_load: tuple[float, float] | None = None
-    _mark: tuple[float, int] | None = None
-    _last: float = 0.0
-    _counted: int = 0
-
-    @property
-    def total(self) -> Stats:
-        return self.scored + self.resumed
-
-    def take_over(self, fragments: Iterable[int], rows_in: int, rows_out: int, rows_quarantined: int) -> None:
+    `error_threshold` is a share of `rows` below 1, a number of rows from 1 on. `first_load`erable[int], rows_in: int, rows_out: int, rows_quarantined: int) -> None:
         """Count what earlier attempts committed."""
         self.fragments.update(fragments)
         self.resumed += Stats(rows_in=rows_in, rows_out=rows_out, rows_quarantined=rows_quarantined)
 
-    def add(self, fragment: int, stats: Stats, reasons: dict[str, int], time: float, node: str = "") -> None:
-        """Count one receipt; `time` is when it arrived, in seconds; `node` made it."""
+    def add(self, fragment: int, stats: Stats, reasons: dict[str, int], time: float, replica: str = "") -> None:
+        """Count one receipt; `time` is when the fragment was committed, in seconds; `replica` made it."""
         self._once(fragment)
-        self.rows_by_node[node] += stats.rows_in
         self.scored += stats
         self.reasons.update(reasons)
         self._counted += 1
-        self.first_receipt = self.first_receipt or time
-        self._last = time
-        if self._counted <= self.warm_up:
-            self._mark = (time, self.scored.rows_in)
+        self.first_receipt = min(self.first_receipt or time, time)
+        if (pace := self.paces.get(replica)) is None:
+            pace = self.paces[replica] = Pace(first=time, last=time)
+        else:
+            pace.first, pace.last, pace.rows = min(pace.first, time), max(pace.last, time), pace.rows + stats.rows_in
+        pace.total += stats.rows_in
 
     @property
     def counted(self) -> int:
@@ -62,14 +48,21 @@ class Tally:
         return self._counted
 
     def steady_rows_per_second(self) -> float | None:
-        """Return the speed after the warm-up, None where nothing came after it."""
-        if self._mark is None or self._last <= self._mark[0]:
-            return None
-        return (self.scored.rows_in - self._mark[1]) / (self._last - self._mark[0])
+        """Return the replicas' speeds after each one's first fragment, added; None where nothing came after it."""
+        speeds = [pace.rows / (pace.last - pace.first) for pace in self.paces.values() if pace.last > pace.first]
+        return sum(speeds) if speeds else None
+
+    def rows_by_node(self) -> dict[str, int]:
+        """Return how many rows each node scored; a replica is called `pid@node`."""
+        rows: Counter[str] = Counter()
+        for replica, pace in self.paces.items():
+            rows[replica.partition("@")[2]] += pace.total
+        return dict(rows)
 
     def model_share(self) -> float | None:
         """Return the share of the replicas' time, from when they were loaded, that was spent inside the model."""
-        alive = sum(max(self._last - ready, 0.0) for ready in self.replicas.values())
+        last = max((pace.last for pace in self.paces.values()), default=0.0)
+        alive = sum(max(last - ready, 0.0) for ready in self.replicas.values())
         return min(self.scored.infer_seconds / alive, 1.0) if alive else None
 
     def check_threshold(self, where: str) -> None:
