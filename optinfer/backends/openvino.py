@@ -12,8 +12,8 @@ from optinfer.backends import Arrays, Execution, Session
 FORMATS = ("openvino",)
 REQUIRES = ("openvino",)
 DEVICES = ("cpu",)
-# Best at 10-20 sorted rows of about 100 tokens.
-MAX_BATCH_TOKENS = {"cpu": 1024}
+# Best at 8-20 sorted rows of about 100 tokens.
+MAX_BATCH_TOKENS = {"cpu": 768}
 # Its kernels are made for the shape they meet: some 20 ms for each new one.
 PREPARES_EACH_SHAPE = True
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 # A small table still gets this many fragments, so that replicas finish together; below the floor a fragment is too
-# short for length-sorted micro-batches to be full: of 512 rows of text 4% of what the model sees is padding, of 1024 3%.
+# short for length-sorted micro-batches to be full: of 512 texts 4% of what the model sees is padding, of 1024 3%.
 _MIN_FRAGMENTS = 16
 _FLOOR_ROWS = 512
 # A large table gets no more than this: each costs a few milliseconds of the driver and a listed name on resume.

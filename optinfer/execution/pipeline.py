@@ -1,7 +1,7 @@
 """The only Ray Data file: fragments in, receipts out. Rows never leave the replica that scores them.
 
-One task reads the frozen plan and yields runs of fragments as the replicas take them; a block is one run, all the way to
-the actor that scores and commits it (scorer.py). So the driver never holds more than what is in flight.
+One task yields runs of the plan's fragments as the replicas take them; a block is one run, all the way to the actor
+that scores and commits it (scorer.py). So the driver never holds more than what is in flight.
 """
 
 from __future__ import annotations

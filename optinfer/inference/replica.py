@@ -131,10 +131,14 @@ class Replica:
             return self.family.schema.empty_table()
         return self.family.postprocess(scored.outputs)
 
+    def feed(self, features: Features, rows: Rows) -> Feed:
+        """Return the micro-batches that `rows` of `features` make, as the model is given them."""
+        return Feed(features, rows, self._limits, self._few_shapes, self.session, self._helper)
+
     def _infer(self, features: Features, rows: Rows, rejected: dict[int, str], stats: Stats) -> list[Piece]:
         pieces: list[Piece] = []
         last_refusal = ""
-        with Feed(features, rows, self._limits, self._few_shapes, self.session, self._helper) as feed:
+        with self.feed(features, rows) as feed:
             for batch in feed:
                 refusal = ""
                 try:
@@ -189,9 +193,7 @@ class Replica:
             raise LoadError(f"the model answers no row here: {type(error).__name__}: {error}") from error
         return pieces
 
-    def _run(
-        self, feed: Feed, features: Features, batch: Rows, inputs: Callable[[], Any], stats: Stats
-    ) -> Arrays:
+    def _run(self, feed: Feed, features: Features, batch: Rows, inputs: Callable[[], Any], stats: Stats) -> Arrays:
         started = self._clock()
         given = inputs()
         ready = self._clock()

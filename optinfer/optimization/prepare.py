@@ -152,15 +152,19 @@ class Workbench:
 
     def _certificate_key(self, settings: ReplicaSettings) -> str:
         """Identify what a measurement depends on besides the artifact."""
+        backend = plugins.load("backends", settings.backend)
         shaped_by: dict[str, Any] = {
             "layout": _LAYOUT,
             "sample": self._gate_digest,
             "labels": None if self._labels is None else self._labels.tolist(),
             "runs_on": [settings.backend, settings.device, *cpu_features()],
             "gpu": gpu() if settings.device == "cuda" else None,
-            "runtime": {name: installed(name) for name in plugins.load("backends", settings.backend).REQUIRES},
+            "runtime": {name: installed(name) for name in backend.REQUIRES},
             "metric": self.metric,
-            "batching": [settings.max_batch_tokens, settings.max_batch_size],
+            "batching": [
+                settings.max_batch_tokens or backend.MAX_BATCH_TOKENS[settings.device],
+                settings.max_batch_size,
+            ],
             "threads": settings.threads,
         }
         return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""Where the time of a run went, what was the bottleneck, and what would help. Pure: takes sums, gives seconds and words.
+"""Where the time of a run went, what was the bottleneck, and what would help. Pure.
 
-A replica works on two fragments at a time, one in the model and one being read, preprocessed or committed. So what a
-replica's time is worth is the share that its model was busy; the other parts count only where the model waited for them.
+A replica works on two fragments at a time, one in the model and one being read, preprocessed or committed. So what its
+time is worth is the share that its model was busy; the other parts count only where the model waited for them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _ADVICE = {
     "infer": "the model is the limit: more CPUs or GPUs, a faster variant (`optinfer optimize`), or other settings "
     "(`optinfer tune`)",
     "read": "replicas wait for reading: bring the source nearer, write larger row groups, or carry fewer sink.columns",
-    "preprocess": "replicas wait for preprocessing (tokenizing, decoding): more CPU threads for each replica, or a table "
-    "of smaller images or texts",
+    "preprocess": "replicas wait for preprocessing (tokenizing, decoding): more CPU threads for each replica, or a "
+    "table of smaller images or texts",
     "postprocess": "replicas wait for putting outputs together: ask for fewer outputs (model.outputs, top_k)",
     "commit": "replicas wait for commits: bring the sink nearer, or raise source.fragment_rows so that there are fewer",
     "startup": "start-up took most of the time: score more rows in one job, or on a cluster that is already running",
@@ -38,7 +38,7 @@ class Breakdown:
 
     Attributes:
         startup_seconds: command to first committed fragment, by step; the rest of it is the first fragment.
-        replica_seconds: seconds of all replicas together by part; `wait` is a fragment's wait for its turn in the model.
+        replica_seconds: seconds of all replicas by part; `wait` is a fragment's wait for its turn in the model.
         model_share: share of the loaded replicas' time that the model was busy; None where nothing tells.
         bottleneck: the part that limits, `infer` where the model does.
     """
@@ -57,7 +57,7 @@ def break_down(tally: Tally, started: float, marks: Mapping[str, float], ended: 
     """Tell where a run's time went; None where it scored nothing.
 
     Args:
-        started, ended: seconds since the epoch, as are `marks`: when the steps `prepare` and `ray` of start-up were done.
+        started, ended: seconds since the epoch; so are `marks`: when the steps `prepare` and `ray` were done.
     """
     if tally.first_receipt is None:
         return None

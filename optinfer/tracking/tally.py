@@ -24,7 +24,28 @@ class Pace:
 class Tally:
     """Rows of one job: `scored` in this attempt, `resumed` from earlier ones.
 
-    `error_threshold` is a share of `rows` below 1, a number of rows from 1 on. `first_load`erable[int], rows_in: int, rows_out: int, rows_quarantined: int) -> None:
+    `error_threshold` is a share of `rows` below 1, a number of rows from 1 on. `replicas` says when each was ready,
+    `paces` how they committed, `first_load` when the first that answered began to load its model, and for how long.
+    """
+
+    rows: int
+    error_threshold: float
+    scored: Stats = field(default_factory=Stats)
+    resumed: Stats = field(default_factory=Stats)
+    reasons: Counter[str] = field(default_factory=Counter)
+    fragments: set[int] = field(default_factory=set)
+    first_receipt: float | None = None
+    replicas: dict[str, float] = field(default_factory=dict)
+    first_load: tuple[float, float] | None = None
+    paces: dict[str, Pace] = field(default_factory=dict)
+    replica_peak_rss_mb: float = 0.0
+    _counted: int = 0
+
+    @property
+    def total(self) -> Stats:
+        return self.scored + self.resumed
+
+    def take_over(self, fragments: Iterable[int], rows_in: int, rows_out: int, rows_quarantined: int) -> None:
         """Count what earlier attempts committed."""
         self.fragments.update(fragments)
         self.resumed += Stats(rows_in=rows_in, rows_out=rows_out, rows_quarantined=rows_quarantined)

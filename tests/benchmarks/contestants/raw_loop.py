@@ -36,10 +36,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from preparation import prepare_job
 
-from optinfer import plugins
 from optinfer.config import AUTO
 from optinfer.families import as_roles
-from optinfer.inference.batching import micro_batches
 from optinfer.inference.replica import Replica, ReplicaSettings
 
 # A process that has not loaded its model and run once by then will not.
@@ -168,13 +166,11 @@ def _loop(replica: Replica, batches: Iterable[Batch]) -> tuple[list[ROWS], list[
 
 def _inputs(replica: Replica, settings: ReplicaSettings, roles: pa.Table, chunk: int) -> Iterator[Batch]:
     """Yield micro-batches as (rows of the share, the model's inputs), cut as the replica cuts them."""
-    budget = settings.max_batch_tokens or plugins.load("backends", settings.backend).MAX_BATCH_TOKENS[settings.device]
     for start in range(0, roles.num_rows, chunk):
         features = replica.family.preprocess(roles.slice(start, chunk))
-        kept = np.array([row for row in range(features.rows) if row not in features.rejected], dtype=np.int64)
-        limits = (budget, replica.max_batch_size, features.same_length)
-        for batch in micro_batches(kept, features.lengths, *limits):
-            yield batch + start, features.collate(batch)
+        kept = np.delete(np.arange(features.rows), list(features.rejected))
+        for batch in (feed := replica.feed(features, kept)):
+            yield batch + start, feed.inputs()
 
 
 if __name__ == "__main__":
