@@ -20,6 +20,7 @@ from optinfer.data.output import Output, fingerprint
 from optinfer.data.source import plan_source
 from optinfer.data.storage import absolute
 from optinfer.errors import ConfigError, redact
+from optinfer.estimate import before_run
 from optinfer.execution.placement import Node, place
 from optinfer.machine import nvidia_gpus
 from optinfer.optimization import model_source
@@ -99,22 +100,24 @@ def preview(planned: Planned) -> dict[str, Any]:
     here = Node(os.cpu_count() or 1, nvidia_gpus())
     output = Output(config.sink.path)
     committed = output.committed()
-    todo = sum(plan.part_name(f.index) not in committed for f in plan.fragments)
+    todo = [f for f in plan.fragments if plan.part_name(f.index) not in committed]
     job = output.job()
     warnings = [f"{redact(path)} is left out: {why}" for path, why in plan.bad_files]
     if job and job["fingerprint"] != planned.fingerprint:
         warnings.append(f"{output.shown} belongs to another job: `run` would refuse (exit 5)")
+    placement = place(config.placement, device, [here], max(len(todo), 1))
     return {
         "job": config.name,
         "rows": plan.rows,
         "files": len(plan.files),
         "fragments": len(plan.fragments),
-        "to_score": todo,
+        "to_score": len(todo),
         "model": f"{redact(config.model.path)} ({planned.model.key})",
         "variant": _variant_line(chosen),
         "output": f"{output.shown}: {', '.join(f'{f.name} {f.type}' for f in planned.schema)}",
         "fingerprint": planned.fingerprint,
-        "placement": place(config.placement, device, [here], max(todo, 1)).as_dict(),
+        "placement": placement.as_dict(),
+        "forecast": before_run(planned, placement, sum(f.rows for f in todo)).as_dict(),
         "warnings": warnings,
     }
 
