@@ -19,10 +19,9 @@ CPU_NODE = "cpu"
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Rows per second of `replicas` replicas, where it comes from, and the lengths it was measured with."""
+    """Rows per second of all replicas, where it comes from, and the lengths it was measured with."""
 
     rows_per_second: float
-    replicas: int
     basis: str
     lengths: Lengths = NO_LENGTHS
 
@@ -51,10 +50,10 @@ def speed_of(tuned: Tuned | None, certificate: Certificate | None, replicas: int
             f"tuned on {tuned.measured_at[:10]}: {tuned.rows_per_second:.1f} rows/s a node of {tuned.replicas} replicas"
         )
         rate = tuned.rows_per_second * nodes
-        return Speed(rows_per_second=rate, replicas=replicas, basis=basis, lengths=tuned.lengths)
+        return Speed(rows_per_second=rate, basis=basis, lengths=tuned.lengths)
     if certificate:
         basis = f"certificate: {certificate.rows_per_second:.1f} rows/s of one replica alone, times {replicas}"
-        return Speed(rows_per_second=certificate.rows_per_second * replicas, replicas=replicas, basis=basis)
+        return Speed(rows_per_second=certificate.rows_per_second * replicas, basis=basis)
     return None
 
 

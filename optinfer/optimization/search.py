@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-# Twice the usual proposals of points that were tried already: then a point is drawn from those that were not.
+# So many proposals in a row of points that were tried already: then one is drawn from those that were not.
 _REPEATS = 8
 _SEED = 0
 
