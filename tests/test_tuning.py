@@ -37,7 +37,16 @@ def job(make_job: MakeJob, write_table: WriteTable, tmp_path: Path, monkeypatch:
         monkeypatch.delitem(VARIANTS, name)
     table = write_table(tmp_path / "t.parquet", rows=96)
     return lambda **changes: make_job(
-        table, tmp_path / "out", **{"variant": "fake", "tuning__sample_rows": 64, "model__max_length": 32, **changes}
+        table,
+        tmp_path / "out",
+        **{
+            "variant": "fake",
+            "source__fragment_rows": 96,
+            "tuning__sample_rows": 64,
+            "tuning__max_memory_mb": 1e6,
+            "model__max_length": 32,
+            **changes,
+        },
     )
 
 
@@ -51,8 +60,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[ReplicaSettings]:
         budget = settings.max_batch_tokens or 4096
         rate = 100 * replicas + (200 if budget == BEST_BUDGET else 0)
         return NodeSpeed(
-            rows_per_second=rate, seconds=1.0, rows=sample.num_rows, rows_rejected=0, peak_rss_mb=300.0,
-            memory_mb=300.0 * replicas, micro_batches=4, micro_batch_p50_ms=1.0, micro_batch_p99_ms=2.0,
+            rows_per_second=rate, seconds=1.0, rows=sample.num_rows, rows_rejected=0, peak_rss_mb=6000.0,
+            memory_mb=6000.0 * replicas, micro_batches=4, micro_batch_p50_ms=1.0, micro_batch_p99_ms=2.0,
             padding_fraction=0.0,
         )  # fmt: skip
 
@@ -87,7 +96,7 @@ class TestWinner:
     def test_the_default_is_tried_first_and_the_sample_is_held_against_the_table(
         self, job: Any, measured: list[ReplicaSettings]
     ) -> None:
-        record = optinfer.tune(job())
+        record = optinfer.tune(job(model__max_length=128))
         assert record["trials"][0]["point"] == record["default"]
         assert record["sample"]["rows"] == 64
         assert record["sample"]["lengths"]["p90"] > record["sample"]["lengths"]["p50"] > 0
@@ -150,8 +159,11 @@ class TestTrials:
         assert len(set(points)) == len(points) == record["space"]["points"]
 
     def test_settings_that_take_too_much_memory_do_not_win(self, job: Any, measured: list[Any]) -> None:
-        record = optinfer.tune(job(tuning__max_memory_mb=400.0, placement={"replicas": 1}))
+        record = optinfer.tune(job(tuning__max_memory_mb=8000.0))
         assert record["winner"]["replicas"] == 1
+        assert record["winner"]["default_rows_per_second"] is None or record["default"]["replicas"] == 1
+        too_large = [t for t in record["trials"] if t["point"]["replicas"] > 1]
+        assert all("MB, 8000 are allowed" in t["reason"] for t in too_large)
         with pytest.raises(OptinferError, match=r"tuning\.max_memory_mb"):
             optinfer.tune(job(tuning__max_memory_mb=1.0))
 

@@ -88,8 +88,9 @@ class Search:
         self._study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(path))),
             study_name=hashlib.sha256(named.encode()).hexdigest()[:16],
-            # What earlier processes drew must not be drawn again.
-            sampler=optuna.samplers.TPESampler(),
+            # No seed: what earlier processes drew must not be drawn again. The defaults of all variants are known before
+            # TPE proposes; ten random points more, as is usual, would spend a short search on slow variants.
+            sampler=optuna.samplers.TPESampler(n_startup_trials=len(space.variants)),
             direction=direction,
             load_if_exists=True,
         )
