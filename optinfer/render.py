@@ -66,7 +66,8 @@ def plan_text(plan: dict[str, Any]) -> str:
     placement = plan["placement"]
     lines.append(f"{'placement':<12} {placement['replicas']} replicas on {placement['device']}")
     lines += [f"{'':<12} {reason}" for reason in placement["reasons"]]
-    lines += [f"{'forecast':<12} {line}" for line in _forecast(plan["forecast"])]
+    said = _forecast(plan["forecast"])
+    lines += [f"{label:<12} {line}" for label, line in zip(("forecast", ""), said, strict=False)]
     lines += [f"warning: {line}" for line in plan["warnings"]]
     return "\n".join(lines)
 

@@ -88,7 +88,7 @@ class Search:
         self._study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(path))),
             study_name=hashlib.sha256(named.encode()).hexdigest()[:16],
-            # No seed: what earlier processes drew must not be drawn again. The defaults of all variants are known before
+            # No seed: what earlier processes drew must not be drawn again. All variants have run as they are before
             # TPE proposes; ten random points more, as is usual, would spend a short search on slow variants.
             sampler=optuna.samplers.TPESampler(n_startup_trials=len(space.variants)),
             direction=direction,
