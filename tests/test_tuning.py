@@ -224,7 +224,7 @@ def test_mlflow_has_a_run_for_each_trial(job: Any, measured: list[Any], tmp_path
 
 @pytest.mark.usefixtures("without_ray")
 def test_a_run_has_its_forecast_beside_what_came_of_it(job: Any, measured: list[Any]) -> None:
-    config = job(placement={"cost_per_hour": {"cpu": 3.6}})
+    config = job(source__fragment_rows=16, placement={"cost_per_hour": {"cpu": 3.6}})
     optinfer.tune(config)
     told = optinfer.run(config)["forecast"]
     assert told["basis"].startswith("tuned on ")
