@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from optinfer.config import JobConfig, load_job
     from optinfer.job import run
     from optinfer.optimizing import optimize
+    from optinfer.tuning import tune
 
-__all__ = ["JobConfig", "OptinferError", "load_job", "optimize", "run"]
+__all__ = ["JobConfig", "OptinferError", "load_job", "optimize", "run", "tune"]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -22,6 +23,7 @@ _HOMES = {
     "load_job": "optinfer.config",
     "optimize": "optinfer.optimizing",
     "run": "optinfer.job",
+    "tune": "optinfer.tuning",
 }
 
 

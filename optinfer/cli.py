@@ -88,6 +88,19 @@ def optimize(
 
 
 @cli.command()
+@_job
+@_set
+@_json
+def tune(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Search variant, micro-batches, replicas and threads for the fastest on this node; later runs use what won."""
+    from optinfer.config import load_job
+    from optinfer.render import tune_text
+    from optinfer.tuning import tune as tune_job
+
+    _print(tune_job(load_job(job, overrides), say), as_json, tune_text)
+
+
+@cli.command()
 @_json
 def variants(as_json: bool) -> None:
     """List the variants, and why one is not available here."""

@@ -25,8 +25,9 @@ from optinfer.data.lock import RunLock
 from optinfer.data.output import Output
 from optinfer.data.storage import reaching
 from optinfer.errors import LoadError, redact
+from optinfer.estimate import needs_of
 from optinfer.execution.cluster import Connection, free_nodes
-from optinfer.execution.placement import Needs, place
+from optinfer.execution.placement import place
 from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, candidates
 from optinfer.planning import Planned, plan_job
@@ -163,7 +164,7 @@ def _stream(prepared: Prepared, left: np.ndarray[Any, Any], run: _Run) -> None:
         prepared.variant.device,
         free_nodes(),
         len(left),
-        Needs(memory_mb=prepared.certificate.peak_rss_mb),
+        needs_of(prepared),
         run.ray.growing,
     )
     run.say(f"scoring with {prepared.variant.name}: {'; '.join(placement.reasons)}")

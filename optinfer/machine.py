@@ -43,11 +43,24 @@ def gpu() -> str:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return "unknown"
-    # The one this process sees first: Ray sets the variable for an actor.
+    return _ask(tool, "name,driver_version") or "unknown"
+
+
+def gpu_memory_mb() -> tuple[float, float]:
+    """Return what is taken of the GPU's memory now and what it has; zeros where nvidia-smi does not say."""
+    tool = shutil.which("nvidia-smi")
+    try:
+        used, total = _ask(tool, "memory.used,memory.total").split(",") if tool else ("0", "0")
+        return float(used) * 1.048576, float(total) * 1.048576
+    except ValueError:
+        return 0.0, 0.0
+
+
+def _ask(tool: str, fields: str) -> str:
+    """Ask nvidia-smi about the GPU this process sees first: Ray sets the variable for an actor. Memory is in MiB."""
     which = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
-    query = [tool, "-i", which, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    asked = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    return asked.stdout.strip() or "unknown"
+    query = [tool, "-i", which, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    return subprocess.run(query, capture_output=True, text=True, timeout=30, check=False).stdout.strip()
 
 
 def installed(module: str) -> str:

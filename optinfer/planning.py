@@ -9,17 +9,20 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from optinfer import plugins
 from optinfer.artifact import Artifact
 from optinfer.config import AUTO, JobConfig
+from optinfer.data.account import index_of
 from optinfer.data.fragments import Plan, rows_for_model
 from optinfer.data.lock import holder, is_live
 from optinfer.data.output import Output, fingerprint
 from optinfer.data.source import plan_source
 from optinfer.data.storage import absolute
 from optinfer.errors import ConfigError, redact
+from optinfer.estimate import before_run, last_measured, needs_of
 from optinfer.execution.placement import Node, place
 from optinfer.machine import nvidia_gpus
 from optinfer.optimization import model_source
@@ -98,11 +101,16 @@ def preview(planned: Planned) -> dict[str, Any]:
     device = chosen.device if chosen else "cpu" if wished == AUTO else wished
     here = Node(os.cpu_count() or 1, nvidia_gpus())
     output = Output(config.sink.path)
-    todo = max(len(plan.fragments) - len(output.committed()), 0)
+    left = np.ones(len(plan.fragments), dtype=bool)
+    left[[i for i in map(index_of, output.committed()) if i < len(left)]] = False
+    todo, rows = int(left.sum()), int((plan.fragments.stop - plan.fragments.start)[left].sum())
     job = output.job()
     warnings = [f"{redact(path)} is left out: {why}" for path, why in plan.bad_files]
     if job and job["fingerprint"] != planned.fingerprint:
         warnings.append(f"{output.shown} belongs to another job: `run` would refuse (exit 5)")
+    measured = last_measured(planned)
+    needs = needs_of(measured)
+    placement = place(config.placement, measured.variant.device if measured else device, [here], max(todo, 1), needs)
     return {
         "job": config.name,
         "rows": plan.rows,
@@ -113,7 +121,8 @@ def preview(planned: Planned) -> dict[str, Any]:
         "variant": _variant_line(chosen),
         "output": f"{output.shown}: {', '.join(f'{f.name} {f.type}' for f in planned.schema)}",
         "fingerprint": planned.fingerprint,
-        "placement": place(config.placement, device, [here], max(todo, 1)).as_dict(),
+        "placement": placement.as_dict(),
+        "forecast": before_run(planned, measured, placement, rows).as_dict(),
         "warnings": warnings,
     }
 

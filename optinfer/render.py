@@ -14,6 +14,7 @@ def run_text(run: dict[str, Any]) -> str:
         f"  variant     {run['variant']}{_gate(run)}",
         f"  speed       {_speed(run)}",
         *_time(run["time"]),
+        *[f"  forecast    {line}" for line in _forecast_error(run["forecast"])],
         f"  fragments   {run['fragments']}, of which {run['fragments_resumed']} were committed earlier",
         f"  output      {run['output']}  (read *.parquet; _manifest.json has the whole account)",
         f"  mlflow      {_mlflow(run['mlflow'])}",
@@ -60,18 +61,45 @@ def _time(time: dict[str, Any]) -> list[str]:
     ]
 
 
+def _forecast_error(told: dict[str, Any]) -> list[str]:
+    """Say how far off the forecast was, where there was one."""
+    if told["error_percent"] is None:
+        return []
+    seconds, cost = told["actual"]["seconds"], told["actual"]["cost"]
+    paid = "" if cost is None else f"; it cost {cost:.4g}"
+    return [f"{_duration(told['seconds'])}, it took {_duration(seconds)} ({told['error_percent']:+.0f}%){paid}"]
+
+
 def _mlflow(mlflow: dict[str, Any]) -> str:
     where = f"run {mlflow.get('run_id')} in experiment {mlflow.get('experiment')} at {mlflow.get('uri')}"
     return f"{where}; {mlflow['warning']}" if "warning" in mlflow else where
 
 
 def plan_text(plan: dict[str, Any]) -> str:
-    lines = [f"{key:<12} {value}" for key, value in plan.items() if key not in ("placement", "warnings")]
+    apart = ("placement", "forecast", "warnings")
+    lines = [f"{key:<12} {value}" for key, value in plan.items() if key not in apart]
     placement = plan["placement"]
     lines.append(f"{'placement':<12} {placement['replicas']} replicas on {placement['device']}")
     lines += [f"{'':<12} {reason}" for reason in placement["reasons"]]
+    said = _forecast(plan["forecast"])
+    lines += [f"{label:<12} {line}" for label, line in zip(("forecast", ""), said, strict=False)]
     lines += [f"warning: {line}" for line in plan["warnings"]]
     return "\n".join(lines)
+
+
+def _forecast(told: dict[str, Any]) -> list[str]:
+    if told["seconds"] is None:
+        return [told["basis"]]
+    nodes = "a node" if told["nodes"] == 1 else f"{told['nodes']} nodes"
+    price = "" if told["cost"] is None else f", {told['cost']:.4g} for {nodes}"
+    return [f"{_duration(told['seconds'])} ({told['rows_per_second']:,.1f} rows/s){price}", told["basis"]]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def variants_text(listing: list[dict[str, Any]]) -> str:
@@ -106,9 +134,7 @@ def optimize_table(record: dict[str, Any]) -> str:
     speedup, quality = f"x {record['baseline']}", f"{metric} [95%]"
     head = ("variant", "passes", "rows/s", speedup, quality, "any batch", "runs as", "MB", "RAM MB", "build s")
     rows = [_optimize_row(candidate, record["pareto"]) for candidate in record["candidates"]]
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in (head, *rows)]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+    return _table(head, rows)
 
 
 def _optimize_row(candidate: dict[str, Any], front: list[str]) -> tuple[str, ...]:
@@ -126,6 +152,74 @@ def _optimize_row(candidate: dict[str, Any], front: list[str]) -> tuple[str, ...
         f"{certificate['peak_rss_mb']:.0f}",
         f"{certificate['build_seconds']:.0f}",
     )
+
+
+def tune_text(record: dict[str, Any]) -> str:
+    """Say what won, against what, and where it is kept."""
+    winner, sample = record["winner"], record["sample"]
+    lines = [tune_table(record), ""]
+    lines += [f"left out: {name}: {reason}" for name, reason in record["left_out"].items()]
+    failed = [t for t in record["trials"] if t["reason"]]
+    lines += [f"failed: {_point(t['point'])}: {t['reason']}" for t in failed]
+    own = f", of which {record['trials_earlier']} were measured earlier" if record["trials_earlier"] else ""
+    lines.append(f"tried {len(record['trials'])} of {record['space']['points']} settings{own}")
+    lines.append(f"sample: {sample['rows']} rows{_lengths(sample)}")
+    lines.append(_tune_verdict(record))
+    lines.append(f"kept in {record['record']}: jobs with this model, machine, gate and like lengths use it from now on")
+    if winner["max_batch_tokens"] == winner["max_batch_size"] == 0:
+        lines.append(f"its {record['budget']} is the default")
+    if record["plot"]:
+        lines.append(f"plot: {record['plot']}")
+    lines.append(f"mlflow: {_mlflow(record['mlflow'])}")
+    return "\n".join(lines)
+
+
+def tune_table(record: dict[str, Any]) -> str:
+    """Return what met in the last rounds as a Markdown table, fastest first."""
+    head = ("variant", record["budget"], "replicas x threads", "rows/s of the node", "")
+    default = record["default"]
+    rows: list[tuple[str, ...]] = []
+    for point in sorted(record["finalists"], key=lambda f: -sum(f["rows_per_second"]) / len(f["rows_per_second"])):
+        rates = sorted(point["rows_per_second"])
+        rows.append(
+            (
+                f"`{point['variant']}`",
+                str(point["budget"]),
+                f"{point['replicas']} x {point['threads']}",
+                f"{rates[len(rates) // 2]:.1f} ({rates[0]:.1f}-{rates[-1]:.1f})",
+                "default" if all(point[name] == value for name, value in default.items()) else "",
+            )
+        )
+    return _table(head, rows)
+
+
+def _tune_verdict(record: dict[str, Any]) -> str:
+    winner = record["winner"]
+    best, base = winner["rows_per_second"], winner["default_rows_per_second"]
+    what = f"{winner['variant']}, {winner['replicas']} replicas of {winner['threads_per_replica']} threads"
+    if base is None:
+        return f"best: {what}: {best:.1f} rows/s; the default could not run"
+    if best == base:
+        return f"the default stays: nothing beats {what} by more than the spread"
+    return f"best: {what}: {best:.1f} rows/s, {best / base:.2f} times the default's {base:.1f}"
+
+
+def _lengths(sample: dict[str, Any]) -> str:
+    ours, table = sample["lengths"], sample["table_lengths"]
+    if not ours["mean"]:
+        return ""
+    pairs = ", ".join(f"{name} {ours[name]:.0f} ({table[name]:.0f})" for name in ("mean", "p50", "p90", "p99"))
+    return f", tokens a row (in a larger draw): {pairs}"
+
+
+def _point(point: dict[str, Any]) -> str:
+    return f"{point['variant']}, micro-batch {point['budget']}, {point['replicas']} x {point['threads']} threads"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
 def doctor_text(checks: list[dict[str, Any]]) -> str:

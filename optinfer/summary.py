@@ -9,6 +9,7 @@ from typing import Any
 
 from optinfer.data.storage import absolute
 from optinfer.errors import redact
+from optinfer.estimate import against, keep_startup
 from optinfer.execution.placement import Placement
 from optinfer.optimization.selection import Prepared
 from optinfer.planning import Planned
@@ -83,6 +84,7 @@ class Summary:
             "placement": self.placement.as_dict() if self.placement else {},
             "gate": prepared.gate.as_dict() if prepared else {},
             "certificate": prepared.certificate.as_dict() if prepared else {},
+            "forecast": against(planned, prepared, self.placement, scored.rows_in, seconds),
             "mlflow": mlflow,
         }
 
@@ -96,7 +98,14 @@ class Summary:
             ("startup_seconds", "rows_per_second", "steady_rows_per_second", "tokens_per_second"), None
         )
         seconds = round(time.time() - self.started, 3)
-        return {**run, **speeds, "status": "nothing to do", "seconds": seconds, "fragments_resumed": run["fragments"]}
+        return {
+            **run,
+            **speeds,
+            "forecast": None,
+            "status": "nothing to do",
+            "seconds": seconds,
+            "fragments_resumed": run["fragments"],
+        }
 
     def manifest(self, planned: Planned, tally: Tally, recorder: Recorder) -> dict[str, Any]:
         return {
@@ -115,11 +124,21 @@ class Summary:
         artifacts = {"manifest.json": json.dumps(manifest, indent=1, default=str)}
         if self.prepared:
             artifacts["certificate.json"] = json.dumps(self.prepared.certificate.as_dict(), indent=1)
+            if (seconds := self._startup(planned, tally)) is not None:
+                keep_startup(planned, self.prepared, seconds)
         return {
             "metrics": self._metrics(manifest["run"], tally),
             "outputs": [_dataset(planned.config.sink.path, planned.fingerprint, "output")],
             "artifacts": artifacts,
         }
+
+    def _startup(self, planned: Planned, tally: Tally) -> float | None:
+        """Return the time to the first fragment, less what scoring it took."""
+        if tally.first_receipt is None:
+            return None
+        steady = tally.steady_rows_per_second()
+        rows = planned.plan.fragments[0].rows * (self.placement.replicas if self.placement else 1)
+        return max(0.0, tally.first_receipt - self.started - (rows / steady if steady else 0.0))
 
     def _metrics(self, run: dict[str, Any], tally: Tally) -> dict[str, float]:
         numbers = {k: float(v) for k, v in run.items() if isinstance(v, int | float)}
@@ -139,6 +158,10 @@ class Summary:
                 "certificate.largest_difference": certificate.largest_difference,
                 "certificate.rows_per_second": certificate.rows_per_second,
             }
+        told = run["forecast"]
+        expected = {f"forecast.{name}": told[name] for name in ("seconds", "rows_per_second", "cost", "error_percent")}
+        expected["cost"] = told["actual"]["cost"]
+        numbers |= {name: value for name, value in expected.items() if value is not None}
         numbers["driver_peak_rss_mb"] = peak_rss_mb()
         numbers["replica_peak_rss_mb"] = tally.replica_peak_rss_mb
         return numbers

@@ -68,16 +68,32 @@ def build(
         if already(step["technique"], artifact.format):
             continue
         folder = home.artifacts() / key
-        cached = Artifact.read(folder)
-        if cached is None:
+        found = Artifact.read(folder)
+        if found is None:
             report(f"building {variant.name}: {step['technique']}")
-            cached = _run_step(step, artifact, folder, context)
-        # A step that wrote nothing leaves the model's files where they are, which is where they are now.
-        stayed = cached.path != str(folder)
-        artifact = (
-            replace(cached, path=artifact.path, entry=artifact.entry, beside=artifact.beside) if stayed else cached
-        )
+            found = _run_step(step, artifact, folder, context)
+        artifact = _located(found, artifact, folder)
     return artifact
+
+
+def cached(variant: Variant, baseline: Artifact, calibration_digest: str) -> Artifact | None:
+    """Return the variant's artifact if every step is in the cache; build nothing."""
+    artifact = baseline
+    for step, key in zip(variant.recipe["steps"], keys(variant, baseline.key, calibration_digest)[1:], strict=True):
+        if already(step["technique"], artifact.format):
+            continue
+        folder = home.artifacts() / key
+        found = Artifact.read(folder)
+        if found is None:
+            return None
+        artifact = _located(found, artifact, folder)
+    return artifact
+
+
+def _located(found: Artifact, source: Artifact, folder: Path) -> Artifact:
+    """A step that wrote nothing leaves the model's files where they are, which is where they are now."""
+    stayed = found.path != str(folder)
+    return replace(found, path=source.path, entry=source.entry, beside=source.beside) if stayed else found
 
 
 def _toolchain(technique: Any) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 from optinfer import home
 from optinfer.families import Arrays, Features
 from optinfer.inference.replica import Replica, ReplicaSettings, Scored
+from optinfer.machine import gpu_memory_mb
 from optinfer.optimization.gate import Fidelity, Truth, measure
 from optinfer.tracking.metrics import Stats, peak_rss_mb
 
@@ -46,6 +47,7 @@ class Certificate:
         mismatch: how what the runtime says it executed differs from what was asked for; empty where it does not.
         rows_per_second_range: slowest and fastest part of the sample.
         peak_rss_mb: most memory of a process that does nothing else but load and score.
+        gpu_memory_mb: what it took of a GPU's `gpu_total_mb`; zeros on a CPU.
     """
 
     variant: str
@@ -67,6 +69,8 @@ class Certificate:
     padding_fraction: float
     threads: int
     peak_rss_mb: float
+    gpu_memory_mb: float
+    gpu_total_mb: float
     artifact_mb: float
     build_seconds: float
     load_seconds: float
@@ -99,6 +103,7 @@ def certify(
 
     `labels` are the true answers of the sample's rows, where the metric is about them.
     """
+    taken, total = gpu_memory_mb() if settings.device == "cuda" else (0.0, 0.0)
     # A sample's speed is that of rows the model really sees.
     replica = Replica(replace(settings, dedupe=False))
     replica.score(sample.slice(0, _WARM_UP_ROWS))
@@ -128,6 +133,8 @@ def certify(
         padding_fraction=scored.stats.padding_fraction,
         threads=settings.threads,
         peak_rss_mb=peak_rss_mb(),
+        gpu_memory_mb=max(gpu_memory_mb()[0] - taken, 0.0) if total else 0.0,
+        gpu_total_mb=total,
         artifact_mb=settings.artifact.size_bytes / 1e6,
         build_seconds=settings.artifact.build_seconds,
         load_seconds=replica.load_seconds,

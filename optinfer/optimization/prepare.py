@@ -25,17 +25,20 @@ from optinfer.families import Family, as_roles
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.machine import cpu_features, gpu, installed
 from optinfer.optimization import certificate as certificates
-from optinfer.optimization.build import build
+from optinfer.optimization.build import build, cached
 from optinfer.optimization.certificate import Answers, Certificate, invariance
 from optinfer.optimization.gate import metric_of
 from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.trial import certify_apart
+from optinfer.optimization.tuned import Lengths, Tuned, lookup
 from optinfer.optimization.variants import BASELINES, Variant, catalog, require
 
 CALIBRATION_ROWS = 256
 # Raised when certificates hold other facts: older ones are then measured anew.
-_LAYOUT = 2
+_LAYOUT = 3
 _SHORTEST_TRIAL = 600.0
+# Enough to see whether rows have lengths at all.
+_FIRST_ROWS = 16
 _KEPT, _DIFFERS = "optinfer_kept_rows", "optinfer_largest_difference"
 
 
@@ -72,8 +75,16 @@ class Workbench:
     def build(self, variant: Variant) -> Artifact:
         return build(variant, self.model, self._calibration_digest, lambda: self._context, self._report)
 
-    def settings(self, variant: Variant, artifact: Artifact, threads: int = 1) -> ReplicaSettings:
+    def cached(self, variant: Variant) -> Artifact | None:
+        """Return the variant's artifact if it was built before."""
+        return cached(variant, self.model, self._calibration_digest)
+
+    def settings(
+        self, variant: Variant, artifact: Artifact, threads: int = 1, tuned: Tuned | None = None
+    ) -> ReplicaSettings:
+        """Describe a replica; `tuned` sets what the job leaves to optinfer."""
         batching = self.config.batching
+        tokens, size = (tuned.max_batch_tokens, tuned.max_batch_size) if tuned else (0, 0)
         return ReplicaSettings(
             family=self.config.model.family,
             family_settings=family_settings(self.config),
@@ -82,14 +93,17 @@ class Workbench:
             artifact=artifact,
             device=variant.device,
             threads=threads,
-            max_batch_tokens=0 if batching.max_batch_tokens == "auto" else batching.max_batch_tokens,
-            max_batch_size=0 if batching.max_batch_size == "auto" else batching.max_batch_size,
+            max_batch_tokens=tokens if batching.max_batch_tokens == "auto" else batching.max_batch_tokens,
+            max_batch_size=size if batching.max_batch_size == "auto" else batching.max_batch_size,
             dedupe=bool(batching.dedupe),
         )
 
+    def certificate(self, settings: ReplicaSettings) -> Certificate | None:
+        """Return what was measured of these settings before, on the same sample."""
+        return certificates.read(settings.artifact.key, self._certificate_key(settings))
+
     def certify(self, variant: Variant, settings: ReplicaSettings) -> Certificate:
-        key = self._certificate_key(settings)
-        if kept := certificates.read(settings.artifact.key, key):
+        if kept := self.certificate(settings):
             return kept
         baseline = self._baseline
         self._report(f"certifying {variant.name} on {self.sample.gate.num_rows} rows")
@@ -100,13 +114,37 @@ class Workbench:
             self._labels,
             baseline,
             self.metric,
-            key,
+            self._certificate_key(settings),
             time_limit=max(self.config.selection.time_budget, _SHORTEST_TRIAL),
         )
 
     @property
     def metric(self) -> str:
-        return metric_of(self.config.gate, self._family.metrics)
+        return metric_of(self.config.gate, self.family.metrics)
+
+    @cached_property
+    def lengths(self) -> Lengths:
+        """The tokens that the sample's rows take."""
+        return self.lengths_of(self.sample.gate)
+
+    def lengths_of(self, rows: pa.Table) -> Lengths:
+        """Return the tokens that source rows take; decodes no more than a few where rows have no lengths."""
+        roles = self.roles(rows)
+        if self.family.preprocess(roles.slice(0, _FIRST_ROWS)).lengths is None:
+            return Lengths()
+        features = self.family.preprocess(roles)
+        assert features.lengths is not None
+        scored = [i for i in range(features.rows) if i not in features.rejected]
+        return Lengths.of(features.lengths[scored])
+
+    @cached_property
+    def tuned(self) -> Tuned | None:
+        """What `tune` found for jobs like this one; None where it found nothing, or with other packages than here."""
+        found = lookup(self.model.key, self.config, self.metric, self.lengths)
+        if found and found.stale:
+            self._report(f"what `optinfer tune` found is not used: measured with {found.stale}; run it again")
+            return None
+        return found
 
     @property
     def _labels(self) -> np.ndarray[Any, Any] | None:
@@ -117,12 +155,12 @@ class Workbench:
         return np.asarray(column.to_pandas() if pa.types.is_dictionary(column.type) else column.to_numpy())
 
     @cached_property
-    def _family(self) -> Family:
+    def family(self) -> Family:
         return load_family(self.config, self.model)
 
     @cached_property
     def _context(self) -> BuildContext:
-        return BuildContext(self._family, self._family.preprocess(self.roles(self.sample.calibration)))
+        return BuildContext(self.family, self.family.preprocess(self.roles(self.sample.calibration)))
 
     @cached_property
     def _baseline(self) -> Answers:

@@ -20,18 +20,27 @@ from optinfer.machine import installed
 from optinfer.optimization.certificate import Certificate
 from optinfer.optimization.gate import GateResult, judge
 from optinfer.optimization.prepare import Workbench
+from optinfer.optimization.tuned import NO_LENGTHS, Lengths, Tuned
 from optinfer.optimization.variants import BASELINES, VARIANTS, Variant, catalog, require
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A variant with its proof; `others` says of each variant not chosen why."""
+    """A variant with its proof.
+
+    Attributes:
+        others: each variant not chosen, and why.
+        tuned: what `optinfer tune` found for this variant and rows like these; `settings` have its micro-batches.
+        lengths: tokens that the sample's rows take.
+    """
 
     variant: Variant
     settings: ReplicaSettings
     certificate: Certificate
     gate: GateResult
     others: tuple[tuple[str, str], ...] = ()
+    tuned: Tuned | None = None
+    lengths: Lengths = NO_LENGTHS
 
     @property
     def artifact(self) -> Artifact:
@@ -70,6 +79,7 @@ class Prepared:
             "device": self.variant.device,
             "artifact": self.artifact.key,
             "batch_invariant": self.certificate.batch_invariant,
+            "tuned": self.tuned.measured_at if self.tuned else "no",
         }
 
 
@@ -83,6 +93,8 @@ class Skipped:
 
 def candidates(bench: Workbench, only: str | None = None) -> Iterator[Prepared]:
     """Yield the variants that may score the job, best first; a later one is for when an earlier one cannot load.
+
+    With `variant: auto` the best is what `optinfer tune` found, where it did.
 
     Args:
         bench: builds and certifies.
@@ -141,19 +153,71 @@ def prove_all(
             yield result
 
 
-def prove(bench: Workbench, variant: Variant, chosen_by_us: bool) -> Prepared:
-    """Build, certify and judge one variant; `chosen_by_us` tells whether nobody named it."""
-    settings = bench.settings(variant, bench.build(variant))
-    certificate = bench.certify(variant, settings)
+def prove(bench: Workbench, variant: Variant, chosen_by_us: bool, tuned: Tuned | None = None) -> Prepared:
+    """Build, certify and judge one variant; `chosen_by_us` tells whether nobody named it.
+
+    With `tuned` it is proved with the micro-batches that `optinfer tune` found, as it will score.
+    """
+    settings = bench.settings(variant, bench.build(variant), tuned=tuned)
+    return _judged(bench, variant, settings, bench.certify(variant, settings), chosen_by_us, tuned)
+
+
+def known(bench: Workbench) -> Prepared | None:
+    """Return what `candidates` would yield first as far as the cache tells; build and measure nothing."""
+    named = bench.config.variant
+    found = []
+    for variant in [bench.catalog[name] for name in (_likely(bench) if named == AUTO else [named])]:
+        if variant.unavailable() or variant.unfit(bench.model.format):
+            continue
+        artifact, tuned = bench.cached(variant), _tuned_for(bench, variant)
+        settings = bench.settings(variant, artifact, tuned=tuned) if artifact else None
+        if settings and (certificate := bench.certificate(settings)):
+            judged = _judged(bench, variant, settings, certificate, named == AUTO, tuned)
+            found += [judged] if judged.gate.passed else []
+    return max(found, key=lambda p: (p.tuned is not None, p.certificate.rows_per_second), default=None)
+
+
+def _judged(
+    bench: Workbench,
+    variant: Variant,
+    settings: ReplicaSettings,
+    certificate: Certificate,
+    chosen_by_us: bool,
+    tuned: Tuned | None,
+) -> Prepared:
     gate = bench.config.gate
     strict = chosen_by_us if gate.require_batch_invariance == AUTO else bool(gate.require_batch_invariance)
     verdict = judge(gate, certificate.fidelity, certificate.batch_invariant, strict, certificate.mismatch)
-    return Prepared(variant, settings, certificate, verdict)
+    return Prepared(variant, settings, certificate, verdict, tuned=tuned, lengths=bench.lengths)
 
 
-def _tried(bench: Workbench, variant: Variant) -> Prepared | Skipped:
+def rank(bench: Workbench) -> tuple[list[Prepared], list[tuple[str, str]]]:
+    """Prove every variant that is likely to gain; return those that pass, fastest first, and the others with reasons.
+
+    Raises:
+        GateError: none passes.
+    """
+    proved: list[Prepared] = []
+    refused: list[tuple[str, str]] = []
+    for result in prove_all(bench, _likely(bench), bench.config.selection.time_budget):
+        if isinstance(result, Skipped):
+            refused.append((result.name, result.reason))
+        elif result.gate.passed:
+            proved.append(result)
+        else:
+            refused.append((result.variant.name, result.gate.reason))
+    if not proved:
+        raise _none_passes(refused, bench)
+    return sorted(proved, key=lambda p: -p.certificate.rows_per_second), refused
+
+
+def _likely(bench: Workbench) -> list[str]:
+    return [name for name, variant in bench.catalog.items() if not variant.exploratory]
+
+
+def _tried(bench: Workbench, variant: Variant, tuned: Tuned | None = None) -> Prepared | Skipped:
     try:
-        return prove(bench, variant, chosen_by_us=True)
+        return prove(bench, variant, chosen_by_us=True, tuned=tuned)
     except Exception as error:
         # One candidate that cannot be built must not keep the others from being chosen.
         return Skipped(variant.name, f"could not be proved: {type(error).__name__}: {error}"[:500])
@@ -164,7 +228,7 @@ def _in_order(bench: Workbench, names: list[str]) -> Iterator[Prepared]:
     found = False
     for variant in [require(name, bench.catalog, bench.model.format) for name in names]:
         try:
-            prepared = prove(bench, variant, chosen_by_us=False)
+            prepared = prove(bench, variant, chosen_by_us=False, tuned=_tuned_for(bench, variant))
         except NoVariantError as error:
             if variant.name == names[-1] and not refused:
                 raise
@@ -180,22 +244,35 @@ def _in_order(bench: Workbench, names: list[str]) -> Iterator[Prepared]:
 
 
 def _fastest_first(bench: Workbench) -> Iterator[Prepared]:
-    proved: list[Prepared] = []
-    refused: list[tuple[str, str]] = []
-    likely = [name for name, variant in bench.catalog.items() if not variant.exploratory]
-    for result in prove_all(bench, likely, bench.config.selection.time_budget):
-        if isinstance(result, Skipped):
-            refused.append((result.name, result.reason))
-        elif result.gate.passed:
-            proved.append(result)
+    failed: list[tuple[str, str]] = []
+    if bench.tuned is not None:
+        first = _as_tuned(bench, bench.tuned)
+        if isinstance(first, Prepared):
+            yield first
         else:
-            refused.append((result.variant.name, result.gate.reason))
-    if not proved:
-        raise _none_passes(refused, bench)
-    ranked = sorted(proved, key=lambda p: -p.certificate.rows_per_second)
+            failed.append((f"{first.name} as tuned", first.reason))
+    ranked, refused = rank(bench)
     for i, best in enumerate(ranked):
         slower = [(p.variant.name, f"slower: {_speed(p)}, {best.variant.name} {_speed(best)}") for p in ranked[i + 1 :]]
-        yield replace(best, others=(*slower, *refused))
+        yield replace(best, others=(*failed, *slower, *refused))
+
+
+def _as_tuned(bench: Workbench, tuned: Tuned) -> Prepared | Skipped:
+    """Prove what `tune` found anew: a record says how fast a variant is, never that it may score."""
+    variant = bench.catalog.get(tuned.variant)
+    if variant is None or (reason := variant.unavailable()):
+        return Skipped(tuned.variant, "not there any more" if variant is None else str(reason))
+    result = _tried(bench, variant, tuned)
+    if isinstance(result, Skipped):
+        return result
+    if not result.gate.passed:
+        return Skipped(tuned.variant, result.gate.reason)
+    why = f"{tuned.variant} won `optinfer tune` on {tuned.measured_at[:10]}"
+    return replace(result, others=tuple((name, why) for name in _likely(bench) if name != tuned.variant))
+
+
+def _tuned_for(bench: Workbench, variant: Variant) -> Tuned | None:
+    return bench.tuned if bench.tuned and bench.tuned.variant == variant.name else None
 
 
 def _speed(prepared: Prepared) -> str:

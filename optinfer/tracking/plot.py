@@ -41,6 +41,44 @@ def draw(record: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
+def draw_tuning(record: dict[str, Any], path: Path) -> None:
+    """Write a PNG of `tune`'s record to `path`: rows/s of the node over the micro-batch's limit, a colour a variant.
+
+    Raises ImportError where matplotlib is missing.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
+    axes = figure.subplots()
+    series: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for trial in record["trials"]:
+        point = trial["point"]
+        if trial["measured"]:
+            name = (point["variant"], f"{point['replicas']} x {point['threads']}")
+            series.setdefault(name, []).append((point["budget"], trial["measured"]["rows_per_second"]))
+    variants, layouts = (list(dict.fromkeys(name[i] for name in series)) for i in (0, 1))
+    for (variant, layout), points in sorted(series.items()):
+        color, marker = f"C{variants.index(variant) % 10}", "osD^vP<>"[layouts.index(layout) % 8]
+        axes.plot(*zip(*sorted(points), strict=True), "--", color=color, marker=marker, lw=0.8, ms=6,
+                  label=f"{variant}, {layout} threads")  # fmt: skip
+    best = max(record["finalists"], key=lambda f: (_is_winner(f, record["winner"]), sorted(f["rows_per_second"])))
+    rates = sorted(best["rows_per_second"])
+    axes.plot(best["budget"], rates[len(rates) // 2], "*", color=_GATE, ms=16, label="best, measured again")
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel(record["budget"])
+    axes.set_ylabel("rows per second of the node")
+    axes.set_title(f"{record['job']}: {len(record['trials'])} trials on {record['sample']['rows']} rows")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def _is_winner(finalist: dict[str, Any], winner: dict[str, Any]) -> bool:
+    same = (finalist["variant"], finalist["replicas"], finalist["threads"])
+    return same == (winner["variant"], winner["replicas"], winner["threads_per_replica"])
+
+
 def _point(candidate: dict[str, Any]) -> tuple[float, float, float, float]:
     certificate = candidate["certificate"]
     fidelity = certificate["fidelity"]

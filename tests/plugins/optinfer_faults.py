@@ -7,6 +7,7 @@ Options (they arrive in the artifact's load_options):
     (a file `refuse` there): replicas cannot be loaded as long as it exists.
     die_once: the first replica that claims the file `die` here is killed.
     die_at_width: a replica that sees a micro-batch at least this many tokens wide is killed.
+    die_at_rows: a replica that sees a micro-batch of at least this many rows is killed.
 """
 
 from __future__ import annotations
@@ -42,16 +43,21 @@ class FaultySession(FakeSession):
         hold_after: int | None = None,
         die_once: bool = False,
         die_at_width: int | None = None,
+        die_at_rows: int | None = None,
     ) -> None:
         super().__init__(execution)
         self._folder = Path(folder)
         self._hold_after = hold_after
         self._die_once = die_once
         self._die_at_width = die_at_width
+        self._die_at_rows = die_at_rows
 
     def __call__(self, inputs: Arrays) -> Arrays:
-        width = next(iter(inputs.values())).shape[1]
-        if (self._die_once and self._claimed("die")) or (self._die_at_width and width >= self._die_at_width):
+        rows, width = next(iter(inputs.values())).shape[:2]
+        too_large = (self._die_at_width and width >= self._die_at_width) or (
+            self._die_at_rows and rows >= self._die_at_rows
+        )
+        if (self._die_once and self._claimed("die")) or too_large:
             os.kill(os.getpid(), signal.SIGKILL)
         calls = self._folder / "calls"
         (calls / uuid.uuid4().hex).touch()

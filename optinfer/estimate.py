@@ -1,0 +1,98 @@
+"""A job's forecast, gathered from what this machine keeps: tuning records, certificates, the last run's start-up.
+
+It reads the cache and a sample of the table; it builds, measures and imports nothing heavy, so that `plan` may call it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optinfer import home
+from optinfer.errors import OptinferError
+from optinfer.execution.placement import Needs, Placement
+from optinfer.forecast import Forecast, compared, forecast, nodes_needed, price, speed_of
+from optinfer.machine import gpu
+from optinfer.optimization.prepare import Workbench
+from optinfer.optimization.selection import Prepared, known
+from optinfer.optimization.tuned import Lengths
+
+if TYPE_CHECKING:  # it forecasts what planning shows
+    from optinfer.planning import Planned
+
+_UNMEASURED = (
+    "unknown: no variant of this job was measured on this machine; `optinfer tune JOB.yaml` or `optinfer optimize "
+    "JOB.yaml` measures, and so does a run"
+)
+
+
+def last_measured(planned: Planned) -> Prepared | None:
+    """Return the variant that a run would take by what is measured already; None where nothing is."""
+    if not planned.plan.rows:
+        return None
+    try:
+        return known(Workbench(planned.config, planned.model, planned.plan.fragments, lambda line: None))
+    except OptinferError:  # a file that cannot be read, say: the run itself will name it
+        return None
+
+
+def needs_of(prepared: Prepared | None) -> Needs:
+    """Return what a replica of this variant was measured to need."""
+    if prepared is None:
+        return Needs()
+    return Needs(
+        threads=prepared.tuned.threads_per_replica if prepared.tuned else 0,
+        memory_mb=prepared.certificate.peak_rss_mb,
+        gpu_memory_mb=prepared.certificate.gpu_memory_mb,
+        gpu_total_mb=prepared.certificate.gpu_total_mb,
+    )
+
+
+def before_run(planned: Planned, prepared: Prepared | None, placement: Placement, rows: int) -> Forecast:
+    """Forecast a run that was not prepared, from the cache alone."""
+    if rows == 0:
+        return forecast(0, None, Lengths(), None, 1, None, "nothing is left to score")
+    return of_run(planned, prepared, placement, rows)
+
+
+def of_run(planned: Planned, prepared: Prepared | None, placement: Placement | None, rows: int) -> Forecast:
+    """Forecast a run over `rows` rows with the variant that scores, on its placement."""
+    if prepared is None or placement is None:
+        return forecast(rows, None, Lengths(), None, 1, None, _UNMEASURED)
+    speed = speed_of(prepared.tuned, prepared.certificate, placement.replicas, placement.threads_per_replica)
+    startup = _last_startup(planned, prepared)
+    return forecast(rows, speed, prepared.lengths, startup, _nodes(placement), _price(planned, placement))
+
+
+def against(
+    planned: Planned, prepared: Prepared | None, placement: Placement | None, rows: int, seconds: float
+) -> dict[str, Any]:
+    """Return the forecast of a run beside what came of it: `rows` rows in `seconds` seconds."""
+    told = of_run(planned, prepared, placement, rows)
+    hourly = _price(planned, placement) if placement else None
+    return compared(told, seconds, rows / seconds if seconds else 0.0, hourly)
+
+
+def keep_startup(planned: Planned, prepared: Prepared, seconds: float) -> None:
+    """Remember how long a run of this model and variant took to start, for the next forecast."""
+    home.put(_startup_file(planned, prepared), json.dumps({"seconds": seconds}).encode())
+
+
+def _last_startup(planned: Planned, prepared: Prepared) -> float | None:
+    file = _startup_file(planned, prepared)
+    return float(json.loads(file.read_text())["seconds"]) if file.is_file() else None
+
+
+def _startup_file(planned: Planned, prepared: Prepared) -> Path:
+    return home.home() / "startup" / f"{planned.model.key}-{prepared.variant.name}.json"
+
+
+def _nodes(placement: Placement) -> int:
+    return nodes_needed(placement.replicas, placement.cpus_per_replica, os.cpu_count() or 1)
+
+
+def _price(planned: Planned, placement: Placement) -> float | None:
+    prices = planned.config.placement
+    return price(prices, gpu() if placement.device == "cuda" else None) if prices.cost_per_hour else None
