@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +35,7 @@ def digest(table: pa.Table) -> str:
 
 
 def draw(
-    fragments: tuple[Fragment, ...],
+    fragments: Sequence[Fragment],
     reader: FragmentReader,
     required: list[str],
     gate_rows: int,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
@@ -76,7 +76,7 @@ class NodeTrials:
         self,
         bench: Workbench,
         plausible: list[Prepared],
-        fragments: tuple[Fragment, ...],
+        fragments: Sequence[Fragment],
         default: tuple[int, int],
         cpus: int,
         worth: Callable[[float], float],
@@ -184,7 +184,7 @@ class NodeTrials:
         return tuple(sorted(fit | {self._default}, reverse=True))
 
 
-def _sample(bench: Workbench, fragments: tuple[Fragment, ...]) -> TuningSample:
+def _sample(bench: Workbench, fragments: Sequence[Fragment]) -> TuningSample:
     source, wanted = bench.config.source, bench.config.tuning.sample_rows
     skip = source.on_bad_file == "quarantine"
     reader = FragmentReader(source.columns_read)

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -49,7 +49,7 @@ class Workbench:
         self,
         config: JobConfig,
         model: Artifact,
-        fragments: tuple[Fragment, ...],
+        fragments: Sequence[Fragment],
         report: Callable[[str], None],
     ) -> None:
         columns = config.source.columns_read
