@@ -90,7 +90,7 @@ def stream(task: ScoringTask, placement: Placement, todo: Todo) -> Iterator[Rece
             yield from map(_receipt, json.loads(row["receipts"]))
     except ExecutionTimeoutError as error:
         raise OptinferError(
-            f"no fragment moved for {context.execution_no_progress_timeout_s:g} s: the {placement.replicas} replicas of "
+            f"no fragment moved for {context.execution_no_progress_timeout_s:g} s: {placement.replicas} replicas of "
             f"{placement.cpus_per_replica:g} CPUs and {placement.gpus_per_replica:g} GPUs do not start, or are stuck; "
             "see `ray status` for what is free. Fragments that take longer want a smaller source.fragment_rows, a "
             "cluster that takes longer to grow RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"
