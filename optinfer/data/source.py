@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from optinfer.config import SourceConfig
 from optinfer.data.fragments import Fragments, Plan, SourceFile, cut, rows_per_fragment, tapered
-from optinfer.data.storage import absolute, failures, file_system, is_local
+from optinfer.data.storage import absolute, failures, file_system, is_local, version_of
 from optinfer.errors import ConfigError, SourceError, redact, suggest
 
 _FOOTER_THREADS = 16
@@ -120,8 +120,7 @@ def _footer(fs: Any, info: dict[str, Any], columns: set[str]) -> _Footer | tuple
             meta, schema = parquet.metadata, parquet.schema_arrow
     except (pa.ArrowException, OSError) as error:
         return path, f"{redact(path)} is not a readable Parquet file ({' '.join(str(error).split())})"
-    version = str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "").strip('"')
-    return _Footer(SourceFile(path, int(info["size"]), version, meta.num_rows), _groups(meta, columns), schema)
+    return _Footer(SourceFile(path, int(info["size"]), version_of(info), meta.num_rows), _groups(meta, columns), schema)
 
 
 def _groups(meta: pq.FileMetaData, columns: set[str]) -> np.ndarray[Any, Any]:

@@ -53,6 +53,11 @@ def reaching(url: str) -> Iterator[None]:
         ) from error
 
 
+def version_of(info: dict[str, Any]) -> str:
+    """Return what tells a file from one that replaced it: its etag or modification time, as fsspec knows it."""
+    return str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "").strip('"')
+
+
 def is_local(url: str) -> bool:
     return "://" not in url or url.startswith("file://")
 

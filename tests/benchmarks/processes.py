@@ -28,7 +28,7 @@ from typing import Any
 
 import psutil
 from line_up import Bench
-from running import prepare, say, set_environment
+from running import ContestantError, prepare, say, set_environment
 from tables import commits, cut_table
 from throughput import DEFAULT_MODEL, DEFAULT_SOURCE, count
 
@@ -111,11 +111,13 @@ class Meter:
 def measure(bench: Bench, variant: str, spy: Path | None) -> dict[str, Any]:
     job, output = bench.job(variant), bench.output(variant)
     say(f"preparing {variant} (not timed)")
-    prepare(job)
+    if reason := prepare(job).get("refused"):
+        raise ContestantError(f"{variant} may not score: {reason}")
     command = [sys.executable, "-m", "optinfer", "run", str(job), "--address", "local", "--json"]
     started, startup = time.monotonic(), {}
-    with open(bench.folder / "said", "wb") as said:
-        driver = subprocess.Popen(command, stdout=said, stderr=subprocess.DEVNULL)
+    said, log = bench.folder / "said", bench.folder / "log"
+    with open(said, "wb") as out, open(log, "wb") as err:
+        driver = subprocess.Popen(command, stdout=out, stderr=err)
     meter = Meter(psutil.Process(driver.pid), spy)
     while driver.poll() is None:
         meter.read()
@@ -125,7 +127,9 @@ def measure(bench: Bench, variant: str, spy: Path | None) -> dict[str, Any]:
     seconds = time.monotonic() - started
     for spying in meter.spied.values():
         spying.wait()
-    record = json.loads((bench.folder / "said").read_text().splitlines()[-1])
+    if driver.returncode:
+        raise ContestantError(f"exit code {driver.returncode}: {log.read_text()[-2000:]}")
+    record = json.loads(said.read_text().splitlines()[-1])
     kinds = Counter(meter.kinds.values())
     return {
         "variant": record["variant"],
