@@ -96,6 +96,7 @@ class Result:
     bytes_a_fragment: float
     runs: int
     seconds: float
+    first_receipt_seconds: float
     commits_per_second: float
     driver_share: float
     idle_share: float
@@ -114,7 +115,8 @@ class Result:
     dollars: float
 
 
-# What makes a job fail or waste, and from where on: a share of the driver's time, bytes, S3's rate, seconds of patience.
+# What makes a job fail or waste, and from where on: shares of time, bytes, S3's rate, seconds of patience, and those
+# after which Ray Data ends a job in which nothing moves.
 LIMITS = {
     "driver_share": 0.9,
     "waiting_share": 0.1,
@@ -123,6 +125,7 @@ LIMITS = {
     "replica_bytes": 8 * _GB,
     "puts_per_second": _PUT_RATE,
     "listing_seconds": 120.0,
+    "first_receipt_seconds": 1800.0,
     "mlflow_share": 0.5,
 }
 
@@ -153,6 +156,7 @@ class Trace:
     busy: float = 0.0
     driver: float = 0.0
     ended: float = 0.0
+    first_receipt: float = math.inf
 
     def shares(self) -> dict[str, float]:
         """Return the shares of the replicas' time that they did nothing, waited, or had ended before the others."""
@@ -182,7 +186,8 @@ def play(job: Job, costs: Costs, rows: np.ndarray[Any, Any], spans: Iterable[tup
             span = next(dealt, None)
             effort = (stop - first) * costs.receipt_seconds + (costs.block_seconds if span else 0.0)
             trace.driver, free = trace.driver + effort, max(free, now) + effort
-            trace.ended = max(trace.ended, free if stop else 0.0)
+            if stop:
+                trace.ended, trace.first_receipt = free, min(trace.first_receipt, free)
             if span:
                 heapq.heappush(events, (free, next(order), _ARRIVED, replica, (span[0], span[0], span[1])))
             continue
@@ -215,6 +220,7 @@ def simulate(job: Job, costs: Costs, equal_runs: bool = False) -> Result:
         bytes_a_fragment=mean * job.bytes_out,
         runs=len(spans),
         seconds=trace.ended,
+        first_receipt_seconds=trace.first_receipt,
         commits_per_second=count / (trace.ended - job.load_seconds),
         driver_share=trace.driver / (trace.ended - job.load_seconds),
         **trace.shares(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import tempfile
 import time
@@ -54,18 +55,18 @@ class Costs:
         puts, gets: requests to an object store for one fragment, without those that its size adds.
     """
 
-    block_seconds: float = 0.005
-    block_bytes: float = 5_000
-    receipt_seconds: float = 0.001
-    receipt_bytes: float = 1_000
+    block_seconds: float = 0.0053
+    block_bytes: float = 3_700
+    receipt_seconds: float = 0.0004
+    receipt_bytes: float = 990
     account_bytes: float = 6
-    begin_seconds: float = 0.001
-    commit_seconds: float = 0.002
-    name_seconds: float = 1e-6
-    footer_seconds: float = 0.0003
+    begin_seconds: float = 0.0003
+    commit_seconds: float = 0.0007
+    name_seconds: float = 0.8e-6
+    footer_seconds: float = 0.0001
     listing_seconds: float = 0.2
-    point_seconds: float = 0.01
-    point_bytes: float = 500
+    point_seconds: float = 0.005
+    point_bytes: float = 530
     puts: float = 2
     gets: float = 3
 
@@ -212,10 +213,11 @@ def _requests(url: str) -> dict[str, float]:
         counted[method] += 1
         return call(self, method, *arguments, **options)
 
-    output, table = Output(f"{url}/counted"), pa.table({"text": ["a text"] * _ROWS})
+    output, table = Output(f"{url}/counted"), pa.table({"text": [f"{i} a text" * 100 for i in range(_ROWS)]})
     source = Output(url).folder
     with tempfile.NamedTemporaryFile() as file:
-        pq.write_table(table, file.name)
+        # Larger than what Arrow reads together with the footer.
+        pq.write_table(table, file.name, compression="none", use_dictionary=False)
         source.put("table.parquet", Path(file.name).read_bytes())
     with _instead(s3fs.S3FileSystem, "_call_s3", counting):
         output.begin("part-000000.parquet")
@@ -248,6 +250,7 @@ def _s3() -> Iterator[str]:
     import boto3
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
