@@ -53,7 +53,10 @@ def from_footers(footers: Iterable[dict[str, Any]]) -> pa.Table:
 
 def index_of(part: str) -> int:
     """Return the fragment that a part's name stands for."""
-    return int(part.removeprefix("part-").removesuffix(".parquet"))
+    number = part.removeprefix("part-").removesuffix(".parquet")
+    if not number.isdigit():
+        raise ValueError(f"{part} is no part's name")
+    return int(number)
 
 
 class Accounts:
