@@ -56,8 +56,8 @@ from optinfer.tracking.tally import Tally
 
 _ARTIFACT = "of the benchmark"
 ACCOUNTS, ATTEMPTS = f"{STATE}/accounts", f"{STATE}/attempts"
-# What Ray Data hands out before the first replica is ready.
-_FIRST_RUNS = 1000
+# What is handed out before the first replica is ready.
+_REPLICAS, _FIRST_RUNS = 1000, 2000
 _PROFILED_FUNCTIONS = 25
 
 
@@ -132,23 +132,19 @@ def commit_half(scale: Scale, phase: Phase) -> None:
     planned = plan_job(scale.job)
     output = Output(scale.job.sink.path)
     accounts = Accounts(output.folder, planned.fingerprint)
-    rows = planned.schema.empty_table()
+    scored = functools.cache(functools.partial(_scored, planned.schema.empty_table()))
     (first, *others), name = planned.plan.fragments[::2], planned.plan.part_name
     output.begin(name(first.index))
-    output.commit(name(first.index), first, planned.fingerprint, _ARTIFACT, _scored(rows, first.rows), None)
+    output.commit(name(first.index), first, planned.fingerprint, _ARTIFACT, scored(first.rows), None)
     output.bind_variant({"variant": scale.job.variant, "artifact": _ARTIFACT})
     accounts.add(_ARTIFACT, first.index, first.rows, first.rows, 0)
     footer = output.footer(name(first.index))
-    scored = functools.cache(functools.partial(_scored, rows))
     with phase.step("write"):
         for fragment in others:
             counts = {"fragment": fragment.index, "rows_in": fragment.rows, "rows_out": fragment.rows}
             said = {FOOTER_KEY: json.dumps({**footer, **counts})}
-            pq.write_table(
-                scored(fragment.rows).replace_schema_metadata(said),
-                f"{output.folder.url}/{name(fragment.index)}",
-                compression="zstd",
-            )
+            part = scored(fragment.rows).replace_schema_metadata(said)
+            pq.write_table(part, f"{output.folder.url}/{name(fragment.index)}", compression="zstd")
             Path(output.folder.url, ATTEMPTS, name(fragment.index)).touch()
             accounts.add(_ARTIFACT, fragment.index, fragment.rows, fragment.rows, 0)
         accounts.flush()
@@ -176,21 +172,24 @@ def resume(scale: Scale, phase: Phase) -> None:
         left[found.fragments] = False
         todo = Todo(planned.plan, np.flatnonzero(left))
     with phase.step("first_runs"):
-        sum(1 for _ in itertools.islice(todo.runs(), _FIRST_RUNS))
+        sum(1 for _ in itertools.islice(todo.runs(_REPLICAS), _FIRST_RUNS))
     phase.counts = {"committed": len(found.fragments), "left": len(todo)}
 
 
 def reopen(scale: Scale, phase: Phase) -> None:
     """Resume without the accounts of the last parts."""
-    output = Output(scale.job.sink.path)
-    accounts = sorted(Path(output.folder.url, ACCOUNTS).iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    held = [pq.read_metadata(path).num_rows for path in accounts]
-    phase_counts = {"accounts": len(accounts), "opened": 0}
-    while phase_counts["opened"] < scale.unaccounted and accounts:
-        accounts.pop().unlink()
-        phase_counts["opened"] += held.pop()
+    folder = Path(Output(scale.job.sink.path).folder.url, ACCOUNTS)
+    accounts = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    counts, taken = {"accounts": len(accounts), "opened": 0}, {}
+    while counts["opened"] < scale.unaccounted and accounts:
+        last = accounts.pop()
+        counts["opened"] += pq.read_metadata(last).num_rows
+        taken[last] = last.read_bytes()
+        last.unlink()
     resume(scale, phase)
-    phase.counts = phase_counts
+    for path, data in taken.items():
+        path.write_bytes(data)
+    phase.counts = counts
 
 
 def finish(scale: Scale, phase: Phase) -> None:
@@ -287,10 +286,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--files", type=int, default=100, help="files of the source table (default: %(default)s)")
     parser.add_argument("--row-group-rows", type=int, default=2**20, help="of the source (default: %(default)s)")
     parser.add_argument("--unaccounted", type=int, default=500, help="committed parts that no account names")
-    parser.add_argument("--folder", type=Path, help="where the table and the output are written (default: temporary)")
     parser.add_argument("--profile", type=Path, help="write what each phase spends its time on to this file")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="optinfer-plan-", dir=options.folder) as folder:
+    with tempfile.TemporaryDirectory(prefix="optinfer-plan-") as folder:
         sizes = (options.fragments, options.rows_per_fragment, options.files, options.row_group_rows)
         scale = Scale(Path(folder), *sizes, options.unaccounted, profile=options.profile is not None)
         phases = measure(scale)

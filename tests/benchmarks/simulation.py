@@ -11,7 +11,7 @@ doubles the replicas and multiplies the rows by ten until something is over its 
 The LAST line of stdout is ONE JSON object: {"costs", "measured", "job", "result", "equal_runs", "breaks":
 {"replicas", "rows"}}; the keys of "result" are those of `Result`; "equal_runs" is the same job with runs of one length, and each of "breaks" is the list of jobs that were tried.
 
-Usage: python tests/benchmarks/simulation.py [--replicas 1000] [--rows 10000000000] [--measure] [--block-seconds 0.005]
+Usage: python tests/benchmarks/simulation.py [--replicas 1000] [--rows 10000000000] [--measure ACTORS] [--block-seconds 0.005]
 """
 
 from __future__ import annotations
@@ -275,13 +275,14 @@ def sweep(jobs: Iterable[Job], costs: Costs, until_over: bool = False) -> list[d
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Simulate a job of very many replicas and rows.")
-    parser.add_argument("--measure", action="store_true", help="measure the costs here first (a minute or two)")
+    parser.add_argument("--measure", type=int, default=0, metavar="ACTORS", help="measure the costs here first")
     for kind in (Job, Costs):
         for field in fields(kind):
             option = f"--{field.name.replace('_', '-')}"
             parser.add_argument(option, type=type(field.default), help=f"default: {field.default:g}")
     options = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
-    measured = measure() if options.pop("measure") else {}
+    actors = options.pop("measure")
+    measured = measure(actors) if actors else {}
     job = Job(**{f.name: options[f.name] for f in fields(Job) if f.name in options})
     costs = known({**measured, **{f.name: options[f.name] for f in fields(Costs) if f.name in options}})
     result = {

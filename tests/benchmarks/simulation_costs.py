@@ -74,13 +74,14 @@ class Costs:
         return asdict(self)
 
 
-def measure() -> dict[str, float]:
-    """Measure all costs here; `s3_` ones are of moto and not used by the simulation."""
+def measure(actors: int = 2) -> dict[str, float]:
+    """Measure all costs here, Ray's with so many actors; `s3_` ones are of moto and not used by the simulation."""
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="optinfer-costs-") as folder:
-        for part in (_blocks, _receipts, _commits, _points):
+        found |= _blocks(actors)
+        for part in (_receipts, _commits, _points):
             found |= part(Path(folder, part.__name__))
-            say(json.dumps(found))
+    say(json.dumps(found))
     with _s3() as url:
         found |= {f"s3_{name}": value for name, value in _commits(url).items()}
         found |= _requests(url)
@@ -123,15 +124,16 @@ def _plan(fragments: int) -> Plan:
     return Plan(files=(), fragments=cuts, schema=pa.schema([]))
 
 
-def _blocks(_: Path, blocks: int = 3000) -> dict[str, float]:
-    """Measure the loop of execution/pipeline.py: two actors, one fragment a run."""
+def _blocks(actors: int, blocks: int = 3000) -> dict[str, float]:
+    """Measure the loop of execution/pipeline.py with one fragment a run; all actors share the cores of this machine."""
     import ray
     import simulation_costs
 
     from optinfer.execution import pipeline
     from optinfer.execution.cluster import connected
 
-    placement = Placement("cpu", 2, 2, 1, 1.0, 0.0, ())
+    share = (os.cpu_count() or 1) / actors
+    placement = Placement("cpu", actors, actors, 1, int(share * 1000) / 1000, 0.0, ())
     ray.cloudpickle.register_pickle_by_value(simulation_costs)
     with connected("local"), _instead(pipeline, "FragmentScorer", simulation_costs._Answers):
         todo = pipeline.Todo(_plan(blocks), np.arange(blocks))
