@@ -56,7 +56,7 @@ class Costs:
     """
 
     block_seconds: float = 0.0053
-    block_bytes: float = 3_700
+    block_bytes: float = 5_500
     receipt_seconds: float = 0.0004
     receipt_bytes: float = 990
     account_bytes: float = 6
