@@ -70,6 +70,8 @@ class Artifact:
         if not record.is_file():
             return None
         raw = json.loads(record.read_text())
+        if Path(raw["path"]).name == folder.name:  # its own files, wherever the home was moved or copied to since
+            raw["path"] = str(folder)
         found = cls.from_dict(raw)
         return found if Path(found.path).is_dir() else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,17 @@ def test_the_second_build_comes_from_the_cache(model: Artifact, technique: list[
     assert building.build(VARIANT, model, "rows", context) == first
     assert len(technique) == 1
     assert Path(first.path, "model.onnx").is_file()
+
+
+def test_a_copied_home_uses_its_own_files(
+    model: Artifact, technique: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = building.build(VARIANT, model, "rows", context)
+    shutil.copytree(tmp_path / "home", tmp_path / "copy")
+    monkeypatch.setenv("OPTINFER_HOME", str(tmp_path / "copy"))
+    copied = building.build(VARIANT, model, "rows", context)
+    assert (copied.path, copied.entry) == (first.path.replace("/home/", "/copy/"), first.entry)
+    assert len(technique) == 1
 
 
 def test_a_build_that_fails_leaves_nothing_that_loads(model: Artifact, technique: list[Any]) -> None:
