@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 
 from optinfer import plugins
@@ -99,7 +100,7 @@ def preview(planned: Planned) -> dict[str, Any]:
     chosen = None if config.variant == AUTO else get(config.variant, catalog(config))
     wished = config.placement.device
     device = chosen.device if chosen else "cpu" if wished == AUTO else wished
-    here = Node(os.cpu_count() or 1, nvidia_gpus())
+    here = Node(os.cpu_count() or 1, nvidia_gpus(), memory_mb=psutil.virtual_memory().available / 1e6)
     output = Output(config.sink.path)
     left = np.ones(len(plan.fragments), dtype=bool)
     left[[i for i in map(index_of, output.committed()) if i < len(left)]] = False
@@ -118,7 +119,7 @@ def preview(planned: Planned) -> dict[str, Any]:
         "fragments": len(plan.fragments),
         "to_score": todo,
         "model": f"{redact(config.model.path)} ({planned.model.key})",
-        "variant": _variant_line(chosen),
+        "variant": _variant_line(chosen or (measured.variant if measured else None), automatic=chosen is None),
         "output": f"{output.shown}: {', '.join(f'{f.name} {f.type}' for f in planned.schema)}",
         "fingerprint": planned.fingerprint,
         "placement": placement.as_dict(),
@@ -127,10 +128,11 @@ def preview(planned: Planned) -> dict[str, Any]:
     }
 
 
-def _variant_line(chosen: Variant | None) -> str:
+def _variant_line(chosen: Variant | None, automatic: bool) -> str:
     if chosen is None:
         return "auto: the fastest that passes the gate"
-    return f"{chosen.name}: {chosen.techniques}, {chosen.backend}"
+    line = f"{chosen.name}: {chosen.techniques}, {chosen.backend}"
+    return f"auto, the fastest that passes as far as is measured: {line}" if automatic else line
 
 
 def status(url: str) -> dict[str, Any]:
