@@ -5,9 +5,11 @@ artifact, as in life. A source with fewer rows than asked for is repeated, each 
 
 Memory is the job's own account (the `finish` event of its journal): `driver_peak_rss_mb` is the peak of the process
 that ran `optinfer run` (VmHWM; Ray's own processes are not in it), `replica_peak_rss_mb` that of the largest replica.
-The LAST line of stdout is ONE JSON object: {"variant", "runs": [{"rows", "fragments", "rows_per_second",
-"steady_rows_per_second", "seconds", "driver_peak_rss_mb", "replica_peak_rss_mb"}], "steady_ratio", "driver_ratio",
-"replica_ratio"}; the ratios are the last run over the first.
+Rows differ: the larger part of a table may have longer ones, and fewer that repeat. So speed is also told in tokens that
+the model saw, which do not. The LAST line of stdout is ONE JSON object: {"variant", "runs": [{"rows", "fragments",
+"rows_per_second", "steady_rows_per_second", "steady_tokens_per_second", "seconds", "driver_peak_rss_mb",
+"replica_peak_rss_mb"}], "steady_ratio", "steady_tokens_ratio", "driver_ratio", "replica_ratio"}; the ratios are the last
+run over the first.
 
 Usage: python tests/benchmarks/growth.py [--rows 16384 60000] [--source FILE] [--variant openvino-int8-static]
 """
@@ -39,14 +41,16 @@ def measure(bench: Bench, variant: str) -> dict[str, Any]:
     if reason := prepare(job).get("refused"):
         raise ContestantError(f"{variant} may not score: {reason}")
     done = run_job(job, bench.rows)
+    record = done.record
+    steady = steady_rows_per_second(commits(bench.output(variant)), record["placement"]["replicas"])
+    tokens = (record["tokens_per_second"] or 0.0) * record["seconds"]
     return {
-        "rows": done.record["rows_out"],
-        "variant": done.record["variant"],
-        "fragments": done.record["fragments"],
-        "rows_per_second": round(done.record["rows_out"] / done.seconds, 2),
-        "steady_rows_per_second": steady_rows_per_second(
-            commits(bench.output(variant)), done.record["placement"]["replicas"]
-        ),
+        "rows": record["rows_out"],
+        "variant": record["variant"],
+        "fragments": record["fragments"],
+        "rows_per_second": round(record["rows_out"] / done.seconds, 2),
+        "steady_rows_per_second": steady,
+        "steady_tokens_per_second": round(steady * tokens / record["rows_out"], 1) if steady else None,
         "seconds": round(done.seconds, 3),
         **{name: done.metrics[name] for name in ("driver_peak_rss_mb", "replica_peak_rss_mb")},
     }
@@ -56,6 +60,7 @@ def ratios(first: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, float
     """Return the last run's steady speed and memory over the first's."""
     keys = {
         "steady_ratio": "steady_rows_per_second",
+        "steady_tokens_ratio": "steady_tokens_per_second",
         "driver_ratio": "driver_peak_rss_mb",
         "replica_ratio": "replica_peak_rss_mb",
     }
