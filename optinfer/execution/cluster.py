@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -48,10 +49,9 @@ class Connection:
 
     def open(self) -> None:
         """Begin to connect; an address that nobody listens on is refused at once."""
-        import ray
-
         self._join()
-        if ray.is_initialized():
+        ray = sys.modules.get("ray")
+        if ray is not None and ray.is_initialized():
             if self._address not in (None, "auto", "local"):
                 raise OptinferError(
                     f"this process is connected to Ray already, it cannot also use {self._address}; "

@@ -58,6 +58,7 @@ def stream(task: ScoringTask, placement: Placement, todo: Todo) -> Iterator[Rece
         OptinferError: the first error of any replica, of its own class.
     """
     import ray
+    from ray.data.exceptions import ExecutionTimeoutError
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -87,6 +88,13 @@ def stream(task: ScoringTask, placement: Placement, todo: Todo) -> Iterator[Rece
     try:
         for row in dataset.iter_rows():
             yield from map(_receipt, json.loads(row["receipts"]))
+    except ExecutionTimeoutError as error:
+        raise OptinferError(
+            f"no fragment moved for {context.execution_no_progress_timeout_s:g} s: the {placement.replicas} replicas of "
+            f"{placement.cpus_per_replica:g} CPUs and {placement.gpus_per_replica:g} GPUs do not start, or are stuck; "
+            "see `ray status` for what is free. Fragments that take longer want a smaller source.fragment_rows, a "
+            "cluster that takes longer to grow RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"
+        ) from error
     except ray.exceptions.RayError as error:
         raise OptinferError(
             f"replicas kept dying and Ray gave up: {str(error).strip().splitlines()[0]}; check memory "

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -80,18 +81,9 @@ class FragmentScorer:
         self._task = task
         self._output = Output(task.output_url)
         self._reader = FragmentReader(list(dict.fromkeys([*task.columns_read, *task.carried.names])))
-        self._failure: dict[str, str] | None = None
-        # An actor whose constructor raises is started again and again: the first call says it instead.
-        try:
-            _require_here(task.settings)
-        except OptinferError as error:
-            self._failure = _described(error)
-            return
-        try:
-            self._replica = Replica(task.settings)
-        except Exception as error:
-            what = str(error) if isinstance(error, OptinferError) else f"{type(error).__name__}: {error}"
-            self._failure = _described(LoadError(f"node {socket.gethostname()} cannot load the variant: {what}"))
+        # The model loads while the first fragments are read. What it raises, a call says: an actor whose constructor
+        # raises would be started again and again.
+        self._loading = ThreadPoolExecutor(1, "optinfer-load").submit(_load, task.settings)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Score a run of fragments, one after another, up to the first error."""
@@ -104,8 +96,6 @@ class FragmentScorer:
 
     def _answer(self, fragment: Fragment, part: str) -> dict[str, Any]:
         """Score one fragment; an error comes back as a value, so that the driver sees it as it was."""
-        if self._failure:
-            return self._failure
         try:
             return self._score(fragment, part)
         except NoVariantError as error:
@@ -114,10 +104,11 @@ class FragmentScorer:
         except Exception as error:
             return _described(error)
 
+    @property
+    def _replica(self) -> Replica:
+        return self._loading.result()
+
     def _score(self, fragment: Fragment, part: str) -> dict[str, Any]:
-        again = not self._output.begin(part)
-        if again and (done := self._output.committed_record(part)) and self._ours(done):
-            return self._receipt(part, done, {}, Stats(rows_in=fragment.rows))  # a dead replica got that far
         started = perf_counter()
         try:
             table = self._reader.read(fragment)
@@ -127,11 +118,14 @@ class FragmentScorer:
             return self._commit(fragment, part, *self._unreadable(fragment, str(error)), Stats(rows_in=fragment.rows))
         read_seconds = perf_counter() - started
         roles = as_roles(table, self._task.columns)
-        if again:
+        replica = self._replica  # what cannot load has not begun the part
+        if self._output.begin(part):
+            scored = replica.score(roles)
+        elif (done := self._output.committed_record(part)) and self._ours(done):
+            return self._receipt(part, done, {}, Stats(rows_in=fragment.rows))  # a dead replica got that far
+        else:
             with IsolatedReplica(self._task.settings) as isolated:
                 scored = isolated.score(roles)
-        else:
-            scored = self._replica.score(roles)
         if scored.rejected and self._task.on_error == "raise":
             row, reason = min(scored.rejected.items())
             raise RowError(
@@ -213,6 +207,15 @@ def _described(error: Exception) -> dict[str, str]:
     if isinstance(error, OptinferError):
         return {"error": type(error).__name__, "message": str(error)}
     return {"error": OptinferError.__name__, "message": "".join(traceback.format_exception(error))}
+
+
+def _load(settings: ReplicaSettings) -> Replica:
+    _require_here(settings)
+    try:
+        return Replica(settings)
+    except Exception as error:
+        what = str(error) if isinstance(error, OptinferError) else f"{type(error).__name__}: {error}"
+        raise LoadError(f"node {socket.gethostname()} cannot load the variant: {what}") from error
 
 
 def _require_here(settings: ReplicaSettings) -> None:

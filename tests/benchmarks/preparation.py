@@ -17,6 +17,7 @@ from typing import Any
 from optinfer import home
 from optinfer.config import JobConfig, load_job
 from optinfer.errors import NoVariantError, UnavailableError
+from optinfer.estimate import needs_of
 from optinfer.execution.placement import Node, Placement, place
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.machine import nvidia_gpus
@@ -48,7 +49,7 @@ def prepare_job(path: str) -> PreparedJob:
     fragments = planned.plan.fragments
     prepared = next(candidates(Workbench(config, planned.model, fragments, _say)))
     here = Node(os.cpu_count() or 1, nvidia_gpus())
-    placement = place(config.placement, prepared.variant.device, [here], len(fragments))
+    placement = place(config.placement, prepared.variant.device, [here], len(fragments), needs_of(prepared))
     return PreparedJob(planned, prepared, placement)
 
 

@@ -18,15 +18,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from multiprocessing.queues import Queue
 from statistics import mean
-from time import monotonic
 from typing import Any
 
+import numpy as np
 from preparation import PreparedJob, prepare_job
 
 from optinfer.data.output import Output
+from optinfer.execution.pipeline import Todo
 from optinfer.execution.scorer import ScoringTask
 from optinfer.tracking.metrics import Stats
 from optinfer.tracking.tally import Tally
@@ -40,22 +41,24 @@ _SILENCE_SECONDS = 1800.0
 def measure(job: str) -> dict[str, Any]:
     ready = prepare_job(job)
     planned, placement = ready.planned, ready.placement
-    fragments = planned.plan.fragments
     Output(ready.config.sink.path).freeze({"fingerprint": planned.fingerprint, "fields": planned.fields}, planned.plan)
     # As Ray does for its actors.
     os.environ["OMP_NUM_THREADS"] = str(placement.threads_per_replica)
     context = multiprocessing.get_context("spawn")
     todo, receipts = context.Queue(), context.Queue()
-    for fragment in fragments:
-        todo.put({"fragment": json.dumps(asdict(fragment)), "part": planned.plan.part_name(fragment.index)})
+    every = Todo(planned.plan, np.arange(len(planned.plan.fragments)))
+    runs = list(every.runs())
+    for run in runs:
+        todo.put({"run": run})
     for _ in range(placement.replicas * _THREADS):
         todo.put(None)
     for gpu in gpus(placement.replicas, placement.gpus_per_replica):
         context.Process(target=_serve, args=(_task(ready), gpu, todo, receipts), daemon=True).start()
-    tally = Tally(planned.plan.rows, ready.config.sink.error_threshold, warm_up=placement.replicas)
+    tally = Tally(planned.plan.rows, ready.config.sink.error_threshold)
     with GpuMeter(placement.device == "cuda") as meter:
-        for count in range(len(fragments)):
-            _count(json.loads(receipts.get(timeout=_SILENCE_SECONDS)), tally)
+        for count in range(len(runs)):
+            for receipt in json.loads(receipts.get(timeout=_SILENCE_SECONDS)):
+                _count(receipt, tally)
             if count == 0:
                 meter.start()
     tally.check_complete(ready.config.sink.path)
@@ -88,7 +91,8 @@ def _task(ready: PreparedJob) -> ScoringTask:
 def _count(receipt: dict[str, Any], tally: Tally) -> None:
     if "error" in receipt:
         raise SystemExit(f"{receipt['error']}: {receipt['message']}")
-    tally.add(receipt["fragment"], Stats.from_dict(receipt["stats"]), receipt["reasons"], monotonic())
+    stats = Stats.from_dict(receipt["stats"])
+    tally.add(receipt["fragment"], stats, receipt["reasons"], receipt["committed"], receipt["replica"])
     tally.replica_peak_rss_mb = max(tally.replica_peak_rss_mb, receipt["peak_rss_mb"])
 
 
@@ -102,7 +106,7 @@ def _serve(task: ScoringTask, gpu: str | None, todo: Queue[Any], receipts: Queue
 
     def pull() -> None:
         while (row := todo.get()) is not None:
-            receipts.put(scorer(row)["receipt"])
+            receipts.put(scorer(row)["receipts"])
 
     threads = [threading.Thread(target=pull) for _ in range(_THREADS)]
     for thread in threads:
