@@ -6,8 +6,8 @@ as in life, so its peak memory is its own:
 
     table    the source: FRAGMENTS x ROWS rows in FILES files (the benchmark's own cost)
     plan     plan_job, its fingerprint, Output.freeze
-    commit   half of the parts, written without the fsync of a real commit (the benchmark's own cost)
-    resume   plan_job again, Output.finished, freeze, committed, footers, Tally.take_over, what is left
+    commit   half of the parts, and their accounts, without the fsync of a real commit (the benchmark's own cost)
+    resume   plan_job again, Output.finished, freeze, resume, Tally.take_over, what is left
 
 The LAST line of stdout is ONE JSON object: {"fragments", "rows", "files", "committed", "left", "seconds": {phase:
 {step: seconds}}, "peak_rss_mb": {phase: megabytes}, "bytes": {"source", "state", "parts"}}. "state" is everything
@@ -36,10 +36,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from optinfer.config import JobConfig, parse_job
+from optinfer.data.account import Accounts
 from optinfer.data.output import FOOTER_KEY, Output
 from optinfer.data.storage import STATE
 from optinfer.planning import Planned, plan_job
@@ -122,12 +124,16 @@ def commit_half(scale: Scale, phase: Phase) -> None:
     (first, *others), name = planned.plan.fragments[::2], planned.plan.part_name
     output.commit(name(first.index), first, planned.fingerprint, _ARTIFACT, _scored(rows, first.rows), None)
     footer = output.footer(name(first.index))
+    accounts = Accounts(output.folder, planned.fingerprint)
+    accounts.add(_ARTIFACT, first.index, first.rows, first.rows, 0)
     with phase.step("write"):
         for fragment in others:
             counts = {"fragment": fragment.index, "rows_in": fragment.rows, "rows_out": fragment.rows}
             said = {FOOTER_KEY: json.dumps({**footer, **counts})}
+            accounts.add(_ARTIFACT, fragment.index, fragment.rows, fragment.rows, 0)
             part = _scored(rows, fragment.rows).replace_schema_metadata(said)
             pq.write_table(part, f"{output.folder.url}/{name(fragment.index)}", compression="zstd")
+    accounts.flush()
 
 
 def resume(scale: Scale, phase: Phase) -> None:
@@ -139,17 +145,16 @@ def resume(scale: Scale, phase: Phase) -> None:
     _freeze(planned, phase)
     with phase.step("forget_attempts"):
         output.forget_attempts()
-    with phase.step("committed"):
-        committed = output.committed()
-    with phase.step("left"):
-        named = [(fragment, planned.plan.part_name(fragment.index)) for fragment in planned.plan.fragments]
-        left = [(fragment, part) for fragment, part in named if part not in committed]
-    with phase.step("footers"):
-        footers = output.footers(part for _, part in named if part in committed)
+    with phase.step("resume"):
+        found = output.resume(Accounts(output.folder, planned.fingerprint))
     with phase.step("take_over"):
-        output.require_artifact(_ARTIFACT, footers)
-        Tally(planned.plan.rows, scale.job.sink.error_threshold).take_over(footers)
-    phase.counts = {"committed": len(committed), "left": len(left)}
+        output.require_artifact(_ARTIFACT, found)
+        tally = Tally(planned.plan.rows, scale.job.sink.error_threshold)
+        tally.take_over(found.fragments.tolist(), found.rows_in, found.rows_out, found.rows_quarantined)
+    with phase.step("left"):
+        left = np.ones(len(planned.plan.fragments), dtype=bool)
+        left[found.fragments] = False
+    phase.counts = {"committed": len(found.fragments), "left": int(left.sum())}
 
 
 def _freeze(planned: Planned, phase: Phase) -> None:
