@@ -142,7 +142,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "stream", stream)
     for step in ("open", "ready", "release"):
         monkeypatch.setattr(job.Connection, step, lambda self: None)
-    monkeypatch.setattr(job, "free_nodes", lambda: [Node(cpus=2)])
+    monkeypatch.setattr(job.Connection, "free", lambda self: [Node(cpus=2)])
 
 
 @pytest.fixture(scope="session")
