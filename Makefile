@@ -20,7 +20,7 @@ STAMP := $(VENV)/.optinfer-installed
 MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-classifier optimize test lint bench bench-growth bench-plan bench-images ui clean
+.PHONY: help install demo demo-classifier optimize test lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -69,6 +69,12 @@ bench-growth: install ## the same job on 16,384 and 60,000 rows: speed and memor
 
 bench-plan: install ## plan, freeze and resume a million fragments; BENCH_ARGS="--fragments 100000"
 	$(BENCH)plan_scale.py $(BENCH_ARGS)
+
+bench-scale: install ## simulate 1,000 replicas and 10 billion rows; BENCH_ARGS="--replicas 4000 --measure 2"
+	$(BENCH)simulation.py $(BENCH_ARGS)
+
+bench-processes: install ## CPU seconds of a job by process; SOURCE= BENCH_ARGS="--rows 8192"
+	$(BENCH)processes.py $(TABLE) $(BENCH_ARGS)
 
 bench-images: install $(MODELS) ## photos to classes against the raw loop that decodes; BENCH_ARGS=
 	$(BENCH)images.py $(BENCH_ARGS)

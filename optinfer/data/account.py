@@ -8,7 +8,6 @@ an account says. Without accounts a resume of half a million parts would open ha
 from __future__ import annotations
 
 import io
-import re
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 
 from optinfer.data.storage import STATE, Folder
 
-PART = r"part-(\d{6,})\.parquet"
+PART = r"part-\d{6,}\.parquet"
 _FOLDER = f"{STATE}/accounts"
 _RECEIPTS_AN_ACCOUNT = 500
 _COUNTS = ("fragment", "rows_in", "rows_out", "rows_quarantined")
@@ -54,10 +53,10 @@ def from_footers(footers: Iterable[dict[str, Any]]) -> pa.Table:
 
 def index_of(part: str) -> int:
     """Return the fragment that a part's name stands for."""
-    found = re.fullmatch(PART, part)
-    if found is None:
+    number = part.removeprefix("part-").removesuffix(".parquet")
+    if not number.isdigit():
         raise ValueError(f"{part} is no part's name")
-    return int(found[1])
+    return int(number)
 
 
 class Accounts:

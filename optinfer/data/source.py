@@ -16,16 +16,18 @@ import pyarrow.parquet as pq
 
 from optinfer.config import SourceConfig
 from optinfer.data.fragments import Fragments, Plan, SourceFile, cut, rows_per_fragment, tapered
-from optinfer.data.storage import absolute, failures, file_system, is_local
+from optinfer.data.storage import absolute, failures, file_system, is_local, version_of
 from optinfer.errors import ConfigError, SourceError, redact, suggest
 
 _FOOTER_THREADS = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Footer:
+    """One file; `groups` holds (row groups, 2) rows and bytes."""
+
     file: SourceFile
-    groups: list[tuple[int, int]]
+    groups: np.ndarray[Any, Any]
     schema: pa.Schema
 
 
@@ -118,13 +120,17 @@ def _footer(fs: Any, info: dict[str, Any], columns: set[str]) -> _Footer | tuple
             meta, schema = parquet.metadata, parquet.schema_arrow
     except (pa.ArrowException, OSError) as error:
         return path, f"{redact(path)} is not a readable Parquet file ({' '.join(str(error).split())})"
-    wanted = {i for i in range(meta.num_columns) if meta.schema.column(i).path.split(".")[0] in columns}
-    groups = []
-    for g in range(meta.num_row_groups):
-        group = meta.row_group(g)
-        groups.append((group.num_rows, sum(group.column(i).total_uncompressed_size for i in wanted)))
-    version = str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "").strip('"')
-    return _Footer(SourceFile(path, int(info["size"]), version, meta.num_rows), groups, schema)
+    return _Footer(SourceFile(path, int(info["size"]), version_of(info), meta.num_rows), _groups(meta, columns), schema)
+
+
+def _groups(meta: pq.FileMetaData, columns: set[str]) -> np.ndarray[Any, Any]:
+    """Return (row groups, 2) rows and uncompressed bytes of some columns."""
+    wanted = [i for i in range(meta.num_columns) if meta.schema.column(i).path.split(".")[0] in columns]
+    groups = np.empty((meta.num_row_groups, 2), dtype=np.int64)
+    for number, found in enumerate(groups):
+        group = meta.row_group(number)
+        found[:] = group.num_rows, sum(group.column(i).total_uncompressed_size for i in wanted)
+    return groups
 
 
 def _local(fs: Any) -> bool:
@@ -185,7 +191,7 @@ def _ranges(
     max_rows = rows_per_fragment(total, wanted_rows) if source.fragment_rows == "auto" else source.fragment_rows
     before = 0
     for index, footer in enumerate(footers):
-        for start, stop in cut(footer.groups, max_rows, source.fragment_mb * 1e6):
+        for start, stop in cut(footer.groups.tolist(), max_rows, source.fragment_mb * 1e6):
             stop = min(stop, start + total - before)
             pieces = tapered(start, stop, before, total) if automatic else [(start, stop)]
             yield from ((index, a, b) for a, b in pieces if b > a)

@@ -53,6 +53,11 @@ def reaching(url: str) -> Iterator[None]:
         ) from error
 
 
+def version_of(info: dict[str, Any]) -> str:
+    """Return what tells a file from one that replaced it: its etag or modification time, as fsspec knows it."""
+    return str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "").strip('"')
+
+
 def is_local(url: str) -> bool:
     return "://" not in url or url.startswith("file://")
 
@@ -148,10 +153,15 @@ class Folder:
 
     def names(self, pattern: str = r".*", under: str = "") -> list[str]:
         """Return the sorted names of files directly in the folder (or `under` it) that match a regular expression."""
-        fs, root = self._fs_path
+        matches = re.compile(pattern).fullmatch
         try:
-            entries = fs.ls(f"{root}/{under}" if under else root, detail=False)
+            return sorted(name for name in self._listed(under) if matches(name))
         except FileNotFoundError:
             return []
-        found = (entry.rstrip("/").rpartition("/")[2] for entry in entries)
-        return sorted(name for name in found if re.fullmatch(pattern, name))
+
+    def _listed(self, under: str) -> list[str]:
+        if is_local(self.url):  # fsspec would ask for every file's size and times
+            return os.listdir(Path(self.url, under))
+        fs, root = self._fs_path
+        entries = fs.ls(f"{root}/{under}" if under else root, detail=False)
+        return [entry.rstrip("/").rpartition("/")[2] for entry in entries]

@@ -43,11 +43,26 @@ class Todo:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def runs(self) -> Iterator[str]:
+    def spans(self, replicas: int) -> Iterator[tuple[int, int]]:
+        """Yield [first, stop) of each run.
+
+        The first are one fragment long, so that receipts come soon. The last have no more rows than a replica's fair
+        share of what is left, so that replicas finish together.
+        """
+        cuts, at_once = self.plan.fragments, replicas * _OVERLAP
+        rows = np.concatenate([[0], np.cumsum((cuts.stop - cuts.start)[self.indices])])
+        longest, first = -(-len(self) // _MOST_BLOCKS), 0
+        while first < len(self):
+            fair = rows[first] + (rows[-1] - rows[first]) / at_once
+            within = int(np.searchsorted(rows, fair, side="right")) - 1
+            stop = max(min(first + longest, first + 1 + first // at_once, within), first + 1)
+            yield first, stop
+            first = stop
+
+    def runs(self, replicas: int = 1) -> Iterator[str]:
         """Yield runs of fragments with their part names, as JSON."""
-        size = -(-len(self) // _MOST_BLOCKS)
-        for first in range(0, len(self), max(size, 1)):
-            run = self.indices[first : first + size].tolist()
+        for first, stop in self.spans(replicas):
+            run = self.indices[first:stop].tolist()
             named = [{"fragment": asdict(self.plan.fragments[i]), "part": self.plan.part_name(i)} for i in run]
             yield json.dumps(named)
 
@@ -73,7 +88,7 @@ def stream(task: ScoringTask, placement: Placement, todo: Todo) -> Generator[Rec
     warnings.filterwarnings("ignore", message=".*ray_remote_args", module="optinfer")
     # It also warns that one block came from one reading task, which yields as many as there are.
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors", module="ray")
-    dataset = ray.data.read_datasource(_source(todo), num_cpus=0, override_num_blocks=1).map(
+    dataset = ray.data.read_datasource(_source(todo, placement.replicas), num_cpus=0, override_num_blocks=1).map(
         FragmentScorer,
         fn_constructor_args=(task,),
         compute=ray.data.ActorPoolStrategy(
@@ -93,7 +108,7 @@ def stream(task: ScoringTask, placement: Placement, todo: Todo) -> Generator[Rec
             yield from map(_receipt, json.loads(row["receipts"]))
     except ExecutionTimeoutError as error:
         raise OptinferError(
-            f"no fragment moved for {context.execution_no_progress_timeout_s:g} s: the {placement.replicas} replicas of "
+            f"no fragment moved for {context.execution_no_progress_timeout_s:g} s: {placement.replicas} replicas of "
             f"{placement.cpus_per_replica:g} CPUs and {placement.gpus_per_replica:g} GPUs do not start, or are stuck; "
             "see `ray status` for what is free. Fragments that take longer want a smaller source.fragment_rows, a "
             "cluster that takes longer to grow RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"
@@ -105,7 +120,7 @@ def stream(task: ScoringTask, placement: Placement, todo: Todo) -> Generator[Rec
         ) from error
 
 
-def _source(todo: Todo) -> Any:
+def _source(todo: Todo, replicas: int) -> Any:
     """Return the datasource whose one task yields a block for each run of fragments."""
     import pyarrow as pa
     import ray
@@ -115,7 +130,7 @@ def _source(todo: Todo) -> Any:
     kept = ray.put(todo)
 
     def read() -> Iterator[pa.Table]:
-        for run in ray.get(kept).runs():
+        for run in ray.get(kept).runs(replicas):
             yield pa.table({"run": [run]})
 
     class Fragments(Datasource):

@@ -32,6 +32,8 @@ class Bench:
 
     Attributes:
         table: Parquet with the columns `id` (row number) and `text`; `part` is the peers' part of it.
+        dedupe: score repeated rows once, in jobs and in raw loops.
+        peers: let those that do not know optinfer take part.
     """
 
     folder: Path
@@ -40,6 +42,8 @@ class Bench:
     part: Path
     part_rows: int
     model: Path
+    dedupe: bool = True
+    peers: bool = True
 
     def job(self, variant: str) -> Path:
         """Write the optinfer job of a variant."""
@@ -49,6 +53,7 @@ class Bench:
             "source": {"path": str(self.table), "columns": {"text": "text"}},
             "model": {"path": str(self.model), "family": "text-embedding", "max_length": MAX_LENGTH},
             "variant": variant,
+            "batching": {"dedupe": AUTO if self.dedupe else False},
             "sink": {"path": str(self.output(variant)), "columns": ["id"]},
             "tracking": {"experiment": "throughput"},
         }
@@ -147,7 +152,8 @@ def prepare(bench: Bench, names: Sequence[str]) -> tuple[dict[str, dict[str, Any
 
 def line_up(bench: Bench, ready: dict[str, dict[str, Any]]) -> Contestants:
     """Return all contestants, those of one variant side by side, so that they meet the same machine."""
-    contestants: Contestants = {name: lambda module=module: peer(bench, module) for name, module in PEERS.items()}
+    peers = PEERS if bench.peers else {}
+    contestants: Contestants = {name: lambda module=module: peer(bench, module) for name, module in peers.items()}
     for variant, facts in ready.items():
         for prefix, run in ((RAW, raw), (WORKER, worker), (OPTINFER, optinfer)):
             contestants[prefix + variant] = lambda run=run, of=variant, facts=facts: run(bench, of, facts)

@@ -1,25 +1,30 @@
 """A job of very many fragments, without a model: seconds, memory and bytes of planning, freezing and resuming it.
 
-A real table is written and planned as `optinfer run` plans it; every second part is put on disk with a valid footer;
-then the job is resumed as job.py resumes it, up to the list of what is left to score. Each phase has a fresh process,
-as in life, so its peak memory is its own:
+A real table is written and planned as `optinfer run` plans it; every second part is put on disk with a valid footer,
+and so are the accounts and the marks of begun parts that a driver and its replicas would have left; then the job is
+resumed as job.py resumes it, up to the first runs of fragments that replicas get. Each phase has a fresh process, as in
+life, so its peak memory is its own:
 
-    table    the source: FRAGMENTS x ROWS rows in FILES files (the benchmark's own cost)
-    plan     plan_job, its fingerprint, Output.freeze
-    commit   half of the parts, and their accounts, without the fsync of a real commit (the benchmark's own cost)
-    resume   plan_job again, Output.finished, freeze, resume, Tally.take_over, what is left
+    table     the source: FRAGMENTS x ROWS rows in FILES files (the benchmark's own cost)
+    plan      plan_job, its fingerprint, Output.freeze
+    commit    half of the parts, written without the fsync of a real commit (the benchmark's own cost)
+    resume    plan_job again, finished, freeze, forget_attempts, bound_variant, Output.resume, Tally.take_over, what is
+              left and its first runs; every committed part has an account
+    reopened  the same, after a driver that died before it wrote the accounts of the last UNACCOUNTED parts
+    finish    the listings that status makes, and the end of a job: forget_attempts where every part was begun
 
-The LAST line of stdout is ONE JSON object: {"fragments", "rows", "files", "committed", "left", "seconds": {phase:
-{step: seconds}}, "peak_rss_mb": {phase: megabytes}, "bytes": {"source", "state", "parts"}}. "state" is everything
-below `_optinfer`.
+The LAST line of stdout is ONE JSON object: {"fragments", "rows", "files", "committed", "left", "accounts", "opened",
+"seconds": {phase: {step: seconds}}, "peak_rss_mb": {phase: megabytes}, "bytes": {"source", "state", "accounts",
+"parts", "folder"}}. "state" is everything below `_optinfer` but accounts, "folder" the output folder's own entry.
 
-Usage: python tests/benchmarks/plan_scale.py [--fragments 1000000] [--profile FILE]
+Usage: python tests/benchmarks/plan_scale.py [--fragments 1000000] [--unaccounted 500] [--profile FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import cProfile
+import functools
 import io
 import itertools
 import json
@@ -44,11 +49,15 @@ from optinfer.config import JobConfig, parse_job
 from optinfer.data.account import Accounts
 from optinfer.data.output import FOOTER_KEY, Output
 from optinfer.data.storage import STATE
-from optinfer.planning import Planned, plan_job
+from optinfer.execution.pipeline import Todo
+from optinfer.planning import Planned, plan_job, status
 from optinfer.tracking.metrics import peak_rss_mb
 from optinfer.tracking.tally import Tally
 
 _ARTIFACT = "of the benchmark"
+ACCOUNTS, ATTEMPTS = f"{STATE}/accounts", f"{STATE}/attempts"
+# What is handed out before the first replica is ready.
+_REPLICAS, _FIRST_RUNS = 1000, 2000
 _PROFILED_FUNCTIONS = 25
 
 
@@ -60,6 +69,8 @@ class Scale:
     fragments: int
     rows_per_fragment: int
     files: int
+    row_group_rows: int = 2**20
+    unaccounted: int = 0
     profile: bool = False
 
     @property
@@ -106,7 +117,7 @@ def write_table(scale: Scale, phase: Phase) -> None:
             rows = share * scale.rows_per_fragment
             ids = pa.array(range(number, number + rows), pa.int64())
             table = pa.table({"id": ids, "text": pa.array(["a short text"]).take(pa.array([0] * rows))})
-            pq.write_table(table, scale.source / f"{number:06d}.parquet")
+            pq.write_table(table, scale.source / f"{number:06d}.parquet", row_group_size=scale.row_group_rows)
 
 
 def plan(scale: Scale, phase: Phase) -> None:
@@ -120,20 +131,23 @@ def commit_half(scale: Scale, phase: Phase) -> None:
     """Commit one part for real, and copy what it is like for every second of the others."""
     planned = plan_job(scale.job)
     output = Output(scale.job.sink.path)
-    rows = planned.schema.empty_table()
-    (first, *others), name = planned.plan.fragments[::2], planned.plan.part_name
-    output.commit(name(first.index), first, planned.fingerprint, _ARTIFACT, _scored(rows, first.rows), None)
-    footer = output.footer(name(first.index))
     accounts = Accounts(output.folder, planned.fingerprint)
+    scored = functools.cache(functools.partial(_scored, planned.schema.empty_table()))
+    (first, *others), name = planned.plan.fragments[::2], planned.plan.part_name
+    output.begin(name(first.index))
+    output.commit(name(first.index), first, planned.fingerprint, _ARTIFACT, scored(first.rows), None)
+    output.bind_variant({"variant": scale.job.variant, "artifact": _ARTIFACT})
     accounts.add(_ARTIFACT, first.index, first.rows, first.rows, 0)
+    footer = output.footer(name(first.index))
     with phase.step("write"):
         for fragment in others:
             counts = {"fragment": fragment.index, "rows_in": fragment.rows, "rows_out": fragment.rows}
             said = {FOOTER_KEY: json.dumps({**footer, **counts})}
-            accounts.add(_ARTIFACT, fragment.index, fragment.rows, fragment.rows, 0)
-            part = _scored(rows, fragment.rows).replace_schema_metadata(said)
+            part = scored(fragment.rows).replace_schema_metadata(said)
             pq.write_table(part, f"{output.folder.url}/{name(fragment.index)}", compression="zstd")
-    accounts.flush()
+            Path(output.folder.url, ATTEMPTS, name(fragment.index)).touch()
+            accounts.add(_ARTIFACT, fragment.index, fragment.rows, fragment.rows, 0)
+        accounts.flush()
 
 
 def resume(scale: Scale, phase: Phase) -> None:
@@ -145,6 +159,8 @@ def resume(scale: Scale, phase: Phase) -> None:
     _freeze(planned, phase)
     with phase.step("forget_attempts"):
         output.forget_attempts()
+    with phase.step("bound_variant"):
+        assert output.bound_variant() == scale.job.variant
     with phase.step("resume"):
         found = output.resume(Accounts(output.folder, planned.fingerprint))
     with phase.step("take_over"):
@@ -154,7 +170,38 @@ def resume(scale: Scale, phase: Phase) -> None:
     with phase.step("left"):
         left = np.ones(len(planned.plan.fragments), dtype=bool)
         left[found.fragments] = False
-    phase.counts = {"committed": len(found.fragments), "left": int(left.sum())}
+        todo = Todo(planned.plan, np.flatnonzero(left))
+    with phase.step("first_runs"):
+        sum(1 for _ in itertools.islice(todo.runs(_REPLICAS), _FIRST_RUNS))
+    phase.counts = {"committed": len(found.fragments), "left": len(todo)}
+
+
+def reopen(scale: Scale, phase: Phase) -> None:
+    """Resume without the accounts of the last parts."""
+    folder = Path(Output(scale.job.sink.path).folder.url, ACCOUNTS)
+    accounts = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    counts, taken = {"accounts": len(accounts), "opened": 0}, {}
+    while counts["opened"] < scale.unaccounted and accounts:
+        last = accounts.pop()
+        counts["opened"] += pq.read_metadata(last).num_rows
+        taken[last] = last.read_bytes()
+        last.unlink()
+    resume(scale, phase)
+    for path, data in taken.items():
+        path.write_bytes(data)
+    phase.counts = counts
+
+
+def finish(scale: Scale, phase: Phase) -> None:
+    output = Output(scale.job.sink.path)
+    with phase.step("status"):
+        status(output.folder.url)
+    attempts = Path(output.folder.url, ATTEMPTS)
+    attempts.mkdir(exist_ok=True)
+    for index in range(scale.fragments):
+        Path(attempts, f"part-{index:06d}.parquet").touch()
+    with phase.step("forget_attempts"):
+        output.forget_attempts()
 
 
 def _freeze(planned: Planned, phase: Phase) -> None:
@@ -183,6 +230,8 @@ def measure(scale: Scale) -> dict[str, Phase]:
         ("plan", plan),
         ("commit", commit_half),
         ("resume", resume),
+        ("reopened", reopen),
+        ("finish", finish),
     ]
     done = {}
     spawn = multiprocessing.get_context("spawn")
@@ -213,14 +262,20 @@ def bytes_below(folder: Path) -> int:
 
 def record(scale: Scale, phases: dict[str, Phase]) -> dict[str, Any]:
     output = scale.folder / "output"
-    state = bytes_below(output / STATE)
+    state, accounts = bytes_below(output / STATE), bytes_below(output / ACCOUNTS)
     counts = {key: value for phase in phases.values() for key, value in phase.counts.items()}
     return {
         **counts,
         "files": len(list(scale.source.iterdir())),
         "seconds": {name: phase.seconds for name, phase in phases.items()},
         "peak_rss_mb": {name: phase.peak_rss_mb for name, phase in phases.items()},
-        "bytes": {"source": bytes_below(scale.source), "state": state, "parts": bytes_below(output) - state},
+        "bytes": {
+            "source": bytes_below(scale.source),
+            "state": state - accounts,
+            "accounts": accounts,
+            "parts": bytes_below(output) - state,
+            "folder": output.stat().st_size,
+        },
     }
 
 
@@ -229,11 +284,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fragments", type=int, default=1_000_000, help="default: %(default)s")
     parser.add_argument("--rows-per-fragment", type=int, default=4, help="default: %(default)s")
     parser.add_argument("--files", type=int, default=100, help="files of the source table (default: %(default)s)")
+    parser.add_argument("--row-group-rows", type=int, default=2**20, help="of the source (default: %(default)s)")
+    parser.add_argument("--unaccounted", type=int, default=500, help="committed parts that no account names")
     parser.add_argument("--profile", type=Path, help="write what each phase spends its time on to this file")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="optinfer-plan-") as folder:
-        sizes = (options.fragments, options.rows_per_fragment, options.files)
-        scale = Scale(Path(folder), *sizes, profile=options.profile is not None)
+        sizes = (options.fragments, options.rows_per_fragment, options.files, options.row_group_rows)
+        scale = Scale(Path(folder), *sizes, options.unaccounted, profile=options.profile is not None)
         phases = measure(scale)
         result = record(scale, phases)
     if options.profile:

@@ -18,6 +18,7 @@ def test_every_second_part_is_committed_and_the_others_are_left(monkeypatch, cap
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (record["fragments"], record["rows"], record["files"]) == (11, 44, 3)
     assert (record["committed"], record["left"]) == (6, 5)
+    assert (record["accounts"], record["opened"]) == (1, 6)
     assert all(size > 0 for size in record["bytes"].values())
     assert "plan_job" in (tmp_path / "profile.txt").read_text()
 

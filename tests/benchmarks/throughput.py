@@ -76,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "cpu": cpu_model(),
         "cpus": os.cpu_count(),
         "naive_rows": bench.part_rows,
+        "dedupe": bench.dedupe,
         "repeats": options.repeats,
         "seconds": round(perf_counter() - started, 1),
     }
@@ -94,6 +95,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--variants", default=AUTO, help=f"comma-separated, or {ALL}: every one for CPUs (default: %(default)s)"
     )
     parser.add_argument("--naive-rows", type=count, help="jobs without optinfer score the first N rows; default: all")
+    parser.add_argument("--no-peers", action="store_true", help="only optinfer and its raw loops")
+    parser.add_argument(
+        "--no-dedupe", action="store_true", help="repeated rows are scored each by itself, as batching.dedupe: false"
+    )
     parser.add_argument("--repeats", type=count, default=1, help="rounds (default: %(default)s)")
     return parser.parse_args(arguments)
 
@@ -121,7 +126,8 @@ def _set_up(options: argparse.Namespace, folder: Path) -> Bench:
     if rows < options.rows:
         say(f"{options.source} has {rows:,} rows with a text, not {options.rows:,}: all of them, none twice")
     model = model_source.locate(ModelConfig(path=options.model, family="text-embedding"))
-    return Bench(folder, whole, rows, part, part_rows, Path(model.path))
+    settings = {"dedupe": not options.no_dedupe, "peers": not options.no_peers}
+    return Bench(folder, whole, rows, part, part_rows, Path(model.path), **settings)
 
 
 def _show(record: dict[str, Any], asked: int) -> None:

@@ -73,7 +73,7 @@ def test_a_step_that_ended_before_the_one_in_front_of_it_took_nothing() -> None:
 
 
 def test_every_part_is_told() -> None:
-    found = break_down(run_of(**{part: 1.5 for part in PARTS}), started=0.0, marks={}, ended=120.0)
+    found = break_down(run_of(**dict.fromkeys(PARTS, 1.5)), started=0.0, marks={}, ended=120.0)
     assert found is not None
     assert found.as_dict()["replica_seconds"] == dict.fromkeys(PARTS, 1.5)
 
