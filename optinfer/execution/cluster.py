@@ -82,7 +82,7 @@ class Connection:
             raise self._error
 
     def free(self) -> list[Node]:
-        """Return what was free on each node when this was first asked: what this job's replicas took since is its own."""
+        """Return what was free on each node when first asked: what this job's replicas took since is its own."""
         if self._free is None:
             self._free = free_nodes()
         return self._free

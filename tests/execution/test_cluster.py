@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import optinfer
-from tests.conftest import REPO, MakeJob
+from tests.conftest import REPO, MakeJob, WriteTable
 from tests.execution.scenarios import FRAGMENT_ROWS, ROWS, digest
 
 pytestmark = pytest.mark.slow
@@ -60,13 +60,13 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
 
 @pytest.fixture
 def alone(
-    tmp_path: Path, make_job: MakeJob, sample_table: Path, fake_variant: str, without_ray: None
+    tmp_path: Path, make_job: MakeJob, write_table: WriteTable, fake_variant: str, without_ray: None
 ) -> Callable[..., str]:
-    """Return a function that scores the same rows in this process and identifies them."""
+    """Return a function that scores the same table in this process and identifies the rows."""
 
     def score(**changes: Any) -> str:
-        options = {"source__limit": ROWS, "source__fragment_rows": FRAGMENT_ROWS, **changes}
-        optinfer.run(make_job(sample_table, tmp_path / "alone", **options))
+        source = write_table(tmp_path / "table.parquet", rows=ROWS)
+        optinfer.run(make_job(source, tmp_path / "alone", **{"source__fragment_rows": FRAGMENT_ROWS, **changes}))
         return digest(tmp_path / "alone")
 
     return score
