@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from optinfer.data.output import Output
 from optinfer.data.storage import reaching
 from optinfer.errors import LoadError, redact
 from optinfer.estimate import needs_of
-from optinfer.execution.cluster import Connection, free_nodes
+from optinfer.execution.cluster import Connection
 from optinfer.execution.placement import place
 from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, candidates
@@ -162,14 +163,16 @@ def _stream(prepared: Prepared, left: np.ndarray[Any, Any], run: _Run) -> None:
     placement = run.summary.placement = place(
         config.placement,
         prepared.variant.device,
-        free_nodes(),
+        run.ray.free(),
         len(left),
         needs_of(prepared),
         run.ray.growing,
     )
     run.say(f"scoring with {prepared.variant.name}: {'; '.join(placement.reasons)}")
-    with Progress(run.planned.plan.rows, tally.resumed.rows_in) as progress:
-        receipts = stream(_task(prepared, placement.threads_per_replica, run), placement, Todo(run.planned.plan, left))
+    task, todo = _task(prepared, placement.threads_per_replica, run), Todo(run.planned.plan, left)
+    progressing = Progress(run.planned.plan.rows, tally.resumed.rows_in)
+    # Closed also where a receipt ends the job: whoever keeps that error would keep the replicas scoring.
+    with progressing as progress, closing(stream(task, placement, todo)) as receipts:
         for count, receipt in enumerate(receipts):
             if count == 0:  # not before: until a replica has loaded it, another variant may take its place
                 placed = {f"placement.{k}": v for k, v in placement.as_dict().items()}

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from optinfer.artifact import Artifact
 from optinfer.config import JobConfig, ModelConfig, parse_job
+from optinfer.data.fragments import Fragments
 
 REPO = Path(__file__).resolve().parent.parent
 PLUGINS = Path(__file__).resolve().parent / "plugins"
@@ -30,6 +32,12 @@ def located(path: Any = MODEL, family: str = "text-embedding", **settings: Any) 
     from optinfer.optimization.model_source import locate
 
     return locate(ModelConfig(path=str(path), family=family, **settings))
+
+
+def fragments(*ranges: tuple[int, int], path: str = "table.parquet") -> Fragments:
+    """Return fragments of one file, given as rows [start, stop)."""
+    edges = np.array(ranges, dtype=np.int64).reshape(-1, 2)
+    return Fragments((path,), ((),), np.zeros(len(ranges), dtype=np.int64), edges[:, 0], edges[:, 1])
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -134,7 +142,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "stream", stream)
     for step in ("open", "ready", "release"):
         monkeypatch.setattr(job.Connection, step, lambda self: None)
-    monkeypatch.setattr(job, "free_nodes", lambda: [Node(cpus=2)])
+    monkeypatch.setattr(job.Connection, "free", lambda self: [Node(cpus=2)])
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ class Connection:
         self._answered, self._unneeded = threading.Event(), threading.Event()
         self._error: OptinferError | None = None
         self._local = False
+        self._free: list[Node] | None = None
 
     def __enter__(self) -> Connection:
         return self
@@ -48,8 +49,11 @@ class Connection:
         return not self._local
 
     def open(self) -> None:
-        """Begin to connect; an address that nobody listens on is refused at once."""
+        """Begin to connect, unless this did; an address that nobody listens on is refused at once."""
+        if self._thread is not None and not self._unneeded.is_set():
+            return
         self._join()
+        self._free = self._error = None
         ray = sys.modules.get("ray")
         if ray is not None and ray.is_initialized():
             if self._address not in (None, "auto", "local"):
@@ -76,6 +80,12 @@ class Connection:
             self._answered.wait()
         if self._error:
             raise self._error
+
+    def free(self) -> list[Node]:
+        """Return what was free on each node when first asked: what this job's replicas took since is its own."""
+        if self._free is None:
+            self._free = free_nodes()
+        return self._free
 
     def release(self) -> None:
         """Begin to end what was started."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,8 +25,9 @@ from optinfer.tracking.metrics import Stats
 # One fragment in the model, one being read or committed.
 _OVERLAP = 2
 # An actor that dies (out of memory, a crash in a native library) is replaced and its fragments are tried again,
-# isolated: the retries cover the isolated attempt and a lost node or two, the restarts as many bad fragments an actor.
-_TASK_RETRIES = 3
+# isolated: the restarts cover as many bad fragments an actor. Retries cover a lost node: until Ray has found out, some
+# 15 s, each fragment of it is tried again once a second.
+_TASK_RETRIES = 60
 _RESTARTS = 100
 # Ray Data hands out some 200 blocks a second and keeps 5 kB of each until the end: very many fragments go in runs.
 _MOST_BLOCKS = 16_384
@@ -66,7 +67,7 @@ class Todo:
             yield json.dumps(named)
 
 
-def stream(task: ScoringTask, placement: Placement, todo: Todo) -> Iterator[Receipt]:
+def stream(task: ScoringTask, placement: Placement, todo: Todo) -> Generator[Receipt, None, None]:
     """Score fragments and yield a receipt as each is committed.
 
     Raises:
@@ -80,6 +81,8 @@ def stream(task: ScoringTask, placement: Placement, todo: Todo) -> Iterator[Rece
     context.print_on_execution_start = False
     # Every block is one row; blocks that were joined would all go to one replica.
     context.target_max_block_size = 1
+    # A pool grows when its replicas have all the fragments they may have; by default only when they had more.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     hush()
     # Ray announces the end of `ray_remote_args_fn` without naming another way to bound restarts.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", module="optinfer")

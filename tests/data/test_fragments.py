@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optinfer.data.fragments import Fragment, Plan, cut, rows_per_fragment
+from optinfer.data.fragments import (
+    Fragment,
+    Fragments,
+    Plan,
+    cut,
+    rows_for_model,
+    rows_per_fragment,
+    tapered,
+)
+from tests.conftest import fragments
 
 Groups = list[tuple[int, int]]
 groups = st.lists(st.tuples(st.integers(0, 5_000), st.integers(0, 1_000_000)), max_size=30)
@@ -55,16 +68,113 @@ def test_empty_groups_are_skipped() -> None:
 
 
 @given(st.integers(0, 10**9), st.integers(1, 10**5))
-def test_automatic_fragments_are_never_larger_than_the_family_wants(total: int, family_rows: int) -> None:
-    assert 1 <= rows_per_fragment(total, family_rows) <= family_rows
+def test_automatic_fragments_are_as_large_as_wanted_unless_there_would_be_too_many(total: int, wanted: int) -> None:
+    rows = rows_per_fragment(total, wanted)
+    assert 1 <= rows <= max(wanted, math.ceil(total / 100_000))
+    assert math.ceil(total / rows) <= 100_000
 
 
 def test_a_small_table_still_gives_every_replica_work() -> None:
-    rows = rows_per_fragment(total_rows=20_000, family_rows=1024)
-    assert math.ceil(20_000 / rows) >= 60
+    rows = rows_per_fragment(total_rows=20_000, wanted_rows=16_384)
+    assert math.ceil(20_000 / rows) == 16
 
 
-@pytest.mark.parametrize(("fragments", "name"), [(1, "part-000007.parquet"), (2_000_000, "part-0000007.parquet")])
-def test_part_names_sort_as_their_fragments(fragments: int, name: str) -> None:
-    plan = Plan(files=(), fragments=(Fragment(0, "a", 0, 1),) * fragments, schema=pa.schema([]))
+def test_a_small_table_is_not_cut_below_what_fills_micro_batches() -> None:
+    assert rows_per_fragment(total_rows=600, wanted_rows=1024) == 512
+    assert rows_per_fragment(total_rows=600, wanted_rows=256) == 256
+
+
+@given(st.integers(1, 20_000), st.integers(0, 10**12))
+def test_a_larger_model_gets_fewer_rows_but_never_none(wanted: int, model_bytes: int) -> None:
+    rows = rows_for_model(wanted, model_bytes)
+    assert min(64, wanted) <= rows <= wanted
+    assert rows_for_model(wanted, model_bytes * 2) <= rows
+
+
+def test_a_light_model_gets_all_rows_and_one_ten_times_as_large_a_tenth() -> None:
+    assert rows_for_model(1024, 90_000_000) == 1024
+    assert rows_for_model(10_240, 2_560_000_000) == 1024
+
+
+ranges = st.lists(st.integers(1, 5_000), min_size=1, max_size=80)
+
+
+def taper(sizes: list[int]) -> list[list[tuple[int, int]]]:
+    """Return the pieces of each range; ranges follow each other in one table."""
+    total, edges = sum(sizes), [0, *itertools.accumulate(sizes)]
+    return [list(tapered(start, stop, start, total)) for start, stop in itertools.pairwise(edges)]
+
+
+@given(ranges)
+def test_tapering_keeps_every_row_once_in_order(sizes: list[int]) -> None:
+    pieces = [piece for found in taper(sizes) for piece in found]
+    assert [start for start, _ in pieces] == [0, *(stop for _, stop in pieces[:-1])]
+    assert pieces[-1][1] == sum(sizes)
+    assert all(stop > start for start, stop in pieces)
+
+
+@given(st.integers(4, 2_000), st.integers(33, 200))
+def test_both_ends_are_cut_finer_and_the_middle_is_not(rows: int, count: int) -> None:
+    counts = [len(found) for found in taper([rows] * count)]
+    finer = [i for i, pieces in enumerate(counts) if pieces == 4]
+    assert finer == [i for i in range(count) if i < count / 16 or i + 1 > count * 15 / 16]
+    assert set(counts) == {1, 4}
+
+
+TWO_FILES = Fragments(
+    paths=("a.parquet", "b.parquet"),
+    partitions=((("year", 2023, "int64"),), (("year", 2024, "int64"),)),
+    file=np.array([0, 0, 1]),
+    start=np.array([0, 10, 0]),
+    stop=np.array([10, 25, 7]),
+)
+THIRD = Fragment(2, "b.parquet", 0, 7, (("year", 2024, "int64"),))
+
+
+def test_a_fragment_is_found_by_its_index_from_either_end() -> None:
+    assert TWO_FILES[2] == TWO_FILES[-1] == THIRD
+    with pytest.raises(IndexError):
+        TWO_FILES[3]
+
+
+def test_a_slice_of_fragments_keeps_their_indices() -> None:
+    assert TWO_FILES[1:] == [TWO_FILES[1], THIRD]
+    assert [f.index for f in TWO_FILES[::-2]] == [2, 0]
+
+
+def test_fragments_are_counted_and_iterated_in_order() -> None:
+    assert (len(TWO_FILES), TWO_FILES.rows) == (3, 32)
+    assert [f.rows for f in TWO_FILES] == [10, 15, 7]
+
+
+def test_what_a_fragment_holds_travels_as_plain_values() -> None:
+    assert {type(value) for value in (THIRD.index, TWO_FILES[0].start, TWO_FILES[0].stop)} == {int}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"paths": ("a.parquet", "c.parquet")},
+        {"partitions": ((("year", 2023, "int64"),), (("year", 2025, "int64"),))},
+        {"file": np.array([0, 1, 1])},
+        {"start": np.array([0, 11, 0])},
+        {"stop": np.array([10, 25, 8])},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_any_other_cut_has_another_digest(change: dict[str, Any]) -> None:
+    assert replace(TWO_FILES, **change).digest() != TWO_FILES.digest()
+    assert replace(TWO_FILES).digest() == TWO_FILES.digest()
+
+
+def test_the_columns_of_a_million_fragments_take_megabytes() -> None:
+    many = fragments(*itertools.pairwise(range(0, 1_000_001)))
+    assert len(many) == 1_000_000
+    assert sum(column.nbytes for column in (many.file, many.start, many.stop)) <= 24e6
+    assert many[-1] == Fragment(999_999, "table.parquet", 999_999, 1_000_000)
+
+
+@pytest.mark.parametrize(("count", "name"), [(1, "part-000007.parquet"), (2_000_000, "part-0000007.parquet")])
+def test_part_names_sort_as_their_fragments(count: int, name: str) -> None:
+    plan = Plan(files=(), fragments=fragments(*[(0, 1)] * count), schema=pa.schema([]))
     assert plan.part_name(7) == name

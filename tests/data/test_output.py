@@ -10,13 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from optinfer.data.account import Accounts
 from optinfer.data.fragments import Fragment, Plan
 from optinfer.data.output import FOOTER_KEY, Output, fingerprint
 from optinfer.errors import OutputConflictError
+from tests.conftest import fragments
 
 FRAGMENT = Fragment(3, "table.parquet", 30, 33)
 PART = "part-000003.parquet"
-PLAN = Plan(files=(), fragments=(FRAGMENT,), schema=pa.schema([]))
+PLAN = Plan(files=(), fragments=fragments((30, 33)), schema=pa.schema([]))
 
 
 def job(**fields: Any) -> dict[str, Any]:
@@ -182,7 +184,7 @@ def test_footers_hold_no_metadata_but_ours(tmp_path: Path) -> None:
 def test_parts_that_another_artifact_made_are_refused(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
     output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
-    footers = output.footers([PART])
-    output.require_artifact("a1", footers)
-    with pytest.raises(OutputConflictError, match="fragment 3 by artifact a1, this run uses a2: no output mixes two"):
-        output.require_artifact("a2", footers)
+    found = output.resume(Accounts(output.folder, "f1"))
+    output.require_artifact("a1", found)
+    with pytest.raises(OutputConflictError, match="holds fragments by artifact a1, this run uses a2: no output mixes"):
+        output.require_artifact("a2", found)

@@ -21,7 +21,7 @@ def draw_from(tmp_path: Path, write_table: WriteTable) -> Draw:
     def draw_from(texts: list[str | None], gate_rows: int = 10, calibration_rows: int = 5) -> Sample:
         path = write_table(tmp_path / "a.parquet", columns={"text": texts})
         source = SourceConfig(path=str(path), fragment_rows=10)
-        planned = plan_source(source, ["text"], family_rows=10)
+        planned = plan_source(source, ["text"], wanted_rows=10)
         return draw(planned.fragments, FragmentReader(["text"]), ["text"], gate_rows, calibration_rows)
 
     return draw_from

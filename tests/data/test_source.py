@@ -22,7 +22,7 @@ COLUMNS = ["id", "text"]
 
 def plan(path: Any, columns: list[str] | None = None, **settings: Any) -> Plan:
     settings = {"fragment_rows": 16, **settings}
-    return plan_source(SourceConfig(path=str(path), **settings), columns or COLUMNS, family_rows=1024)
+    return plan_source(SourceConfig(path=str(path), **settings), columns or COLUMNS, wanted_rows=1024)
 
 
 def ids(planned: Plan) -> list[str]:
@@ -292,4 +292,4 @@ def test_a_source_of_only_broken_files_is_refused(tmp_path: Path) -> None:
 def test_a_table_without_rows_has_no_fragments(tmp_path: Path, write_table: WriteTable) -> None:
     planned = plan(write_table(tmp_path / "a.parquet", rows=0))
     assert planned.rows == 0
-    assert planned.fragments == ()
+    assert list(planned.fragments) == []

@@ -1,4 +1,4 @@
-"""How the fragments that are left are dealt: in runs, every one once."""
+"""How fragments are handed out: alone while they are few, in runs where they are very many."""
 
 from __future__ import annotations
 
@@ -6,55 +6,65 @@ import json
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
-from optinfer.data.fragments import Fragments, Plan
+from optinfer import errors
+from optinfer.data.fragments import Plan
+from optinfer.execution import pipeline
 from optinfer.execution.pipeline import Todo
+from tests.conftest import fragments
 
 
-def todo(fragments: int, rows: int = 10) -> Todo:
-    start = np.arange(fragments, dtype=np.int64) * rows
-    cuts = Fragments(("table.parquet",), ((),), np.zeros(fragments, dtype=np.int64), start, start + rows)
-    return Todo(Plan(files=(), fragments=cuts, schema=pa.schema([])), np.arange(fragments))
+def todo(rows: list[int], left: list[int] | None = None) -> Todo:
+    plan = Plan(files=(), fragments=fragments(*[(0, n) for n in rows]), schema=pa.schema([]))
+    return Todo(plan, np.array(range(len(rows)) if left is None else left, dtype=np.int64))
 
 
-def lengths(fragments: int, replicas: int) -> list[int]:
-    return [stop - first for first, stop in todo(fragments).spans(replicas)]
+def spans(rows: list[int], replicas: int, most_blocks: int) -> list[tuple[int, int]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "_MOST_BLOCKS", most_blocks)
+        return list(todo(rows).spans(replicas))
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.integers(0, 50_000), st.integers(1, 2_000))
-def test_every_fragment_is_in_one_run(fragments: int, replicas: int) -> None:
-    spans = list(todo(fragments).spans(replicas))
-    edges = [0, *(stop for _, stop in spans)]
-    assert [first for first, _ in spans] == edges[:-1]
-    assert edges[-1] == fragments
-    assert all(stop > first for first, stop in spans)
+many = st.lists(st.integers(1, 2_000), max_size=300)
 
 
-def test_few_fragments_are_dealt_one_by_one() -> None:
-    assert lengths(16_384, replicas=4) == [1] * 16_384
+@given(many, st.integers(1, 8), st.integers(1, 400))
+def test_every_fragment_is_in_one_run_in_order(rows: list[int], replicas: int, most_blocks: int) -> None:
+    handed = [i for first, stop in spans(rows, replicas, most_blocks) for i in range(first, stop)]
+    assert handed == list(range(len(rows)))
 
 
-def test_very_many_fragments_are_dealt_in_runs() -> None:
-    dealt = lengths(200_000, replicas=4)
-    assert max(dealt) == 13
-    assert len(dealt) < 17_000
+@given(many, st.integers(1, 8), st.integers(1, 400))
+def test_no_run_is_more_than_a_replicas_fair_share_of_what_is_left(
+    rows: list[int], replicas: int, most_blocks: int
+) -> None:
+    for first, stop in spans(rows, replicas, most_blocks):
+        assert stop == first + 1 or sum(rows[first:stop]) <= sum(rows[first:]) / (2 * replicas)
 
 
-def test_the_first_runs_are_short_so_that_receipts_come_soon() -> None:
-    assert lengths(200_000, replicas=4)[:8] == [1] * 8
+@given(st.integers(1, 300), st.integers(1, 8))
+def test_the_first_fragments_are_handed_out_alone(count: int, replicas: int) -> None:
+    assert all(stop == first + 1 for first, stop in spans([10] * count, replicas, 1)[: 2 * replicas])
 
 
-def test_the_last_runs_are_short_so_that_replicas_finish_together() -> None:
-    dealt = lengths(200_000, replicas=100)
-    assert dealt[-200:] == [1] * 200
-    assert sorted(dealt[-1000:], reverse=True) == dealt[-1000:]
+@given(many, st.integers(1, 8))
+def test_few_fragments_are_all_handed_out_alone(rows: list[int], replicas: int) -> None:
+    assert len(spans(rows, replicas, 400)) == len(rows)
 
 
 def test_a_run_names_its_fragments_and_their_parts() -> None:
-    (run,) = list(todo(1).runs(replicas=1))
-    (named,) = json.loads(run)
-    assert named["part"] == "part-000000.parquet"
-    assert (named["fragment"]["path"], named["fragment"]["stop"]) == ("table.parquet", 10)
+    runs = [json.loads(run) for run in todo([5, 6, 7], left=[0, 2]).runs(replicas=1)]
+    assert [
+        [(named["fragment"]["index"], named["fragment"]["stop"], named["part"]) for named in run] for run in runs
+    ] == [
+        [(0, 5, "part-000000.parquet")],
+        [(2, 7, "part-000002.parquet")],
+    ]
+
+
+def test_an_error_travels_as_its_own_class() -> None:
+    with pytest.raises(errors.RowError, match="row 3"):
+        pipeline._receipt({"error": "RowError", "message": "row 3 cannot be scored"})

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optinfer.inference.batching import micro_batches
+from optinfer.inference.batching import micro_batches, width
 
 lengths = st.lists(st.integers(0, 600), max_size=200)
 budget = st.tuples(st.integers(1, 4096), st.integers(1, 64))
@@ -67,3 +67,41 @@ def test_only_the_given_rows_are_cut() -> None:
 def test_rows_of_equal_cost_are_cut_in_order() -> None:
     batches = micro_batches(np.arange(5), None, 1, 2)
     assert [batch.tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
+
+
+def few(row_lengths: list[int], max_batch_tokens: int, max_batch_size: int) -> list[tuple[list[int], int]]:
+    """Return (rows, width) of each micro-batch for a runtime that prepares each shape."""
+    rows, values = np.arange(len(row_lengths)), np.array(row_lengths, dtype=np.int64)
+    batches = micro_batches(rows, values, max_batch_tokens, max_batch_size, few_shapes=True)
+    return [(b.tolist(), width(int(values[b].max()), int(values.max()), few_shapes=True)) for b in batches]
+
+
+@given(lengths, budget)
+def test_few_shapes_hold_every_row_once(lengths: list[int], budget: tuple[int, int]) -> None:
+    assert sorted(row for batch, _ in few(lengths, *budget) for row in batch) == list(range(len(lengths)))
+
+
+@given(lengths, budget)
+def test_the_budget_counts_the_width_that_is_padded_to(lengths: list[int], budget: tuple[int, int]) -> None:
+    max_batch_tokens, max_batch_size = budget
+    for batch, padded in few(lengths, *budget):
+        assert len(batch) <= max_batch_size
+        assert len(batch) == 1 or len(batch) * padded <= max_batch_tokens
+
+
+@given(lengths, budget)
+def test_no_micro_batch_is_wider_than_the_longest_row_there_is(lengths: list[int], budget: tuple[int, int]) -> None:
+    for batch, padded in few(lengths, *budget):
+        assert max(lengths[row] for row in batch) <= padded <= max(*lengths, 1)
+
+
+@given(st.integers(1, 100_000), st.integers(0, 100_000))
+def test_a_width_is_rounded_up_by_a_sixteenth_at_most(longest: int, further: int) -> None:
+    padded = width(longest, longest + further, few_shapes=True)
+    assert longest <= padded <= longest * (1 + 1 / 16)
+    assert width(longest, longest + further, few_shapes=False) == longest
+
+
+def test_an_octave_has_sixteen_widths() -> None:
+    assert len({width(n, 1_024, few_shapes=True) for n in range(513, 1_025)}) == 16
+    assert len({width(n, 8_192, few_shapes=True) for n in range(1, 8_193)}) <= 16 * 10

@@ -13,13 +13,9 @@ def scored(rows: int, quarantined: int = 0, infer_seconds: float = 0.0) -> Stats
     return Stats(rows_in=rows, rows_out=rows - quarantined, rows_quarantined=quarantined, infer_seconds=infer_seconds)
 
 
-def footer(fragment: int, rows: int) -> dict[str, int]:
-    return {"fragment": fragment, "rows_in": rows, "rows_out": rows, "rows_quarantined": 0}
-
-
 def test_rows_in_are_rows_scored_plus_rows_quarantined() -> None:
     tally = Tally(rows=20, error_threshold=5)
-    tally.take_over([footer(0, 10)])
+    tally.take_over([0], rows_in=10, rows_out=10, rows_quarantined=0)
     tally.add(1, scored(10, quarantined=2), {"text is null": 2}, time=1.0)
     tally.check_complete("out")
     assert (tally.total.rows_in, tally.total.rows_out, tally.total.rows_quarantined) == (20, 18, 2)
@@ -38,7 +34,7 @@ def test_a_row_that_vanished_fails_the_job(stats: Stats) -> None:
 
 def test_a_fragment_counts_once() -> None:
     tally = Tally(rows=20, error_threshold=5)
-    tally.take_over([footer(0, 10)])
+    tally.take_over([0], rows_in=10, rows_out=10, rows_quarantined=0)
     with pytest.raises(AccountingError, match="fragment 0 was counted twice"):
         tally.add(0, scored(10), {}, time=1.0)
 
@@ -60,17 +56,45 @@ def test_too_many_quarantined_rows_name_the_commonest_reason_and_the_place() -> 
         tally.check_threshold("out/_quarantine")
 
 
-def test_steady_speed_leaves_the_warm_up_out() -> None:
-    tally = Tally(rows=400, error_threshold=0, warm_up=2)
-    for fragment, time in enumerate((100.0, 101.0, 102.0, 103.0)):
-        tally.add(fragment, scored(100, infer_seconds=1.0), {}, time)
+def test_steady_speed_adds_what_each_replica_did_after_its_first_fragment() -> None:
+    tally = Tally(rows=1_000, error_threshold=0)
+    for fragment, (replica, rows, time) in enumerate(
+        [("1@a", 900, 100.0), ("1@a", 20, 104.0), ("1@a", 20, 108.0), ("2@b", 800, 103.0), ("2@b", 30, 106.0)]
+    ):
+        tally.add(fragment, scored(rows), {}, time, replica)
     assert tally.first_receipt == 100.0
-    assert tally.steady_rows_per_second() == 200 / 2.0
-    assert tally.model_share() == 2.0 / (2 * 2.0)
+    assert tally.steady_rows_per_second() == 40 / 8.0 + 30 / 3.0
 
 
-def test_a_run_of_warm_up_alone_has_no_steady_speed() -> None:
-    tally = Tally(rows=100, error_threshold=0, warm_up=2)
-    tally.add(0, scored(100), {}, time=1.0)
+def test_receipts_may_arrive_in_any_order() -> None:
+    late, early = Tally(rows=200, error_threshold=0), Tally(rows=200, error_threshold=0)
+    for fragment, time in ((0, 104.0), (1, 100.0)):
+        late.add(fragment, scored(100), {}, time, "1@a")
+    for fragment, time in ((0, 100.0), (1, 104.0)):
+        early.add(fragment, scored(100), {}, time, "1@a")
+    assert late.first_receipt == early.first_receipt == 100.0
+    assert late.steady_rows_per_second() == early.steady_rows_per_second() == 25.0
+
+
+def test_one_fragment_a_replica_tells_no_steady_speed() -> None:
+    tally = Tally(rows=200, error_threshold=0)
     assert tally.steady_rows_per_second() is None
+    tally.add(0, scored(100), {}, 1.0, "1@a")
+    tally.add(1, scored(100), {}, 2.0, "2@a")
+    assert tally.steady_rows_per_second() is None
+
+
+def test_rows_are_counted_by_node() -> None:
+    tally = Tally(rows=60, error_threshold=0)
+    for fragment, replica in enumerate(("1@a", "2@a", "1@b/cafe")):
+        tally.add(fragment, scored(20), {}, 1.0, replica)
+    assert tally.rows_by_node() == {"a": 40, "b/cafe": 20}
+
+
+def test_the_models_share_is_of_the_time_its_replicas_were_loaded() -> None:
+    tally = Tally(rows=200, error_threshold=0)
     assert tally.model_share() is None
+    tally.replicas = {"1@a": 90.0, "2@a": 100.0}
+    tally.add(0, scored(100, infer_seconds=5.0), {}, 100.0, "1@a")
+    tally.add(1, scored(100, infer_seconds=10.0), {}, 110.0, "2@a")
+    assert tally.model_share() == 15.0 / (20.0 + 10.0)

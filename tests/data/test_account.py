@@ -1,0 +1,123 @@
+"""What is committed, told without opening each part: the listing decides, accounts are a shortcut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from optinfer.data.account import Accounts, index_of
+from optinfer.data.fragments import Fragment
+from optinfer.data.output import Output
+from tests.conftest import everything_under
+
+ROWS = 3
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Output:
+    return Output(str(tmp_path / "out"))
+
+
+def accounts(output: Output, fingerprint: str = "f1") -> Accounts:
+    return Accounts(output.folder, fingerprint)
+
+
+def commit(output: Output, *indices: int, artifact: str = "a1") -> None:
+    """Commit fragments of `ROWS` rows, one of them quarantined."""
+    for i in indices:
+        kept, bad = pa.table({"id": ["x"] * (ROWS - 1)}), pa.table({"id": ["y"]})
+        output.commit(f"part-{i:06d}.parquet", Fragment(i, "t", 0, ROWS), "f1", artifact, kept, bad)
+
+
+def count(kept: Accounts, *indices: int, artifact: str = "a1") -> None:
+    for i in indices:
+        kept.add(artifact, i, ROWS, ROWS - 1, 1)
+    kept.flush()
+
+
+def refuse_to_open(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    def footer(part: str) -> None:
+        raise AssertionError(f"{part} was opened")
+
+    monkeypatch.setattr(output, "footer", footer)
+
+
+def test_parts_in_an_account_are_not_opened(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(output, 1, 4)
+    count(accounts(output), 1, 4)
+    refuse_to_open(output, monkeypatch)
+    found = output.resume(accounts(output))
+    assert sorted(found.fragments.tolist()) == [1, 4]
+    assert (found.rows_in, found.rows_out, found.rows_quarantined) == (6, 4, 2)
+    assert found.artifacts == {"a1"}
+
+
+def test_a_part_without_an_account_is_opened(output: Output) -> None:
+    commit(output, 1, 4)
+    count(accounts(output), 1)
+    found = output.resume(accounts(output))
+    assert sorted(found.fragments.tolist()) == [1, 4]
+    assert (found.rows_in, found.rows_out, found.rows_quarantined) == (6, 4, 2)
+
+
+def test_an_account_without_its_part_does_not_count(output: Output) -> None:
+    commit(output, 1)
+    count(accounts(output), 1, 4)
+    found = output.resume(accounts(output))
+    assert found.fragments.tolist() == [1]
+    assert found.rows_in == ROWS
+
+
+def test_accounts_of_another_job_are_ignored(output: Output) -> None:
+    commit(output, 1)
+    accounts(output, "f2").add("other", 1, 99, 99, 0)
+    kept = accounts(output, "f2")
+    count(kept, 1, artifact="other")
+    found = output.resume(accounts(output))
+    assert (found.fragments.tolist(), found.rows_in, found.artifacts) == ([1], ROWS, {"a1"})
+
+
+def test_a_fragment_in_two_accounts_counts_once(output: Output) -> None:
+    commit(output, 1, 4)
+    count(accounts(output), 1, 4)
+    count(accounts(output), 4)
+    found = output.resume(accounts(output))
+    assert sorted(found.fragments.tolist()) == [1, 4]
+    assert found.rows_in == 2 * ROWS
+
+
+def test_every_artifact_that_made_a_part_is_named(output: Output) -> None:
+    commit(output, 1)
+    commit(output, 4, artifact="a2")
+    count(accounts(output), 1)
+    assert output.resume(accounts(output)).artifacts == {"a1", "a2"}
+
+
+def test_an_empty_output_resumes_from_nothing(output: Output) -> None:
+    found = output.resume(accounts(output))
+    assert (len(found.fragments), found.rows_in, found.artifacts) == (0, 0, frozenset())
+
+
+def test_many_receipts_share_a_file_and_few_are_not_forgotten(output: Output, tmp_path: Path) -> None:
+    kept = accounts(output)
+    for i in range(1_200):
+        kept.add("a1", i, ROWS, ROWS, 0)
+    assert len(everything_under(tmp_path)) == 2
+    kept.flush()
+    kept.flush()
+    assert len(everything_under(tmp_path)) == 3
+    assert np.array_equal(np.sort(kept.read().column("fragment").to_numpy()), np.arange(1_200))
+
+
+def test_an_account_is_no_part_of_the_output(output: Output) -> None:
+    count(accounts(output), 1)
+    assert output.committed() == set()
+
+
+def test_a_name_tells_its_fragment() -> None:
+    assert index_of("part-0000012.parquet") == 12
+    with pytest.raises(ValueError, match=r"x\.parquet is no part's name"):
+        index_of("x.parquet")

@@ -1,0 +1,201 @@
+"""Jobs on real Ray clusters, one scenario after another in a process of its own (see test_cluster.py).
+
+Usage: python -m tests.execution.scenarios FOLDER SUITE; prints one JSON object a line: {"scenario", and what came of
+it}, or {"scenario", "error"}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import ray
+from ray.cluster_utils import Cluster
+
+import optinfer
+from optinfer.config import parse_job
+from optinfer.errors import OptinferError
+from optinfer.optimization import prepare
+from optinfer.optimization.certificate import certify
+from optinfer.optimization.variants import VARIANTS, Step, Variant
+from tests.conftest import REPO, job_settings, wait_until
+
+ROWS, FRAGMENT_ROWS = 192, 16
+Said = dict[str, Any]
+
+
+class Suite:
+    """Scenarios of one process: their folder, their table, and the variants `fake` and `faulty`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.source = folder / "table.parquet"
+        pq.write_table(pq.read_table(REPO / "jobs" / "data" / "packages.parquet").slice(0, ROWS), self.source)
+        prepare.certify_apart = lambda *arguments, time_limit: certify(*arguments)
+        VARIANTS["fake"] = Variant(name="fake", backend="fake", about="for tests")
+
+    def run(self, name: str, address: str | None = None, **changes: Any) -> Said:
+        """Run a job and return what a test looks at: how it ended, where its rows were scored, and what they are."""
+        sink = self.folder / name
+        job = parse_job(job_settings(self.source, sink, source__fragment_rows=FRAGMENT_ROWS, **changes))
+        try:
+            record = optinfer.run(job, address)
+        except OptinferError as error:
+            return {"refused": type(error).__name__, "message": str(error)}
+        wanted = ("status", "variant", "rows_in", "rows_out", "rows_by_node", "placement")
+        return {**{key: record[key] for key in wanted}, "digest": digest(sink)}
+
+    def faulty(self, name: str, **faults: Any) -> Meeting:
+        """Make `faulty` a variant whose replicas meet in a folder of this name (see plugins/optinfer_faults.py)."""
+        meeting = Meeting(self.folder / f"{name}-meeting")
+        steps = (Step("fault", {"folder": str(meeting.folder), **faults}),)
+        VARIANTS["faulty"] = Variant(name="faulty", steps=steps, backend="faulty", about="for tests")
+        return meeting
+
+
+class Meeting:
+    """Where replicas wait, each in its first call, until `release`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._hold = folder / "hold"
+        (folder / "calls").mkdir(parents=True)
+        os.mkfifo(self._hold)
+        (folder / "driver").write_text(str(os.getpid()))
+
+    def wait_for(self, calls: int) -> None:
+        wait_until(lambda: len(os.listdir(self.folder / "calls")) >= calls, f"{calls} replicas in their first call")
+
+    def release(self) -> None:
+        """Let those that wait go on, and nobody wait again."""
+        held = os.open(self._hold, os.O_RDWR)
+        (self.folder / "open").touch()
+        (self.folder / "open").rename(self._hold)
+        os.close(held)
+
+
+def digest(sink: Path) -> str:
+    """Identify the rows of an output, bit for bit and in order."""
+    table = pads.dataset(str(sink), format="parquet").to_table()
+    vectors = table["embedding"].combine_chunks().flatten().to_numpy()
+    return hashlib.sha256(repr(table["id"].to_pylist()).encode() + vectors.tobytes()).hexdigest()
+
+
+def beside(work: Callable[[], Said], choreography: Callable[[], None], meeting: Meeting) -> Said:
+    """Do `work` in a thread and `choreography` here, as Ray's nodes want it; nobody is left waiting when that fails."""
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        try:
+            choreography()
+        finally:
+            meeting.release()
+        return working.result()
+
+
+def idle(nodes: int) -> None:
+    """Wait until the replicas of the job before are gone, and those nodes are there and no others."""
+    free, total = ray.available_resources, ray.cluster_resources
+    wait_until(lambda: free().get("CPU") == total().get("CPU") == nodes, f"{nodes} idle nodes")
+
+
+def sizes(suite: Suite) -> dict[str, Callable[[], Said]]:
+    """A Ray of its own for each scenario, so small that replicas take all of it."""
+
+    def sized(cpus: int) -> Said:
+        options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+        ray.init(address="local", num_cpus=cpus, object_store_memory=128 * 2**20, **options)
+        try:
+            wishes = {"replicas": cpus + 1, "threads_per_replica": 1}
+            refused = suite.run(f"refused-{cpus}", placement=wishes)
+            return {**suite.run(f"size-{cpus}"), "too_many": refused}
+        finally:
+            ray.shutdown()
+
+    def fallback() -> Said:
+        meeting = suite.faulty("fallback")
+        (meeting.folder / "refuse").touch()
+        return suite.run("fallback", "local", variant="faulty", gate__fallback="fake")
+
+    return {**{f"size {n}": lambda n=n: sized(n) for n in (1, 2, 3, 4)}, "fallback": fallback}
+
+
+def nodes(suite: Suite) -> dict[str, Callable[[], Said]]:
+    """One cluster that grows and shrinks: its nodes come and go as the scenarios say."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 128 * 2**20})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    added: dict[str, Any] = {}
+
+    def add(name: str, **resources: float) -> None:
+        added[name] = cluster.add_node(num_cpus=1, object_store_memory=128 * 2**20, resources=resources)
+
+    def names() -> Said:
+        idle(1 + len(added))
+        return {"head": cluster.head_node.node_id[:8], **{k: n.node_id[:8] for k, n in added.items()}}
+
+    def several() -> Said:
+        add("second", jetson=1)
+        before, meeting = names(), suite.faulty("several", hold_after=0)
+        return {
+            "nodes": before,
+            **beside(lambda: suite.run("several", variant="faulty"), lambda: meeting.wait_for(2), meeting),
+        }
+
+    def several_real() -> Said:
+        return {"nodes": names(), **suite.run("several-real", variant="onnx-fp32", gate={"min": 0.9, "sample_rows": 8})}
+
+    def jetson() -> Said:
+        return {"nodes": names(), **suite.run("jetson", placement={"resources": {"jetson": 1}})}
+
+    def joins() -> Said:
+        names()
+        meeting = suite.faulty("joins", hold_after=0)
+
+        def choreography() -> None:
+            meeting.wait_for(2)
+            add("third", **{"accelerator_type:H100": 1})
+            meeting.wait_for(3)
+
+        said = beside(lambda: suite.run("joins", variant="faulty"), choreography, meeting)
+        return {"nodes": names(), **said}
+
+    def accelerator() -> Said:
+        return {"nodes": names(), **suite.run("accelerator", placement={"accelerator_type": "H100"})}
+
+    def leaves() -> Said:
+        before = names()
+        meeting = suite.faulty("leaves", hold_after=0)
+
+        def choreography() -> None:
+            meeting.wait_for(3)
+            cluster.remove_node(added.pop("second"), allow_graceful=False)
+
+        said = beside(lambda: suite.run("leaves", variant="faulty"), choreography, meeting)
+        return {"nodes": before, **said}
+
+    steps = (several, several_real, jetson, joins, accelerator, leaves)
+    return {step.__name__: step for step in steps}
+
+
+def main(folder: str, suite: str, *only: str) -> None:
+    for name, scenario in {"sizes": sizes, "nodes": nodes}[suite](Suite(Path(folder))).items():
+        if only and name not in only:
+            continue
+        try:
+            said = scenario()
+        except Exception:
+            said = {"error": traceback.format_exc()}
+        print(json.dumps({"scenario": name, **said}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

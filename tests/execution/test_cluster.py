@@ -1,0 +1,149 @@
+"""Jobs on real clusters: any number of CPUs, several nodes, nodes that come and go, nodes that have something special.
+
+A process of its own runs the scenarios (see scenarios.py), so that the clusters do not meet the tests' shared Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import optinfer
+from tests.conftest import REPO, MakeJob, WriteTable
+from tests.execution.scenarios import FRAGMENT_ROWS, ROWS, digest
+
+pytestmark = pytest.mark.slow
+
+_HANGS_AFTER_SECONDS = 200
+Said = dict[str, Any]
+
+
+def perform(folder: Path, suite: str) -> dict[str, Said]:
+    """Run a suite of scenarios; one that hangs is killed and told as an error, those before it count."""
+    command = [sys.executable, "-m", "tests.execution.scenarios", str(folder), suite]
+    process = subprocess.Popen(
+        command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        out, _ = process.communicate(timeout=_HANGS_AFTER_SECONDS)
+        fate = "ended"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, _ = process.communicate()
+        fate = f"killed after {_HANGS_AFTER_SECONDS} s: it hangs"
+    said: dict[str, Said] = {"": {"error": f"the process {fate}\n{out[-4000:]}"}}
+    for line in out.splitlines():
+        with contextlib.suppress(ValueError):
+            if isinstance(found := json.loads(line), dict) and "scenario" in found:
+                said[found.pop("scenario")] = found
+    return said
+
+
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
+    return perform(tmp_path_factory.mktemp("sizes"), "sizes")
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
+    return perform(tmp_path_factory.mktemp("nodes"), "nodes")
+
+
+@pytest.fixture
+def alone(
+    tmp_path: Path, make_job: MakeJob, write_table: WriteTable, fake_variant: str, without_ray: None
+) -> Callable[..., str]:
+    """Return a function that scores the same table in this process and identifies the rows."""
+
+    def score(**changes: Any) -> str:
+        source = write_table(tmp_path / "table.parquet", rows=ROWS)
+        optinfer.run(make_job(source, tmp_path / "alone", **{"source__fragment_rows": FRAGMENT_ROWS, **changes}))
+        return digest(tmp_path / "alone")
+
+    return score
+
+
+def done(said: dict[str, Said], scenario: str) -> Said:
+    """Return what came of a scenario, once it is sure that the job scored every row once."""
+    found = said.get(scenario, said[""])
+    assert "error" not in found, found["error"]
+    assert "refused" not in found, found["message"]
+    assert (found["status"], found["rows_in"], found["rows_out"]) == ("done", ROWS, ROWS)
+    assert sum(found["rows_by_node"].values()) == ROWS
+    return found
+
+
+def scored_by(found: Said) -> set[str]:
+    """Return the names of the nodes that scored rows."""
+    names = {node: name for name, node in found["nodes"].items()}
+    return {names[node.rpartition("/")[2]] for node in found["rows_by_node"]}
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 4])
+def test_a_job_whose_replicas_take_every_cpu_ends(sizes: dict[str, Said], cpus: int, alone: Callable[..., str]) -> None:
+    found = done(sizes, f"size {cpus}")
+    assert found["placement"]["replicas"] == cpus
+    assert found["digest"] == alone()
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 4])
+def test_a_replica_too_many_is_refused_with_the_numbers(sizes: dict[str, Said], cpus: int) -> None:
+    refused = done(sizes, f"size {cpus}")["too_many"]
+    assert refused["refused"] == "PlacementError"
+    assert f"{cpus + 1} replicas of 1 threads do not fit: {cpus} free CPUs hold {cpus}" in refused["message"]
+
+
+def test_the_next_variant_takes_over_on_the_ray_that_was_started_for_the_first(sizes: dict[str, Said]) -> None:
+    assert done(sizes, "fallback")["variant"] == "fake"
+
+
+def test_every_node_scores_and_the_rows_are_those_of_one_process(
+    nodes: dict[str, Said], alone: Callable[..., str]
+) -> None:
+    found = done(nodes, "several")
+    assert scored_by(found) == {"head", "second"}
+    assert found["digest"] == alone()
+
+
+def test_a_real_model_gives_the_same_bits_on_two_nodes_as_in_one_process(
+    nodes: dict[str, Said], alone: Callable[..., str]
+) -> None:
+    found = done(nodes, "several_real")
+    assert found["digest"] == alone(
+        variant="onnx-fp32", gate={"min": 0.9, "sample_rows": 8}, placement={"threads_per_replica": 1}
+    )
+
+
+def test_a_node_that_joins_gets_work(nodes: dict[str, Said], alone: Callable[..., str]) -> None:
+    found = done(nodes, "joins")
+    assert scored_by(found) == {"head", "second", "third"}
+    assert (found["placement"]["replicas"], found["digest"]) == (2, alone())
+
+
+def test_a_node_that_leaves_takes_no_row_with_it_and_none_is_scored_twice(
+    nodes: dict[str, Said], alone: Callable[..., str]
+) -> None:
+    found = done(nodes, "leaves")
+    assert scored_by(found) >= {"head", "third"}
+    assert (found["placement"]["replicas"], found["digest"]) == (3, alone())
+
+
+def test_replicas_run_only_where_their_custom_resource_is(nodes: dict[str, Said]) -> None:
+    found = done(nodes, "jetson")
+    assert scored_by(found) == {"second"}
+    assert found["placement"]["replicas"] == 1
+
+
+def test_replicas_run_only_where_their_accelerator_is(nodes: dict[str, Said]) -> None:
+    found = done(nodes, "accelerator")
+    assert scored_by(found) == {"third"}
+    assert found["placement"]["replicas"] == 1

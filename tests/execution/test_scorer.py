@@ -1,0 +1,94 @@
+"""The actor's work on fragments, without Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from optinfer.data.fragments import Fragment
+from optinfer.data.output import Output
+from optinfer.execution.scorer import FragmentScorer, ScoringTask
+from optinfer.inference.replica import ReplicaSettings
+from tests.conftest import WriteTable, located
+
+PARTS = ("part-000000.parquet", "part-000001.parquet")
+Score = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def task(tmp_path: Path, write_table: WriteTable) -> ScoringTask:
+    write_table(tmp_path / "table.parquet", rows=16)
+    model = located()
+    return ScoringTask(
+        settings=ReplicaSettings(family="text-embedding", model=model, backend="fake", artifact=model),
+        columns={"text": "text"},
+        columns_read=["text"],
+        carried=pa.schema([("id", pa.string())]),
+        output_url=str(tmp_path / "out"),
+        fingerprint="f1",
+        on_error="raise",
+        on_bad_file="raise",
+    )
+
+
+def fragments(task: ScoringTask, *names: str) -> list[Fragment]:
+    folder = Path(task.output_url).parent
+    return [Fragment(i, str(folder / name), 8 * i, 8 * i + 8) for i, name in enumerate(names)]
+
+
+def score(task: ScoringTask, *names: str) -> list[dict[str, Any]]:
+    """Score a run of two fragments of eight rows as a new replica; return its receipts."""
+    run = [
+        {"fragment": asdict(fragment), "part": part}
+        for fragment, part in zip(fragments(task, *(names or ("table.parquet",) * 2)), PARTS, strict=True)
+    ]
+    receipts: list[dict[str, Any]] = json.loads(FragmentScorer(task)({"run": json.dumps(run)})["receipts"])
+    return receipts
+
+
+def test_a_run_of_fragments_gives_a_receipt_each(task: ScoringTask) -> None:
+    receipts = score(task)
+    assert [(r["fragment"], r["part"], r["stats"]["rows_out"]) for r in receipts] == [
+        (0, PARTS[0], 8),
+        (1, PARTS[1], 8),
+    ]
+    assert Output(task.output_url).committed() == set(PARTS)
+
+
+def test_a_fragment_that_a_dead_replica_committed_is_not_scored_again(task: ScoringTask, tmp_path: Path) -> None:
+    first = score(task)
+    before = [(tmp_path / "out" / part).stat().st_mtime_ns for part in PARTS]
+    again = score(task)
+    assert [(r["fragment"], r["stats"]["rows_out"], r["stats"]["bytes_out"]) for r in again] == [
+        (r["fragment"], r["stats"]["rows_out"], r["stats"]["bytes_out"]) for r in first
+    ]
+    assert [r["stats"]["micro_batches"] for r in again] == [0, 0]
+    assert [(tmp_path / "out" / part).stat().st_mtime_ns for part in PARTS] == before
+
+
+def test_a_fragment_that_another_artifact_made_is_refused(task: ScoringTask, tmp_path: Path) -> None:
+    score(task)
+    other = replace(task, settings=replace(task.settings, artifact=replace(located(), key="another")))
+    (receipt,) = score(other)
+    assert receipt["error"] == "OutputConflictError"
+    assert "committed by another run with other content" in receipt["message"]
+
+
+def test_a_run_ends_with_its_first_error(task: ScoringTask) -> None:
+    (receipt,) = score(task, "no-such.parquet", "table.parquet")
+    assert receipt["error"] == "SourceError"
+    assert Output(task.output_url).committed() == set()
+
+
+def test_a_variant_that_does_not_load_says_so_and_begins_nothing(task: ScoringTask, tmp_path: Path) -> None:
+    broken = replace(task, settings=replace(task.settings, backend="no-such"))
+    (receipt,) = score(broken)
+    assert receipt["error"] == "LoadError"
+    assert "cannot load the variant: no backends plugin" in receipt["message"]
+    assert Output(task.output_url).begin(PARTS[0])
