@@ -16,6 +16,7 @@ from optinfer.tracking.tally import Tally
 PARTS = ("read", "preprocess", "wait", "infer", "postprocess", "commit")
 # From here on the model is the limit: what is left to gain beside it is less than measuring it costs.
 _BUSY = 0.85
+_NOTABLE = 0.15
 _LONG_START = 0.5
 _STEPS = ("prepare", "ray", "actors", "load")
 
@@ -66,7 +67,8 @@ def break_down(tally: Tally, started: float, marks: Mapping[str, float], ended: 
     share = tally.model_share()
     long_start = tally.first_receipt - started > _LONG_START * (ended - started)
     bottleneck = "startup" if long_start else _limit(tally.scored, share)
-    return Breakdown(startup, parts, share if share is None else round(share, 4), bottleneck, _ADVICE[bottleneck])
+    advice = _ADVICE[bottleneck] + (_second(tally.scored) if bottleneck == "infer" else "")
+    return Breakdown(startup, parts, share if share is None else round(share, 4), bottleneck, advice)
 
 
 def _startup(tally: Tally, started: float, marks: Mapping[str, float]) -> dict[str, float]:
@@ -82,6 +84,14 @@ def _startup(tally: Tally, started: float, marks: Mapping[str, float]) -> dict[s
             seconds[step] = round(max(times[step] - before, 0.0), 3)
             before = max(before, times[step])
     return seconds
+
+
+def _second(stats: Stats) -> str:
+    """Name what takes a good part of the work beside the model: on a CPU it takes the model's own cores."""
+    seconds = {part: getattr(stats, f"{part}_seconds") for part in PARTS if part != "wait"}
+    beside = max((part for part in seconds if part != "infer"), key=lambda part: seconds[part])
+    share = seconds[beside] / max(sum(seconds.values()), 1e-9)
+    return f"; {beside} is {share:.0%} of the replicas' work" if share >= _NOTABLE else ""
 
 
 def _limit(stats: Stats, model_share: float | None) -> str:

@@ -80,3 +80,9 @@ def test_every_part_is_told() -> None:
 
 def test_a_run_that_scored_nothing_has_no_breakdown() -> None:
     assert break_down(Tally(rows=0, error_threshold=0), 0.0, {}, 1.0) is None
+
+
+def test_work_that_takes_the_models_cores_is_named_beside_it() -> None:
+    found = break_down(run_of(infer=90.0, preprocess=45.0), started=0.0, marks={}, ended=120.0)
+    assert found is not None
+    assert found.advice.endswith("; preprocess is 33% of the replicas' work")
