@@ -31,7 +31,7 @@ def run_of(seconds: float = 100.0, loaded: bool = True, **parts: float) -> Tally
         ({"infer": 40.0, "commit": 60.0}, "commit", "raise source.fragment_rows"),
         ({"infer": 40.0, "read": 5.0, "commit": 5.0}, "replicas", "fewer replicas"),
     ],
-    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
+    ids=["infer", "read", "preprocess", "postprocess", "commit", "replicas"],
 )
 def test_what_the_replicas_waited_for_is_the_bottleneck(parts: dict[str, float], bottleneck: str, advice: str) -> None:
     found = break_down(run_of(**parts), started=0.0, marks={}, ended=120.0)
