@@ -53,7 +53,7 @@ class Connection:
         if self._thread is not None and not self._unneeded.is_set():
             return
         self._join()
-        self._free = self._error = None
+        self._error = None
         ray = sys.modules.get("ray")
         if ray is not None and ray.is_initialized():
             if self._address not in (None, "auto", "local"):
@@ -89,6 +89,7 @@ class Connection:
 
     def release(self) -> None:
         """Begin to end what was started."""
+        self._free = None
         self._unneeded.set()
 
     def _join(self) -> None:

@@ -121,12 +121,18 @@ def sizes(suite: Suite) -> dict[str, Callable[[], Said]]:
         finally:
             ray.shutdown()
 
+    return {f"size {n}": lambda n=n: sized(n) for n in (1, 2, 3, 4)}
+
+
+def own(suite: Suite) -> dict[str, Callable[[], Said]]:
+    """The Ray that the job starts for itself."""
+
     def fallback() -> Said:
         meeting = suite.faulty("fallback")
         (meeting.folder / "refuse").touch()
         return suite.run("fallback", "local", variant="faulty", gate__fallback="fake")
 
-    return {**{f"size {n}": lambda n=n: sized(n) for n in (1, 2, 3, 4)}, "fallback": fallback}
+    return {"fallback": fallback}
 
 
 def nodes(suite: Suite) -> dict[str, Callable[[], Said]]:
@@ -186,10 +192,8 @@ def nodes(suite: Suite) -> dict[str, Callable[[], Said]]:
     return {step.__name__: step for step in steps}
 
 
-def main(folder: str, suite: str, *only: str) -> None:
-    for name, scenario in {"sizes": sizes, "nodes": nodes}[suite](Suite(Path(folder))).items():
-        if only and name not in only:
-            continue
+def main(folder: str, suite: str) -> None:
+    for name, scenario in {"sizes": sizes, "own": own, "nodes": nodes}[suite](Suite(Path(folder))).items():
         try:
             said = scenario()
         except Exception:

@@ -100,12 +100,17 @@ def test_a_ray_that_runs_in_this_process_is_used_and_left_running(
     assert calls == []
 
 
-def test_a_jobs_own_replicas_do_not_count_as_taken(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("running", [True, False], ids=["joined", "started here"])
+def test_a_jobs_own_replicas_do_not_count_as_taken(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch, running: bool
+) -> None:
     answers = iter([[Node(cpus=2)], [Node(cpus=0)]])
+    monkeypatch.setattr("ray.is_initialized", lambda: running)
     monkeypatch.setattr(cluster, "free_nodes", lambda: next(answers))
-    with Connection("local") as connection:
-        connection.open()
-        assert connection.free() == connection.free() == [Node(cpus=2)]
+    with Connection(None) as connection:
+        for _ in range(2):
+            connection.open()
+            assert connection.free() == [Node(cpus=2)]
         connection.release()
         connection.open()
         assert connection.free() == [Node(cpus=0)]
