@@ -97,6 +97,7 @@ def run(config: JobConfig, address: str | None = None, say: Say = _silent) -> di
             tally.check_complete(output.shown)
             manifest = summary.manifest(planned, tally, recorder)
             output.finish(manifest)
+            ray.release()  # takes a second; the output is finished whatever becomes of Ray
             mlflow = recorder.finish("done", **summary.finish(planned, tally, manifest))
     return {**manifest["run"], "mlflow": mlflow}
 
@@ -186,7 +187,6 @@ def _stream(prepared: Prepared, left: np.ndarray[Any, Any], run: _Run) -> None:
             tally.first_load = tally.first_load or (receipt.load_started, receipt.load_seconds)
             progress.advance(receipt.stats.rows_in, receipt.stats.rows_quarantined)
             tally.check_threshold(f"{redact(config.sink.path)}/_quarantine")
-    run.ray.release()
     run.accounts.flush()
 
 
