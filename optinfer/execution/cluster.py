@@ -54,6 +54,8 @@ class Connection:
             return
         self._join()
         self._error = None
+        if self._address not in (None, "auto", "local"):
+            _require_listening(str(self._address))
         ray = sys.modules.get("ray")
         if ray is not None and ray.is_initialized():
             if self._address not in (None, "auto", "local"):
@@ -63,7 +65,7 @@ class Connection:
                 )
             return
         where = None if self._address == "local" else self._address or os.environ.get("RAY_ADDRESS")
-        if where not in (None, "auto"):
+        if where not in (None, "auto", self._address):
             _require_listening(str(where))
         self._local = where is None
         self._answered, self._unneeded = threading.Event(), threading.Event()
