@@ -84,7 +84,7 @@ class Summary:
             "placement": self.placement.as_dict() if self.placement else {},
             "gate": prepared.gate.as_dict() if prepared else {},
             "certificate": prepared.certificate.as_dict() if prepared else {},
-            "forecast": against(planned, prepared, self.placement, scored.rows_in, seconds),
+            "forecast": against(planned, prepared, self.placement, scored.rows_in, seconds - self._proving()),
             "mlflow": mlflow,
         }
 
@@ -132,13 +132,18 @@ class Summary:
             "artifacts": artifacts,
         }
 
+    def _proving(self) -> float:
+        """Return the seconds until the variant was proved: building and measuring it is done once, and not forecast."""
+        return self.marks.get("prepare", self.started) - self.started
+
     def _startup(self, planned: Planned, tally: Tally) -> float | None:
-        """Return the time to the first fragment, less what scoring it took."""
+        """Return the time to the first fragment, less what proving the variant and scoring the fragment took."""
         if tally.first_receipt is None:
             return None
         steady = tally.steady_rows_per_second()
         rows = planned.plan.fragments[0].rows * (self.placement.replicas if self.placement else 1)
-        return max(0.0, tally.first_receipt - self.started - (rows / steady if steady else 0.0))
+        begun = self.started + self._proving()
+        return max(0.0, tally.first_receipt - begun - (rows / steady if steady else 0.0))
 
     def _metrics(self, run: dict[str, Any], tally: Tally) -> dict[str, float]:
         numbers = {k: float(v) for k, v in run.items() if isinstance(v, int | float)}
