@@ -61,7 +61,7 @@ def draw_tuning(record: dict[str, Any], path: Path) -> None:
         color, marker = f"C{variants.index(variant) % 10}", "osD^vP<>"[layouts.index(layout) % 8]
         axes.plot(*zip(*sorted(points), strict=True), "--", color=color, marker=marker, lw=0.8, ms=6,
                   label=f"{variant}, {layout} threads")  # fmt: skip
-    best = max(record["finalists"], key=lambda f: (_is_winner(f, record["winner"]), sorted(f["rows_per_second"])))
+    best = max(record["finalists"], key=lambda f: (_is_winner(f, record), sorted(f["rows_per_second"])))
     rates = sorted(best["rows_per_second"])
     axes.plot(best["budget"], rates[len(rates) // 2], "*", color=_GATE, ms=16, label="best, measured again")
     axes.set_xscale("log", base=2)
@@ -74,9 +74,11 @@ def draw_tuning(record: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def _is_winner(finalist: dict[str, Any], winner: dict[str, Any]) -> bool:
-    same = (finalist["variant"], finalist["replicas"], finalist["threads"])
-    return same == (winner["variant"], winner["replicas"], winner["threads_per_replica"])
+def _is_winner(finalist: dict[str, Any], record: dict[str, Any]) -> bool:
+    winner = record["winner"]
+    budget = winner[record["budget"]] or record["default"]["budget"]  # 0: the variant's own
+    same = (finalist["variant"], finalist["budget"], finalist["replicas"], finalist["threads"])
+    return same == (winner["variant"], budget, winner["replicas"], winner["threads_per_replica"])
 
 
 def _point(candidate: dict[str, Any]) -> tuple[float, float, float, float]:
