@@ -16,7 +16,7 @@ from typing import Any
 
 from optinfer import home
 from optinfer.config import AUTO, JobConfig
-from optinfer.errors import ConfigError, redact, without_secrets
+from optinfer.errors import ConfigError, without_secrets
 from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, Skipped, prove_all
 from optinfer.optimization.variants import BASELINES, catalog, get
@@ -55,7 +55,7 @@ def optimize(
     folder = home.runs() / run_id
     journal = Journal(folder / "journal.jsonl", time.time)
     runs = NestedRuns(config.tracking.uri or home.default_tracking_uri(), config.tracking.experiment, time.time)
-    runs.start(f"{config.name} optimize", _params(planned), {"optinfer.run_id": run_id})
+    runs.start(f"{config.name} optimize", planned.params, {"optinfer.run_id": run_id})
     with closing(journal), runs:
         bench = Workbench(planned.config, planned.model, planned.plan.fragments, say)
         results = list(_measured(bench, names, journal, runs, say))
@@ -150,16 +150,6 @@ def _entry(result: Prepared | Skipped) -> dict[str, Any]:
 
 def _verdict(result: Prepared) -> str:
     return "passes" if result.gate.passed else result.gate.reason
-
-
-def _params(planned: Planned) -> dict[str, Any]:
-    return {
-        "job": planned.config.name,
-        "family": planned.config.model.family,
-        "model.path": redact(planned.config.model.path),
-        "model.digest": planned.model.key,
-        "data.digest": planned.fields["source"]["files"],
-    }
 
 
 def _metrics(result: Prepared) -> dict[str, float]:

@@ -52,6 +52,17 @@ class Planned:
     fields: dict[str, Any]
 
     @property
+    def params(self) -> dict[str, Any]:
+        """Describe job, model and data for a tracker."""
+        return {
+            "job": self.config.name,
+            "family": self.config.model.family,
+            "model.path": redact(self.config.model.path),
+            "model.digest": self.model.key,
+            "data.digest": self.fields["source"]["files"],
+        }
+
+    @property
     def fingerprint(self) -> str:
         return fingerprint(self.fields)
 

@@ -38,11 +38,7 @@ class Summary:
         config = planned.config
         return {
             "params": {
-                "job": config.name,
-                "family": config.model.family,
-                "model.path": redact(config.model.path),
-                "model.digest": planned.model.key,
-                "data.digest": planned.fields["source"]["files"],
+                **planned.params,
                 "data.rows": planned.plan.rows,
                 "data.files": len(planned.plan.files),
                 "fragments": len(planned.plan.fragments),

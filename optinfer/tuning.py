@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from optinfer import home
 from optinfer.config import AUTO, JobConfig
-from optinfer.errors import ConfigError, GateError, NoVariantError, OptinferError, redact
+from optinfer.errors import ConfigError, GateError, NoVariantError, OptinferError
 from optinfer.execution.placement import Node, place
 from optinfer.forecast import per_million, price
 from optinfer.machine import gpu, nvidia_gpus
@@ -289,11 +289,7 @@ def _record(
 def _params(planned: Planned) -> dict[str, Any]:
     tuning = planned.config.tuning
     return {
-        "job": planned.config.name,
-        "family": planned.config.model.family,
-        "model.path": redact(planned.config.model.path),
-        "model.digest": planned.model.key,
-        "data.digest": planned.fields["source"]["files"],
+        **planned.params,
         **{f"tuning.{name}": value for name, value in tuning.model_dump().items()},
     }
 

@@ -63,27 +63,34 @@ def build(
         context: makes what techniques need; called only when something is built.
         report: is told what is being built.
     """
-    artifact = baseline
-    for step, key in zip(variant.recipe["steps"], keys(variant, baseline.key, calibration_digest)[1:], strict=True):
-        if already(step["technique"], artifact.format):
-            continue
-        folder = home.artifacts() / key
-        found = Artifact.read(folder)
-        if found is None:
-            report(f"building {variant.name}: {step['technique']}")
-            found = _run_step(step, artifact, folder, context)
-        artifact = _located(found, artifact, folder)
+
+    def make(step: dict[str, Any], source: Artifact, folder: Path) -> Artifact:
+        report(f"building {variant.name}: {step['technique']}")
+        return _run_step(step, source, folder, context)
+
+    artifact = _followed(variant, baseline, calibration_digest, make)
+    assert artifact is not None
     return artifact
 
 
 def cached(variant: Variant, baseline: Artifact, calibration_digest: str) -> Artifact | None:
     """Return the variant's artifact if every step is in the cache; build nothing."""
+    return _followed(variant, baseline, calibration_digest, lambda step, source, folder: None)
+
+
+def _followed(
+    variant: Variant,
+    baseline: Artifact,
+    calibration_digest: str,
+    make: Callable[[dict[str, Any], Artifact, Path], Artifact | None],
+) -> Artifact | None:
+    """Follow the recipe through the cache; `make` gives what the cache lacks, or None to give up."""
     artifact = baseline
     for step, key in zip(variant.recipe["steps"], keys(variant, baseline.key, calibration_digest)[1:], strict=True):
         if already(step["technique"], artifact.format):
             continue
         folder = home.artifacts() / key
-        found = Artifact.read(folder)
+        found = Artifact.read(folder) or make(step, artifact, folder)
         if found is None:
             return None
         artifact = _located(found, artifact, folder)

@@ -15,6 +15,7 @@ Usage: python tests/benchmarks/processes.py [--rows 8192] [--source FILE] [--var
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -123,7 +124,8 @@ def measure(bench: Bench, variant: str, spy: Path | None) -> dict[str, Any]:
         meter.read()
         if not startup and next(output.glob("part-*.parquet"), None):
             startup = meter.by_kind()
-        time.sleep(_EVERY_SECONDS)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            driver.wait(_EVERY_SECONDS)
     seconds = time.monotonic() - started
     for spying in meter.spied.values():
         spying.wait()
