@@ -76,33 +76,28 @@ def stream(task: ScoringTask, placement: Placement, todo: Todo) -> Generator[Rec
     import ray
     from ray.data.exceptions import ExecutionTimeoutError
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    # Every block is one row; blocks that were joined would all go to one replica.
-    context.target_max_block_size = 1
-    # A pool grows when its replicas have all the fragments they may have; by default only when they had more.
-    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+    context = _context()
     hush()
     # Ray announces the end of `ray_remote_args_fn` without naming another way to bound restarts.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", module="optinfer")
     # It also warns that one block came from one reading task, which yields as many as there are.
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors", module="ray")
-    dataset = ray.data.read_datasource(_source(todo, placement.replicas), num_cpus=0, override_num_blocks=1).map(
-        FragmentScorer,
-        fn_constructor_args=(task,),
-        compute=ray.data.ActorPoolStrategy(
-            min_size=placement.replicas,
-            initial_size=placement.replicas,
-            max_size=placement.max_replicas,
-            max_tasks_in_flight_per_actor=_OVERLAP,
-            max_concurrent_calls_per_actor=_OVERLAP,
-            enable_true_multi_threading=True,
-        ),
-        num_cpus=placement.cpus_per_replica,
-        num_gpus=placement.gpus_per_replica or None,
-        ray_remote_args_fn=_remote_args(placement),
-    )
+    with ray.data.DataContext.current(context):  # of this dataset alone: the caller's others keep theirs
+        dataset = ray.data.read_datasource(_source(todo, placement.replicas), num_cpus=0, override_num_blocks=1).map(
+            FragmentScorer,
+            fn_constructor_args=(task,),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=placement.replicas,
+                initial_size=placement.replicas,
+                max_size=placement.max_replicas,
+                max_tasks_in_flight_per_actor=_OVERLAP,
+                max_concurrent_calls_per_actor=_OVERLAP,
+                enable_true_multi_threading=True,
+            ),
+            num_cpus=placement.cpus_per_replica,
+            num_gpus=placement.gpus_per_replica or None,
+            ray_remote_args_fn=_remote_args(placement),
+        )
     try:
         for row in dataset.iter_rows():
             yield from map(_receipt, json.loads(row["receipts"]))
@@ -118,6 +113,20 @@ def stream(task: ScoringTask, placement: Placement, todo: Todo) -> Generator[Rec
             f"replicas kept dying and Ray gave up: {str(error).strip().splitlines()[0]}; check memory "
             "(fewer replicas, smaller batching.max_batch_tokens), then run the same command again"
         ) from error
+
+
+def _context() -> Any:
+    """Return Ray Data's settings as they are here, changed to what a job needs."""
+    import ray
+
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # Every block is one row; blocks that were joined would all go to one replica.
+    context.target_max_block_size = 1
+    # A pool grows when its replicas have all the fragments they may have; by default only when they had more.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
+    return context
 
 
 def _source(todo: Todo, replicas: int) -> Any:
