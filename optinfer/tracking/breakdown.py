@@ -1,7 +1,8 @@
 """Where the time of a run went, what was the bottleneck, and what would help. Pure.
 
 A replica works on two fragments at a time, one in the model and one being read, preprocessed or committed. So what its
-time is worth is the share that its model was busy; the other parts count only where the model waited for them.
+time is worth is the share that its model was busy; the other parts count where the model waited for them. On a single
+core it always waits for preprocessing, which then counts beside it.
 """
 
 from __future__ import annotations
@@ -95,12 +96,12 @@ def _second(stats: Stats) -> str:
 
 
 def _limit(stats: Stats, model_share: float | None) -> str:
-    """Name the part that limits: the model where it is busy, else the longest of what it may have waited for."""
-    beside = {part: getattr(stats, f"{part}_seconds") for part in ("read", "preprocess", "postprocess", "commit")}
-    longest = max(beside, key=lambda part: beside[part])
-    if model_share is None:
-        return "infer" if stats.infer_seconds >= beside[longest] else longest
+    """Name the part that limits: the model where it is busy, else the longest, where replicas were busy at all."""
+    seconds = {part: getattr(stats, f"{part}_seconds") for part in PARTS if part != "wait"}
+    longest = max(seconds, key=lambda part: seconds[part])
+    if model_share is None or not stats.infer_seconds:
+        return longest
     if model_share >= _BUSY:
         return "infer"
-    # With two fragments at a time, what is beside the model only delays it where it takes as long.
-    return longest if sum(beside.values()) > stats.infer_seconds / 2 else "replicas"
+    work_share = model_share * sum(seconds.values()) / stats.infer_seconds
+    return longest if work_share >= _BUSY else "replicas"

@@ -18,6 +18,7 @@ import pytest
 
 from optinfer.backends import Arrays
 from optinfer.errors import ConfigError, LoadError, UnavailableError
+from optinfer.families import Features
 from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conftest import located
 
@@ -146,6 +147,35 @@ def test_the_model_runs_one_micro_batch_at_a_time(replica: Replica, sample_table
     assert overlaps == []
     for result in results[1:]:
         np.testing.assert_array_equal(result.outputs["sentence_embedding"], results[0].outputs["sentence_embedding"])
+
+
+@pytest.mark.parametrize(("threads", "patience", "overlap"), [(1, 0.3, False), (2, 60.0, True)])
+def test_preprocessing_overlaps_with_the_model_where_there_is_a_second_core(
+    settings: ReplicaSettings, threads: int, patience: float, overlap: bool
+) -> None:
+    replica = Replica(replace(settings, threads=threads))
+    second_is_prepared, prepare = threading.Event(), replica.family.preprocess
+    seen: list[bool | None] = []
+
+    def note(table: pa.Table) -> Features:
+        features = prepare(table)
+        if table.column(0)[0].as_py() == "second":
+            second_is_prepared.set()
+        return features
+
+    def wait(inputs: Arrays, outputs: Arrays) -> Arrays:
+        if not seen:
+            seen.append(None)
+            other.start()
+            seen[0] = second_is_prepared.wait(patience)
+        return outputs
+
+    other = threading.Thread(target=replica.score, args=(texts("second"),))
+    replica.family.preprocess = note  # type: ignore[method-assign]
+    break_session(replica, wait)
+    replica.score(texts("first"))
+    other.join()
+    assert seen == [overlap]
 
 
 def test_the_clock_is_the_callers(settings: ReplicaSettings) -> None:

@@ -30,8 +30,9 @@ def run_of(seconds: float = 100.0, loaded: bool = True, **parts: float) -> Tally
         ({"infer": 40.0, "postprocess": 60.0}, "postprocess", "ask for fewer outputs"),
         ({"infer": 40.0, "commit": 60.0}, "commit", "raise source.fragment_rows"),
         ({"infer": 40.0, "read": 5.0, "commit": 5.0}, "replicas", "fewer replicas"),
+        ({"infer": 60.0, "preprocess": 30.0}, "infer", "preprocess is 33% of the replicas' work"),
     ],
-    ids=["infer", "read", "preprocess", "postprocess", "commit", "replicas"],
+    ids=["infer", "read", "preprocess", "postprocess", "commit", "replicas", "one core"],
 )
 def test_what_the_replicas_waited_for_is_the_bottleneck(parts: dict[str, float], bottleneck: str, advice: str) -> None:
     found = break_down(run_of(**parts), started=0.0, marks={}, ended=120.0)
