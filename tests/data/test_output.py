@@ -185,6 +185,7 @@ def test_parts_that_another_artifact_made_are_refused(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
     output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     found = output.resume(Accounts(output.folder, "f1"))
-    output.require_artifact("a1", found)
+    output.require_artifacts(["a1"], found)
+    output.require_artifacts(["a2", "a1"], found)
     with pytest.raises(OutputConflictError, match="holds fragments by artifact a1, this run uses a2: no output mixes"):
-        output.require_artifact("a2", found)
+        output.require_artifacts(["a2"], found)

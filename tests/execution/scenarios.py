@@ -52,7 +52,9 @@ class Suite:
             record = optinfer.run(job, address)
         except OptinferError as error:
             return {"refused": type(error).__name__, "message": str(error)}
-        wanted = ("status", "variant", "rows_in", "rows_out", "rows_by_node", "placement")
+        wanted = (
+            "status", "variant", "fragments_resumed", "rows_in", "rows_out", "rows_by_node", "rows_by_variant", "placement",
+        )  # fmt: skip
         return {**{key: record[key] for key in wanted}, "digest": digest(sink)}
 
     def faulty(self, name: str, **faults: Any) -> Meeting:
@@ -60,6 +62,15 @@ class Suite:
         meeting = Meeting(self.folder / f"{name}-meeting")
         steps = (Step("fault", {"folder": str(meeting.folder), **faults}),)
         VARIANTS["faulty"] = Variant(name="faulty", steps=steps, backend="faulty", about="for tests")
+        return meeting
+
+    def mixed(self, name: str, **faults: Any) -> Meeting:
+        """Make `faulty-cuda` a variant for a GPU that Ray is told of, beside `faulty`; its answers have the other sign."""
+        meeting = self.faulty(name, **faults)
+        steps = (Step("fault", {"folder": str(meeting.folder), "sign": -1, **faults}),)
+        VARIANTS["faulty-cuda"] = Variant(
+            name="faulty-cuda", steps=steps, backend="faulty", device="cuda", about="for tests"
+        )
         return meeting
 
 
@@ -102,10 +113,10 @@ def beside(work: Callable[[], Said], choreography: Callable[[], None], meeting: 
         return working.result()
 
 
-def idle(nodes: int) -> None:
-    """Wait until the replicas of the job before are gone, and those nodes are there and no others."""
+def idle(cpus: int) -> None:
+    """Wait until the replicas of the job before are gone, and nodes with that many CPUs are there and no others."""
     free, total = ray.available_resources, ray.cluster_resources
-    wait_until(lambda: free().get("CPU") == total().get("CPU") == nodes, f"{nodes} idle nodes")
+    wait_until(lambda: free().get("CPU") == total().get("CPU") == cpus, f"{cpus} idle CPUs")
 
 
 def sizes(suite: Suite) -> dict[str, Callable[[], Said]]:
@@ -192,8 +203,43 @@ def nodes(suite: Suite) -> dict[str, Callable[[], Said]]:
     return {step.__name__: step for step in steps}
 
 
+def mixed(suite: Suite) -> dict[str, Callable[[], Said]]:
+    """A node with a GPU, as far as Ray is told, with CPUs to spare, and one without."""
+    store = {"object_store_memory": 128 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 1, **store})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    second = cluster.add_node(num_cpus=2, **store)
+    names = {"head": cluster.head_node.node_id[:8], "second": second.node_id[:8]}
+    job = {"variant": "faulty-cuda", "placement": {"cpu_variant": "faulty", "threads_per_replica": 1}}
+
+    def both() -> Said:
+        idle(6)
+        meeting = suite.mixed("both", hold_after=0)
+        return {"nodes": names, **beside(lambda: suite.run("both", **job), lambda: meeting.wait_for(3), meeting)}
+
+    def resumed() -> Said:
+        idle(6)
+        sink = suite.folder / "both"
+        for name in ("_SUCCESS", "_manifest.json", *(f"part-{i:06d}.parquet" for i in range(0, 12, 2))):
+            (sink / name).unlink()
+        return {"nodes": names, **suite.run("both", **job)}
+
+    def cpus_leave() -> Said:
+        idle(6)
+        meeting = suite.mixed("cpus_leave", hold_after=0)
+
+        def choreography() -> None:
+            meeting.wait_for(3)
+            cluster.remove_node(second, allow_graceful=False)
+
+        return {"nodes": names, **beside(lambda: suite.run("cpus_leave", **job), choreography, meeting)}
+
+    return {step.__name__: step for step in (both, resumed, cpus_leave)}
+
+
 def main(folder: str, suite: str) -> None:
-    for name, scenario in {"sizes": sizes, "own": own, "nodes": nodes}[suite](Suite(Path(folder))).items():
+    suites = {"sizes": sizes, "own": own, "nodes": nodes, "mixed": mixed}
+    for name, scenario in suites[suite](Suite(Path(folder))).items():
         try:
             said = scenario()
         except Exception:
