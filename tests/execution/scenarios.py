@@ -17,13 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset as pads
+import numpy as np
 import pyarrow.parquet as pq
 import ray
 from ray.cluster_utils import Cluster
 
 import optinfer
 from optinfer.config import parse_job
+from optinfer.data.output import FOOTER_KEY
 from optinfer.errors import OptinferError
 from optinfer.optimization import prepare
 from optinfer.optimization.certificate import certify
@@ -31,6 +32,8 @@ from optinfer.optimization.variants import VARIANTS, Step, Variant
 from tests.conftest import REPO, job_settings, wait_until
 
 ROWS, FRAGMENT_ROWS = 192, 16
+# What tells the answers of `faulty-cuda` from those of other variants.
+SIGNS = {"faulty-cuda": -1}
 Said = dict[str, Any]
 
 
@@ -67,7 +70,7 @@ class Suite:
     def mixed(self, name: str, **faults: Any) -> Meeting:
         """Make `faulty-cuda` a variant for a GPU that Ray is told of, beside `faulty`; its answers have the other sign."""
         meeting = self.faulty(name, **faults)
-        steps = (Step("fault", {"folder": str(meeting.folder), "sign": -1, **faults}),)
+        steps = (Step("fault", {"folder": str(meeting.folder), "sign": SIGNS["faulty-cuda"], **faults}),)
         VARIANTS["faulty-cuda"] = Variant(
             name="faulty-cuda", steps=steps, backend="faulty", device="cuda", about="for tests"
         )
@@ -96,10 +99,14 @@ class Meeting:
 
 
 def digest(sink: Path) -> str:
-    """Identify the rows of an output, bit for bit and in order."""
-    table = pads.dataset(str(sink), format="parquet").to_table()
-    vectors = table["embedding"].combine_chunks().flatten().to_numpy()
-    return hashlib.sha256(repr(table["id"].to_pylist()).encode() + vectors.tobytes()).hexdigest()
+    """Identify the rows of an output, bit for bit and in order; each is the answer of the variant that its part names."""
+    names, vectors = [], []
+    for part in sorted(sink.glob("part-*.parquet")):
+        table = pq.read_table(part)
+        variant = json.loads(table.schema.metadata[FOOTER_KEY])["variant"]
+        names += table["id"].to_pylist()
+        vectors.append(table["embedding"].combine_chunks().flatten().to_numpy() * SIGNS.get(variant, 1))
+    return hashlib.sha256(repr(names).encode() + np.concatenate(vectors).tobytes()).hexdigest()
 
 
 def beside(work: Callable[[], Said], choreography: Callable[[], None], meeting: Meeting) -> Said:
