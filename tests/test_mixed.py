@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import pytest
 import optinfer
 from optinfer import errors, job
 from optinfer.backends.fake import FakeSession
+from optinfer.data.account import Accounts
 from optinfer.data.output import FOOTER_KEY
+from optinfer.data.storage import Folder
 from optinfer.execution import pipeline, scorer
 from optinfer.execution.placement import Node
 from optinfer.optimization.variants import VARIANTS, Step, Variant
@@ -75,6 +78,13 @@ def makers(sink: Path, plain: np.ndarray[Any, Any]) -> dict[str, str]:
     return found
 
 
+def told(sink: Path, fingerprint: str) -> list[dict[str, Any]]:
+    """Return who made each fragment by the accounts, in order."""
+    table = Accounts(Folder(str(sink)), fingerprint).read().select(["fragment", "artifact", "variant"])
+    rows: list[dict[str, Any]] = table.sort_by("fragment").to_pylist()
+    return rows
+
+
 def cut(sink: Path, *parts: int) -> None:
     """Leave the output as a run does that ended before it had committed these parts."""
     for name in ("_SUCCESS", "_manifest.json", *(f"part-{i:06d}.parquet" for i in parts)):
@@ -90,6 +100,10 @@ def test_each_part_names_the_variant_whose_rows_it_holds(
     assert record["beside"]["certificate"]["device"] == "cpu"
     assert (record["rows_out"], record["rows_by_variant"]) == (64, {"stand-in": 32, "fake": 32})
     assert list(makers(sink, plain).values()) == ["stand-in", "fake", "stand-in", "fake"]
+    footers = [json.loads(pq.read_schema(part).metadata[FOOTER_KEY]) for part in sorted(sink.glob("part-*"))]
+    accounts = told(sink, record["fingerprint"])
+    assert accounts == [{key: footer[key] for key in accounts[0]} for footer in footers]
+    assert len({footer["artifact"] for footer in footers}) == 2
     manifest = json.loads((sink / "_manifest.json").read_text())
     assert manifest["run"]["beside"] == json.loads(json.dumps(record["beside"]))
     params = [event["params"] for event in read_journal(last_journal()) if event["event"] == "params"]
@@ -119,6 +133,19 @@ def test_an_output_of_two_variants_is_resumed(
     assert (record["fragments_resumed"], record["rows_out"]) == (2, 64)
     assert record["rows_by_variant"] == {"stand-in": 32, "fake": 32}
     assert sorted(makers(sink, plain).values()) == ["fake", "fake", "stand-in", "stand-in"]
+
+
+def test_a_resume_keeps_the_second_variant_that_auto_took(
+    make_job: MakeJob, source: Path, sink: Path, plain: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [n for n in VARIANTS if n not in ("fake", "stand-in", "torch-fp32")]:
+        monkeypatch.delitem(VARIANTS, name)
+    job = make_job(source, sink, variant="stand-in", placement={"cpu_variant": "auto"})
+    assert optinfer.run(job)["beside"]["variant"] == "fake"
+    cut(sink, 0, 1)
+    monkeypatch.setitem(VARIANTS, "fake", replace(VARIANTS["fake"], exploratory=True))  # `auto` would leave it out now
+    assert optinfer.run(job)["rows_by_variant"] == {"stand-in": 32, "fake": 32}
+    makers(sink, plain)
 
 
 def test_a_part_by_a_third_artifact_is_refused(make_job: MakeJob, source: Path, sink: Path) -> None:
