@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import optinfer
-from optinfer import errors, job
+from optinfer import errors, estimate, job, planning
 from optinfer.backends.fake import FakeSession
 from optinfer.data.account import Accounts
 from optinfer.data.output import FOOTER_KEY
@@ -24,7 +24,7 @@ from optinfer.data.storage import Folder
 from optinfer.execution import pipeline, scorer
 from optinfer.execution.placement import Node
 from optinfer.optimization.variants import VARIANTS, Step, Variant
-from optinfer.render import run_text
+from optinfer.render import plan_text, run_text
 from optinfer.tracking.journal import read as read_journal
 from tests.conftest import MakeJob, WriteTable, read_rows
 
@@ -112,6 +112,30 @@ def test_each_part_names_the_variant_whose_rows_it_holds(
     said = run_text(record)
     assert "on CPUs     fake: cosine" in said
     assert "rows: 32 by stand-in, 32 by fake" in said
+
+
+def test_a_forecast_counts_and_pays_nodes_of_both_kinds(
+    make_job: MakeJob, source: Path, sink: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "gpu", lambda: "NVIDIA H100 80GB HBM3")
+    prices = {"H100": 3.0, "cpu": 1.0}
+    placement = {"cpu_variant": "fake", "cost_per_hour": prices}
+    told = optinfer.run(make_job(source, sink, variant="stand-in", placement=placement))["forecast"]
+    assert told["nodes"] == 2
+    assert told["cost"] == pytest.approx(told["seconds"] / 3600 * (3 + 1))
+    missing = {"cpu_variant": "fake", "cost_per_hour": {"H100": 3.0}}
+    told = optinfer.run(make_job(source, sink.parent / "other", variant="stand-in", placement=missing))["forecast"]
+    assert told["cost"] is None
+
+
+def test_a_plan_names_the_second_variant_and_says_why_this_machine_has_no_place_for_it(
+    make_job: MakeJob, source: Path, sink: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "nvidia_gpus", lambda: 1)
+    plan = planning.preview(planning.plan_job(make_job(source, sink, **MIXED)))
+    assert plan["cpu_variant"] == "fake: none, fake"
+    assert plan["placement"]["reasons"][-1] == "no replicas beside them: every node has a free GPU"
+    assert "cpu_variant" in plan_text(plan)
 
 
 def test_a_job_of_one_variant_says_so_too(make_job: MakeJob, source: Path, sink: Path) -> None:

@@ -157,9 +157,9 @@ def _source(todo: Todo, replicas: int) -> Any:
 
 
 def _remote_args(placement: Placement) -> Callable[[], dict[str, Any]]:
-    """Return what Ray Data asks for what the next actor is started with: as it starts each, in one thread.
+    """Return a function that says what the next actor is started with; Ray Data calls it once for each.
 
-    Those on GPUs come first; an actor that Ray restarts keeps what it was started with.
+    Those on GPUs come first. An actor that Ray restarts keeps what it was started with.
     """
     actors = itertools.cycle([_actor(placement)] * placement.replicas + _actors_beside(placement))
     return lambda: dict(next(actors))
