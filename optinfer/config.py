@@ -137,6 +137,9 @@ class PlacementConfig(_Part):
     resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="custom Ray resources each replica takes, e.g. {TPU: 1} or {jetson: 1}"
     )
+    cpu_variant: str | None = Field(
+        None, description="second variant, for the nodes without a GPU: a name, or auto; the output holds rows of both"
+    )
     cost_per_hour: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="price of a node by its accelerator type, `cpu` for nodes without one"
     )
@@ -148,6 +151,12 @@ class PlacementConfig(_Part):
             raise ValueError("replicas is a fixed number, min_replicas and max_replicas a range; keep one of the two")
         if high is not None and low > high:
             raise ValueError(f"min_replicas {low} is above max_replicas {high}; swap them")
+        return self
+
+    @model_validator(mode="after")
+    def _no_idle_cpu_variant(self) -> PlacementConfig:
+        if self.cpu_variant and self.device == "cpu":
+            raise ValueError("cpu_variant scores beside a variant on GPUs and has no use with device: cpu; remove one")
         return self
 
 

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optinfer import home
 from optinfer.errors import OptinferError
-from optinfer.execution.placement import Needs, Placement
-from optinfer.forecast import Forecast, compared, forecast, nodes_needed, price, speed_of
+from optinfer.execution.placement import Needs, Node, Placement, place, place_mixed
+from optinfer.forecast import Forecast, Speed, at_lengths, compared, forecast, nodes_needed, price, speed_of, together
 from optinfer.machine import gpu
+from optinfer.optimization.mixed import known_beside
 from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, known
 from optinfer.optimization.tuned import Lengths
@@ -33,7 +36,9 @@ def last_measured(planned: Planned) -> Prepared | None:
     if not planned.plan.rows:
         return None
     try:
-        return known(Workbench(planned.config, planned.model, planned.plan.fragments, lambda line: None))
+        bench = Workbench(planned.config, planned.model, planned.plan.fragments, lambda line: None)
+        found = known(bench)
+        return replace(found, beside=known_beside(bench, found)) if found else None
     except OptinferError:  # a file that cannot be read, say: the run itself will name it
         return None
 
@@ -50,6 +55,26 @@ def needs_of(prepared: Prepared | None) -> Needs:
     )
 
 
+def placed(
+    planned: Planned,
+    prepared: Prepared | None,
+    device: str,
+    nodes: Sequence[Node],
+    fragments: int,
+    growing: bool = False,
+) -> Placement:
+    """Fit replicas of the job's variant, or of both, onto nodes; the arguments are those of `place`.
+
+    Raises:
+        PlacementError: the job's wishes do not fit.
+    """
+    wishes, needs = planned.config.placement, needs_of(prepared)
+    if wishes.cpu_variant and device == "cuda":
+        second = needs_of(prepared.beside if prepared else None)
+        return place_mixed(wishes, nodes, fragments, needs, second, growing)
+    return place(wishes, device, nodes, fragments, needs, growing)
+
+
 def before_run(planned: Planned, prepared: Prepared | None, placement: Placement, rows: int) -> Forecast:
     """Forecast a run that was not prepared, from the cache alone."""
     if rows == 0:
@@ -61,9 +86,15 @@ def of_run(planned: Planned, prepared: Prepared | None, placement: Placement | N
     """Forecast a run over `rows` rows with the variant that scores, on its placement."""
     if prepared is None or placement is None:
         return forecast(rows, None, Lengths(), None, 1, None, _UNMEASURED)
-    speed = speed_of(prepared.tuned, prepared.certificate, placement.replicas, placement.threads_per_replica)
+    speed = _speed(prepared, placement)
+    if speed and prepared.beside and placement.beside and (second := _speed(prepared.beside, placement.beside)):
+        speed = together(at_lengths(speed, prepared.lengths), at_lengths(second, prepared.lengths))
     startup = _last_startup(planned, prepared)
     return forecast(rows, speed, prepared.lengths, startup, _nodes(placement), _price(planned, placement))
+
+
+def _speed(prepared: Prepared, placement: Placement) -> Speed | None:
+    return speed_of(prepared.tuned, prepared.certificate, placement.replicas, placement.threads_per_replica)
 
 
 def against(
@@ -90,9 +121,19 @@ def _startup_file(planned: Planned, prepared: Prepared) -> Path:
 
 
 def _nodes(placement: Placement) -> int:
-    return nodes_needed(placement.replicas, placement.cpus_per_replica, os.cpu_count() or 1)
+    """Return how many nodes like this one the replicas take, and those that some are pinned to."""
+    own = len(placement.pinned) or nodes_needed(placement.replicas, placement.cpus_per_replica, os.cpu_count() or 1)
+    return own + (_nodes(placement.beside) if placement.beside else 0)
 
 
 def _price(planned: Planned, placement: Placement) -> float | None:
+    """Return what an hour of a node costs; of two kinds, on average."""
     prices = planned.config.placement
-    return price(prices, gpu() if placement.device == "cuda" else None) if prices.cost_per_hour else None
+    if not prices.cost_per_hour:
+        return None
+    own = price(prices, gpu() if placement.device == "cuda" else None)
+    if placement.beside is None or own is None:
+        return own
+    nodes, second = _nodes(placement.beside), price(prices, None)
+    total = _nodes(placement)
+    return None if second is None else (own * (total - nodes) + second * nodes) / total

@@ -57,6 +57,21 @@ def speed_of(tuned: Tuned | None, certificate: Certificate | None, replicas: int
     return None
 
 
+def at_lengths(speed: Speed, table: Lengths) -> Speed:
+    """Return the speed on rows of this table's lengths: rows twice as long take twice as long."""
+    if not table.mean or not speed.lengths.mean or round(table.mean / speed.lengths.mean, 2) == 1:
+        return speed
+    rate = speed.rows_per_second * speed.lengths.mean / table.mean
+    basis = f"{speed.basis}, for {table.mean:.0f} tokens a row instead of {speed.lengths.mean:.0f}"
+    return Speed(rows_per_second=rate, basis=basis, lengths=table)
+
+
+def together(first: Speed, second: Speed) -> Speed:
+    """Return the speed of two variants' replicas beside each other, both on rows of the same lengths."""
+    rate, basis = first.rows_per_second + second.rows_per_second, f"{first.basis}; beside it {second.basis}"
+    return Speed(rows_per_second=rate, basis=basis)
+
+
 def forecast(
     rows: int,
     speed: Speed | None,
@@ -71,7 +86,7 @@ def forecast(
     Args:
         rows: rows to score.
         speed: None where nothing was measured; `missing` then says what to do.
-        table: lengths of this table: rows twice as long take twice as long.
+        table: lengths of this table.
         startup_seconds: of the last run like it, None where there was none: then it counts as nothing.
         nodes: machines that are paid for.
         cost_per_hour: of one of them, None where the job does not say.
@@ -81,10 +96,8 @@ def forecast(
             rows=rows, seconds=None, startup_seconds=startup_seconds, rows_per_second=None, nodes=nodes, cost=None,
             basis=missing,
         )  # fmt: skip
-    rate, basis = speed.rows_per_second, speed.basis
-    if table.mean and speed.lengths.mean and round(table.mean / speed.lengths.mean, 2) != 1:
-        rate *= speed.lengths.mean / table.mean
-        basis += f", for {table.mean:.0f} tokens a row instead of {speed.lengths.mean:.0f}"
+    adjusted = at_lengths(speed, table)
+    rate, basis = adjusted.rows_per_second, adjusted.basis
     basis += "; start-up as in the last run" if startup_seconds is not None else "; start-up unknown, left out"
     seconds = (startup_seconds or 0.0) + rows / rate
     return Forecast(

@@ -26,9 +26,10 @@ from optinfer.data.lock import RunLock
 from optinfer.data.output import Output
 from optinfer.data.storage import reaching
 from optinfer.errors import LoadError, redact
-from optinfer.estimate import needs_of
+from optinfer.estimate import placed
 from optinfer.execution.cluster import Connection
-from optinfer.execution.placement import place
+from optinfer.execution.placement import Placement
+from optinfer.optimization.mixed import beside
 from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, candidates
 from optinfer.planning import Planned, plan_job
@@ -106,20 +107,22 @@ def _score(run: _Run) -> None:
     """Prove a variant, bind the output to it and stream; an output that holds rows already keeps the variant it has.
 
     A variant that was proved here may still not load on a replica: then the next one takes over, as long as nothing is
-    committed, so that no output mixes two.
+    committed, so that no output mixes two. Of two that score together nobody knows which did not load: that ends it.
     """
     bench = Workbench(run.planned.config, run.planned.model, run.planned.plan.fragments, run.say)
     failed: list[tuple[str, str]] = []
     error: LoadError | None = None
     for candidate in candidates(bench, only=run.output.bound_variant()):
-        prepared = run.summary.prepared = replace(candidate, others=(*failed, *candidate.others))
+        second = beside(bench, candidate, only=run.output.bound_beside())
+        prepared = replace(candidate, others=(*failed, *candidate.others), beside=second)
+        run.summary.prepared = prepared
         _announce(prepared, dict(failed), run)
         run.output.bind_variant(prepared.identity)
         todo = _resume(prepared, run)
         try:
             return _stream(prepared, todo, run)
         except LoadError as caught:
-            if run.output.committed():
+            if run.output.committed() or second:
                 raise
             error = caught
             failed.append((prepared.variant.name, f"a replica cannot load it: {error}"))
@@ -127,13 +130,20 @@ def _score(run: _Run) -> None:
 
 
 def _announce(prepared: Prepared, failed: dict[str, str], run: _Run) -> None:
+    config = run.planned.config
     for line in prepared.warnings:
         run.recorder.warn(line)
     for name, reason in prepared.others:
-        if run.planned.config.variant == AUTO and name not in failed:
+        if config.variant == AUTO and name not in failed:
             run.say(f"not {name}: {reason}")
         else:
             run.recorder.warn(f"{name} does not score: {reason}")
+    for name, reason in prepared.beside.others if prepared.beside else ():
+        run.say(f"not {name} on CPUs: {reason}")
+    if config.placement.cpu_variant and not prepared.beside:
+        run.recorder.warn(
+            f"placement.cpu_variant is left out: {prepared.variant.name} runs on the CPUs of all nodes itself"
+        )
     run.summary.mark("prepare")
     run.recorder.event("selection", chosen=prepared.variant.name, others=dict(prepared.others))
 
@@ -141,8 +151,9 @@ def _announce(prepared: Prepared, failed: dict[str, str], run: _Run) -> None:
 def _resume(prepared: Prepared, run: _Run) -> np.ndarray[Any, Any]:
     """Count what is committed and return the indices of what is not: a listing decides."""
     found, total = run.output.resume(run.accounts), len(run.planned.plan.fragments)
-    run.output.require_artifact(prepared.artifact.key, found)
+    run.output.require_artifacts([one.artifact.key for one in prepared.variants], found)
     run.tally.take_over(found.fragments.tolist(), found.rows_in, found.rows_out, found.rows_quarantined)
+    run.tally.rows_by_variant.update(found.rows_by_variant)
     if len(found.fragments):
         run.say(f"resuming: {len(found.fragments):,} of {total:,} fragments are committed")
     left = np.ones(total, dtype=bool)
@@ -161,26 +172,23 @@ def _stream(prepared: Prepared, left: np.ndarray[Any, Any], run: _Run) -> None:
     config, tally = run.planned.config, run.tally
     run.ray.ready()
     run.summary.mark("ray")
-    placement = run.summary.placement = place(
-        config.placement,
-        prepared.variant.device,
-        run.ray.free(),
-        len(left),
-        needs_of(prepared),
-        run.ray.growing,
+    placement = run.summary.placement = placed(
+        run.planned, prepared, prepared.variant.device, run.ray.free(), len(left), run.ray.growing
     )
-    run.say(f"scoring with {prepared.variant.name}: {'; '.join(placement.reasons)}")
-    task, todo = _task(prepared, placement.threads_per_replica, run), Todo(run.planned.plan, left)
+    for one, part in zip(prepared.variants, placement.parts, strict=False):
+        run.say(f"scoring with {one.variant.name}: {'; '.join(part.reasons)}")
+    task, todo = _task(prepared, placement, run), Todo(run.planned.plan, left)
     progressing = Progress(run.planned.plan.rows, tally.resumed.rows_in)
     # Closed also where a receipt ends the job: whoever keeps that error would keep the replicas scoring.
     with progressing as progress, closing(stream(task, placement, todo)) as receipts:
         for count, receipt in enumerate(receipts):
             if count == 0:  # not before: until a replica has loaded it, another variant may take its place
-                placed = {f"placement.{k}": v for k, v in placement.as_dict().items()}
-                run.recorder.params({**prepared.params, **placed})
+                params = {f"placement.{name}": value for name, value in placement.params.items()}
+                run.recorder.params({**prepared.params, **params})
             run.recorder.event("receipt", **{**asdict(receipt), "stats": receipt.stats.as_dict()})
             counts = (receipt.stats.rows_in, receipt.stats.rows_out, receipt.stats.rows_quarantined)
-            run.accounts.add(prepared.artifact.key, receipt.fragment, *counts)
+            run.accounts.add(receipt.artifact, receipt.fragment, *counts, variant=receipt.variant)
+            tally.rows_by_variant[receipt.variant] += receipt.stats.rows_out
             tally.add(receipt.fragment, receipt.stats, receipt.reasons, receipt.committed, receipt.replica)
             tally.replica_peak_rss_mb = max(tally.replica_peak_rss_mb, receipt.peak_rss_mb)
             tally.replicas.setdefault(receipt.replica, receipt.load_started + receipt.load_seconds)
@@ -190,12 +198,14 @@ def _stream(prepared: Prepared, left: np.ndarray[Any, Any], run: _Run) -> None:
     run.accounts.flush()
 
 
-def _task(prepared: Prepared, threads: int, run: _Run) -> Any:
+def _task(prepared: Prepared, placement: Placement, run: _Run) -> Any:
     from optinfer.execution.scorer import ScoringTask
 
-    config = run.planned.config
+    config, second = run.planned.config, prepared.beside
+    threads = [part.threads_per_replica for part in placement.parts]
     return ScoringTask(
-        settings=replace(prepared.settings, threads=threads),
+        settings=replace(prepared.settings, threads=threads[0]),
+        beside=replace(second.settings, threads=threads[-1]) if second else None,
         columns=config.source.columns,
         columns_read=config.source.columns_read,
         carried=run.planned.carried,

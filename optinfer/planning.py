@@ -23,13 +23,14 @@ from optinfer.data.output import Output, fingerprint
 from optinfer.data.source import plan_source
 from optinfer.data.storage import absolute
 from optinfer.errors import ConfigError, redact
-from optinfer.estimate import before_run, last_measured, needs_of
-from optinfer.execution.placement import Node, place
+from optinfer.estimate import before_run, last_measured, placed
+from optinfer.execution.placement import Node
 from optinfer.machine import nvidia_gpus
 from optinfer.optimization import model_source
 from optinfer.optimization.gate import metric_of
+from optinfer.optimization.mixed import cpu_recipes
 from optinfer.optimization.prepare import family_settings, load_family
-from optinfer.optimization.selection import recipes
+from optinfer.optimization.selection import Prepared, recipes
 from optinfer.optimization.variants import Variant, catalog, get
 
 
@@ -77,11 +78,12 @@ def plan_job(config: JobConfig) -> Planned:
     """
     family_settings(config)
     recipes(config)  # what cannot run here is refused before a model is fetched
+    cpu_recipes(config)
     model = model_source.locate(config.model, config.tracking.uri)
     family = load_family(config, model)
     _check_roles(config, family.roles)
     metric_of(config.gate, family.metrics)
-    variants = recipes(config, model.format)
+    variants, second = recipes(config, model.format), cpu_recipes(config, model.format)
     needed = [*config.source.columns_read, *config.sink.columns, *([config.gate.label] if config.gate.label else [])]
     wanted_rows = rows_for_model(plugins.load("families", config.model.family).FRAGMENT_ROWS, model.size_bytes)
     plan = plan_source(config.source, list(dict.fromkeys(needed)), wanted_rows)
@@ -101,6 +103,7 @@ def plan_job(config: JobConfig) -> Planned:
         "variant": variants,
         "batching": config.batching.model_dump(),
         "sink": {"columns": list(config.sink.columns)},
+        **({"cpu_variant": second} if second else {}),
     }
     return Planned(config, plan, model, carried, pa.schema([*carried, *family.schema]), fields)
 
@@ -121,8 +124,8 @@ def preview(planned: Planned) -> dict[str, Any]:
     if job and job["fingerprint"] != planned.fingerprint:
         warnings.append(f"{output.shown} belongs to another job: `run` would refuse (exit 5)")
     measured = last_measured(planned)
-    needs = needs_of(measured)
-    placement = place(config.placement, measured.variant.device if measured else device, [here], max(todo, 1), needs)
+    device = measured.variant.device if measured else device
+    placement = placed(planned, measured, device, [here], max(todo, 1))
     return {
         "job": config.name,
         "rows": plan.rows,
@@ -131,12 +134,25 @@ def preview(planned: Planned) -> dict[str, Any]:
         "to_score": todo,
         "model": f"{redact(config.model.path)} ({planned.model.key})",
         "variant": _variant_line(chosen or (measured.variant if measured else None), automatic=chosen is None),
+        **_cpu_variant(config, measured, device),
         "output": f"{output.shown}: {', '.join(f'{f.name} {f.type}' for f in planned.schema)}",
         "fingerprint": planned.fingerprint,
         "placement": placement.as_dict(),
         "forecast": before_run(planned, measured, placement, rows).as_dict(),
         "warnings": warnings,
     }
+
+
+def _cpu_variant(config: JobConfig, measured: Prepared | None, device: str) -> dict[str, str]:
+    """Describe the job's second variant; nothing where it has none."""
+    name = config.placement.cpu_variant
+    if name is None:
+        return {}
+    if device != "cuda":
+        return {"cpu_variant": f"{name}: left out where the variant runs on CPUs itself"}
+    second = measured.beside.variant if measured and measured.beside else None
+    chosen = get(name, catalog(config)) if name != AUTO else second
+    return {"cpu_variant": _variant_line(chosen, automatic=name == AUTO)}
 
 
 def _variant_line(chosen: Variant | None, automatic: bool) -> str:

@@ -12,6 +12,7 @@ def run_text(run: dict[str, Any]) -> str:
     lines = [
         f"{run['rows_out']:,} of {run['rows_in']:,} rows scored, {run['rows_quarantined']:,} quarantined",
         f"  variant     {run['variant']}{_gate(run)}",
+        *_beside(run),
         f"  speed       {_speed(run)}",
         *_time(run["time"]),
         *[f"  forecast    {line}" for line in _forecast_error(run["forecast"])],
@@ -20,6 +21,14 @@ def run_text(run: dict[str, Any]) -> str:
         f"  mlflow      {_mlflow(run['mlflow'])}",
     ]
     return "\n".join(lines)
+
+
+def _beside(run: dict[str, Any]) -> list[str]:
+    """Say which second variant scored, and whose the rows of the output are."""
+    if not (second := run["beside"]):
+        return []
+    rows = ", ".join(f"{rows:,} by {name}" for name, rows in run["rows_by_variant"].items())
+    return [f"  on CPUs     {second['variant']}{_gate(second)}", f"              rows: {rows}"]
 
 
 def _gate(run: dict[str, Any]) -> str:

@@ -76,12 +76,26 @@ class Summary:
             "padding_fraction": round(scored.padding_fraction, 5),
             "time": self._time(tally),
             "rows_by_node": tally.rows_by_node(),
+            "rows_by_variant": dict(tally.rows_by_variant),
             "out_of_memory": scored.out_of_memory,
             "placement": self.placement.as_dict() if self.placement else {},
             "gate": prepared.gate.as_dict() if prepared else {},
             "certificate": prepared.certificate.as_dict() if prepared else {},
+            "beside": self._beside(),
             "forecast": against(planned, prepared, self.placement, scored.rows_in, seconds - self._proving()),
             "mlflow": mlflow,
+        }
+
+    def _beside(self) -> dict[str, Any]:
+        """Return what is said of the second variant, {} where there is none."""
+        second = self.prepared.beside if self.prepared else None
+        if second is None:
+            return {}
+        return {
+            "variant": second.variant.name,
+            "gate": second.gate.as_dict(),
+            "certificate": second.certificate.as_dict(),
+            "variants_not_chosen": dict(second.others),
         }
 
     def _time(self, tally: Tally) -> dict[str, Any]:
@@ -137,7 +151,8 @@ class Summary:
         if tally.first_receipt is None:
             return None
         steady = tally.steady_rows_per_second()
-        rows = planned.plan.fragments[0].rows * (self.placement.replicas if self.placement else 1)
+        replicas = sum(part.replicas for part in self.placement.parts) if self.placement else 1
+        rows = planned.plan.fragments[0].rows * replicas
         begun = self.started + self._proving()
         return max(0.0, tally.first_receipt - begun - (rows / steady if steady else 0.0))
 

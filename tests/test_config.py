@@ -98,6 +98,7 @@ def test_every_mistake_is_reported_at_once(load: Load) -> None:
         ("placement.replicas=many", "placement.replicas"),
         ("sink.on_error=ignore", "sink.on_error"),
         ("sink.error_threshold=-1", "sink.error_threshold"),
+        ("placement={device: cpu, cpu_variant: auto}", "cpu_variant .* has no use with device: cpu"),
         ("name=two words", "name"),
         ("variant=' '", "optinfer variants"),
     ],

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optinfer.config import PlacementConfig
-from optinfer.forecast import Speed, compared, forecast, nodes_needed, per_million, price, speed_of
+from optinfer.forecast import (
+    Speed,
+    at_lengths,
+    compared,
+    forecast,
+    nodes_needed,
+    per_million,
+    price,
+    speed_of,
+    together,
+)  # fmt: skip
 from optinfer.optimization.tuned import Lengths
 from tests.optimization.test_tuned import TUNED, like
 
@@ -87,3 +97,11 @@ def test_the_error_is_the_forecasts_excess_over_the_actual_time() -> None:
     assert record["error_percent"] == pytest.approx(20.0)
     assert record["actual"] == {"seconds": 300.0, "rows_per_second": 120.0, "cost": pytest.approx(1 / 6)}
     assert compared(told(None), 300.0, 120.0, None)["error_percent"] is None
+
+
+def test_two_variants_beside_each_other_are_as_fast_as_both_each_on_rows_of_the_tables_lengths() -> None:
+    table, other = like(180.0), Speed(rows_per_second=10.0, basis="also measured")
+    both = together(at_lengths(SPEED, table), at_lengths(other, table))
+    assert both.rows_per_second == 50 + 10
+    assert "180 tokens a row instead of 90; beside it also measured" in both.basis
+    assert told(both, table=table).seconds == 600

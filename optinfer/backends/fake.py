@@ -30,6 +30,7 @@ class FakeSession(Session):
 
     def __init__(self, execution: Execution) -> None:
         self._outputs = execution.outputs
+        self._device = execution.device
 
     def __call__(self, inputs: Arrays) -> Arrays:
         first = next(iter(inputs.values())).astype(np.float64)
@@ -37,4 +38,4 @@ class FakeSession(Session):
         return {name: np.tanh(first @ weights / 1e4).astype(np.float32) for name in self._outputs}
 
     def executed(self) -> dict[str, Any]:
-        return {"backend": "fake", "version": "1", "device": "cpu", "precisions": {}}
+        return {"backend": "fake", "version": "1", "device": self._device, "precisions": {}}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,18 +23,25 @@ PART = r"part-\d{6,}\.parquet"
 _FOLDER = f"{STATE}/accounts"
 _RECEIPTS_AN_ACCOUNT = 500
 _COUNTS = ("fragment", "rows_in", "rows_out", "rows_quarantined")
-_SCHEMA = pa.schema([*((name, pa.int64()) for name in _COUNTS), ("artifact", pa.string())])
+_MAKERS = ("artifact", "variant")
+_UNNAMED = "unnamed"  # by a part, or its account, of before variants were recorded
+_SCHEMA = pa.schema([*((name, pa.int64()) for name in _COUNTS), *((name, pa.string()) for name in _MAKERS)])
 
 
 @dataclass(frozen=True, eq=False)
 class Committed:
-    """Fragments committed by earlier attempts and their rows; `artifacts` made them."""
+    """Fragments committed by earlier attempts and their rows; `artifacts` made them.
+
+    Attributes:
+        rows_by_variant: rows in the output by the variant that answered.
+    """
 
     fragments: np.ndarray[Any, Any]
     rows_in: int = 0
     rows_out: int = 0
     rows_quarantined: int = 0
     artifacts: frozenset[str] = frozenset()
+    rows_by_variant: dict[str, int] = field(default_factory=dict)
 
 
 NOTHING = Committed(np.array([], dtype=np.int64))
@@ -44,7 +51,10 @@ def committed(table: pa.Table) -> Committed:
     """Add up a table of accounts."""
     sums = {name: int(np.sum(table.column(name).to_numpy())) for name in _COUNTS[1:]}
     artifacts = frozenset(table.column("artifact").unique().to_pylist())
-    return Committed(table.column("fragment").to_numpy(), **sums, artifacts=artifacts)
+    rows = pa.table({"of": table.column("variant").fill_null(_UNNAMED), "rows": table.column("rows_out")})
+    summed = rows.group_by("of").aggregate([("rows", "sum")])
+    by_variant = dict(zip(summed.column("of").to_pylist(), summed.column("rows_sum").to_pylist(), strict=True))
+    return Committed(table.column("fragment").to_numpy(), **sums, artifacts=artifacts, rows_by_variant=by_variant)
 
 
 def from_footers(footers: Iterable[dict[str, Any]]) -> pa.Table:
@@ -67,10 +77,18 @@ class Accounts:
         self._fingerprint = fingerprint
         self._open: list[dict[str, Any]] = []
 
-    def add(self, artifact: str, fragment: int, rows_in: int, rows_out: int, rows_quarantined: int) -> None:
+    def add(
+        self,
+        artifact: str,
+        fragment: int,
+        rows_in: int,
+        rows_out: int,
+        rows_quarantined: int,
+        variant: str | None = None,
+    ) -> None:
         """Count one committed fragment; it is written with others."""
         counts = (fragment, rows_in, rows_out, rows_quarantined)
-        self._open.append({**dict(zip(_COUNTS, counts, strict=True)), "artifact": artifact})
+        self._open.append({**dict(zip(_COUNTS, counts, strict=True)), "artifact": artifact, "variant": variant})
         if len(self._open) >= _RECEIPTS_AN_ACCOUNT:
             self.flush()
 

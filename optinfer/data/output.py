@@ -5,7 +5,7 @@ _quarantine/part-000012-….parquet rows of fragment 12 that could not be scored
 _optinfer/job.json                the frozen job and its fingerprint; written once, before anything runs
 _optinfer/plan.parquet            the fragments; the paths of their files and partitions are in its schema's metadata
 _optinfer/accounts/…              what is in the parts, without opening them (see account.py)
-_optinfer/variant.json            the one artifact that fills this output
+_optinfer/variant.json            the one artifact that fills this output; two where the job has placement.cpu_variant
 _optinfer/attempts/…              parts begun in this run (see execution/isolation.py)
 _optinfer/lock.json               who is writing now (see lock.py)
 _manifest.json, _SUCCESS          the account, written last
@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -79,11 +79,20 @@ class Output:
 
     def bound_variant(self) -> str | None:
         """Return the variant that committed rows here, None while none did."""
+        bound = self._bound()
+        return str(bound["variant"]) if bound else None
+
+    def bound_beside(self) -> str | None:
+        """Return the second variant that committed rows here, None where there is none."""
+        bound = self._bound()
+        return str(bound["beside"]["variant"]) if bound and "beside" in bound else None
+
+    def _bound(self) -> dict[str, Any] | None:
         bound = self._json_file(f"{STATE}/variant.json")
-        return str(bound["variant"]) if bound and self.folder.names(PART) else None
+        return bound if bound and self.folder.names(PART) else None
 
     def bind_variant(self, chosen: dict[str, Any]) -> None:
-        """Fix the artifact that fills this output, so that no resume mixes two.
+        """Fix what fills this output, so that no resume adds the rows of another artifact.
 
         Raises:
             OutputConflictError: an earlier attempt committed rows with another artifact.
@@ -95,21 +104,20 @@ class Output:
             self.folder.put(f"{STATE}/variant.json", _json(chosen))
         elif bound != chosen:
             raise OutputConflictError(
-                f"{self.shown} is partly filled by {bound['variant']} (artifact {bound['artifact']}), this run would "
-                f"use {chosen['variant']} (artifact {chosen['artifact']}): another machine, library version or "
-                "fallback; resume where it was started, or choose a new sink.path"
+                f"{self.shown} is partly filled by {_named(bound)}, this run would use {_named(chosen)}: another "
+                "machine, library version or fallback; resume where it was started, or choose a new sink.path"
             )
 
-    def require_artifact(self, artifact: str, found: Committed) -> None:
+    def require_artifacts(self, allowed: Collection[str], found: Committed) -> None:
         """Refuse parts that another artifact made.
 
         Raises:
             OutputConflictError: there is one, committed late by a variant that gave way to this one.
         """
-        if strange := sorted(found.artifacts - {artifact}):
+        if strange := sorted(found.artifacts - set(allowed)):
             raise OutputConflictError(
-                f"{self.shown} holds fragments by artifact {strange[0]}, this run uses {artifact}: "
-                "no output mixes two; choose a new sink.path"
+                f"{self.shown} holds fragments by artifact {strange[0]}, this run uses {' and '.join(allowed)}: "
+                "no output mixes in another; choose a new sink.path"
             )
 
     def job(self) -> dict[str, Any] | None:
@@ -160,17 +168,24 @@ class Output:
         artifact: str,
         scored: pa.Table,
         quarantined: pa.Table | None,
+        variant: str | None = None,
+        allowed: Collection[str] = (),
     ) -> dict[str, Any]:
         """Put the fragment's part, once; return its footer record (the winner's, where another was first).
 
+        Args:
+            artifact, variant: what scored the rows.
+            allowed: artifacts whose answers may be there instead: they need not quarantine the same rows.
+
         Raises:
-            OutputConflictError: the part exists and was made from another fingerprint, by another artifact or with
-                other counts.
+            OutputConflictError: the part exists and was made from another fingerprint, by an artifact that is not
+                allowed, or by this one with other counts.
         """
         record: dict[str, Any] = {
             "fragment": fragment.index,
             "fingerprint": fingerprint,
             "artifact": artifact,
+            "variant": variant,
             "rows_in": fragment.rows,
             "rows_out": scored.num_rows,
             "rows_quarantined": quarantined.num_rows if quarantined is not None else 0,
@@ -184,12 +199,22 @@ class Output:
         data = _parquet_bytes(scored.replace_schema_metadata({FOOTER_KEY: _json(record)}))
         if not self.folder.put_new(plan_name, data):
             winner = self.footer(plan_name)
+            if _stands_for(winner, record, allowed):
+                return self._give_way(plan_name, record["quarantine_file"])
             if {k: winner.get(k) for k in record} != record:
                 raise OutputConflictError(
                     f"{self.shown}/{plan_name} was committed by another run with other content ({winner}); "
                     "nothing was overwritten: choose a new sink.path"
                 )
         return {**record, "bytes": len(data)}
+
+    def _give_way(self, part: str, quarantine_file: str | None) -> dict[str, Any]:
+        """Return the winner's record, and leave no quarantine file that no part names."""
+        winner = self.committed_record(part)
+        assert winner is not None, "it was there"
+        if quarantine_file and quarantine_file != winner["quarantine_file"]:
+            self.folder.delete(quarantine_file)
+        return winner
 
     def commit_empty(self, plan: Plan, fingerprint: str, schema: pa.Schema) -> None:
         """Commit one part without rows: an empty table gives an output with a schema, not one that readers refuse."""
@@ -230,6 +255,19 @@ class Output:
     def _json_file(self, name: str) -> dict[str, Any] | None:
         data = self.folder.read(name)
         return None if data is None else json.loads(data)
+
+
+def _stands_for(winner: dict[str, Any], record: dict[str, Any], allowed: Collection[str]) -> bool:
+    """Tell whether a part that was committed first is the same fragment's, by another variant of the same job."""
+    same = all(winner.get(k) == record[k] for k in ("fragment", "fingerprint", "rows_in"))
+    made, ours = ((of.get("artifact"), of.get("variant")) for of in (winner, record))
+    return same and made != ours and made[0] in allowed
+
+
+def _named(identity: dict[str, Any]) -> str:
+    """Name what fills an output: one variant, or two."""
+    first = f"{identity['variant']} (artifact {identity['artifact']})"
+    return f"{first} and {_named(identity['beside'])}" if "beside" in identity else first
 
 
 def fingerprint(fields: dict[str, Any]) -> str:

@@ -155,15 +155,16 @@ def free_nodes() -> list[Node]:
 
     free = available_resources_per_node()
     totals = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-    return [_node(free[name], totals[name]) for name in sorted(totals) if name in free]
+    return [_node(name, free[name], totals[name]) for name in sorted(totals) if name in free]
 
 
-def _node(free: dict[str, float], total: dict[str, float]) -> Node:
+def _node(name: str, free: dict[str, float], total: dict[str, float]) -> Node:
     kinds = [name.removeprefix(_ACCELERATOR) for name in total if name.startswith(_ACCELERATOR)]
     return Node(
         cpus=free.get("CPU", 0.0),
         gpus=free.get("GPU", 0.0),
         memory_mb=free.get("memory", 0.0) / 1e6,
         accelerator=kinds[0] if kinds else "",
-        resources={name: amount for name, amount in free.items() if name not in _BUILT_IN and ":" not in name},
+        resources={kind: amount for kind, amount in free.items() if kind not in _BUILT_IN and ":" not in kind},
+        name=name,
     )

@@ -6,6 +6,7 @@ that scores and commits it (scorer.py). So the driver never holds more than what
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -77,25 +78,28 @@ def stream(task: ScoringTask, placement: Placement, todo: Todo) -> Generator[Rec
     from ray.data.exceptions import ExecutionTimeoutError
 
     context = _context()
+    parts = placement.parts
+    replicas = sum(part.replicas for part in parts)
     hush()
     # Ray announces the end of `ray_remote_args_fn` without naming another way to bound restarts.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", module="optinfer")
     # It also warns that one block came from one reading task, which yields as many as there are.
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors", module="ray")
     with ray.data.DataContext.current(context):  # of this dataset alone: the caller's others keep theirs
-        dataset = ray.data.read_datasource(_source(todo, placement.replicas), num_cpus=0, override_num_blocks=1).map(
+        dataset = ray.data.read_datasource(_source(todo, replicas), num_cpus=0, override_num_blocks=1).map(
             FragmentScorer,
             fn_constructor_args=(task,),
             compute=ray.data.ActorPoolStrategy(
-                min_size=placement.replicas,
-                initial_size=placement.replicas,
-                max_size=placement.max_replicas,
+                min_size=replicas,
+                initial_size=replicas,
+                max_size=sum(part.max_replicas for part in parts),
                 max_tasks_in_flight_per_actor=_OVERLAP,
                 max_concurrent_calls_per_actor=_OVERLAP,
                 enable_true_multi_threading=True,
             ),
-            num_cpus=placement.cpus_per_replica,
-            num_gpus=placement.gpus_per_replica or None,
+            # What every replica takes; `_remote_args` says what those of two kinds take.
+            num_cpus=min(part.cpus_per_replica for part in parts),
+            num_gpus=min(part.gpus_per_replica for part in parts) or None,
             ray_remote_args_fn=_remote_args(placement),
         )
     try:
@@ -103,10 +107,9 @@ def stream(task: ScoringTask, placement: Placement, todo: Todo) -> Generator[Rec
             yield from map(_receipt, json.loads(row["receipts"]))
     except ExecutionTimeoutError as error:
         raise OptinferError(
-            f"no fragment moved for {context.execution_no_progress_timeout_s:g} s: {placement.replicas} replicas of "
-            f"{placement.cpus_per_replica:g} CPUs and {placement.gpus_per_replica:g} GPUs do not start, or are stuck; "
-            "see `ray status` for what is free. Fragments that take longer want a smaller source.fragment_rows, a "
-            "cluster that takes longer to grow RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"
+            f"no fragment moved for {context.execution_no_progress_timeout_s:g} s: {_described(placement)} do not "
+            "start, or are stuck; see `ray status` for what is free. Fragments that take longer want a smaller "
+            "source.fragment_rows, a cluster that takes longer to grow RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"
         ) from error
     except ray.exceptions.RayError as error:
         raise OptinferError(
@@ -154,16 +157,51 @@ def _source(todo: Todo, replicas: int) -> Any:
 
 
 def _remote_args(placement: Placement) -> Callable[[], dict[str, Any]]:
-    """Return what every actor is started with besides CPUs and GPUs.
+    """Return a function that says what the next actor is started with; Ray Data calls it once for each.
+
+    Those on GPUs come first. An actor that Ray restarts keeps what it was started with.
+    """
+    actors = itertools.cycle([_actor(placement)] * placement.replicas + _actors_beside(placement))
+    return lambda: dict(next(actors))
+
+
+def _actor(placement: Placement) -> dict[str, Any]:
+    """Return what one actor is started with.
 
     Restarts are bounded, as Ray Data restarts for ever: a fragment that kills its process would never end.
     """
-    fixed: dict[str, Any] = {"max_restarts": _RESTARTS, "max_task_retries": _TASK_RETRIES}
+    args: dict[str, Any] = {"max_restarts": _RESTARTS, "max_task_retries": _TASK_RETRIES}
     if placement.resources:
-        fixed["resources"] = dict(placement.resources)
+        args["resources"] = dict(placement.resources)
     if placement.accelerator_type:
-        fixed["accelerator_type"] = placement.accelerator_type
-    return lambda: dict(fixed)
+        args["accelerator_type"] = placement.accelerator_type
+    if placement.beside:
+        args |= {"num_cpus": placement.cpus_per_replica, "num_gpus": placement.gpus_per_replica}
+    return args
+
+
+def _actors_beside(placement: Placement) -> list[dict[str, Any]]:
+    """Return what each actor of the second variant is started with: on its node as long as that lives.
+
+    Without that, Ray would put some on nodes with GPUs, and take the CPUs of the replicas there.
+    """
+    if placement.beside is None:
+        return []
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    each = {**_actor(placement.beside), "num_cpus": placement.beside.cpus_per_replica}
+    return [
+        {**each, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
+        for node, count in placement.beside.pinned.items()
+        for _ in range(count)
+    ]
+
+
+def _described(placement: Placement) -> str:
+    return " and ".join(
+        f"{part.replicas} replicas of {part.cpus_per_replica:g} CPUs and {part.gpus_per_replica:g} GPUs"
+        for part in placement.parts
+    )
 
 
 def _receipt(raw: dict[str, Any]) -> Receipt:

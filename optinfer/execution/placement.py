@@ -6,8 +6,9 @@ placement needs no CPU beside them, and replicas may use every CPU there is with
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from optinfer.config import PlacementConfig
@@ -27,6 +28,7 @@ class Node:
         memory_mb: 0 where nobody says.
         accelerator: Ray's name of its accelerator type, empty without one.
         resources: custom Ray resources.
+        name: Ray's id of it.
     """
 
     cpus: float
@@ -34,6 +36,7 @@ class Node:
     memory_mb: float = 0.0
     accelerator: str = ""
     resources: dict[str, float] = field(default_factory=dict)
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Placement:
 
     Attributes:
         replicas: those that start; up to `max_replicas` join them as nodes do.
+        pinned: replicas by the node that they are to be on; empty where Ray may choose.
+        beside: replicas of a second variant, on the nodes without a GPU.
     """
 
     device: str
@@ -68,9 +73,23 @@ class Placement:
     reasons: tuple[str, ...]
     accelerator_type: str | None = None
     resources: dict[str, float] = field(default_factory=dict)
+    pinned: dict[str, int] = field(default_factory=dict)
+    beside: Placement | None = None
+
+    @property
+    def parts(self) -> tuple[Placement, ...]:
+        """The placement of each variant: one, or two."""
+        return (self, self.beside) if self.beside else (self,)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Describe it for a tracker."""
+        own = {name: value for name, value in self.as_dict().items() if name not in ("pinned", "beside")}
+        second = {f"beside.{name}": value for name, value in self.beside.params.items()} if self.beside else {}
+        return own | second
 
 
 def place(
@@ -109,6 +128,53 @@ def place(
         )
     shape = _on_gpus if device == "cuda" else _on_cpus
     return _counted(config, usable, fragments, shape(config, usable, needs), needs, growing)
+
+
+def place_mixed(
+    config: PlacementConfig,
+    nodes: Sequence[Node],
+    fragments: int,
+    needs: Needs,
+    beside: Needs,
+    growing: bool = False,
+) -> Placement:
+    """Fit replicas of a CUDA variant onto the GPUs, and of a second variant onto the nodes that have none free.
+
+    The job's wishes are for the first; the second takes what those nodes hold. Where none of it fits, the first is
+    placed alone, with the reason.
+
+    Args:
+        needs, beside: what a replica of the first and of the second was measured to need.
+
+    Raises:
+        PlacementError: the first does not fit; the message has the numbers.
+    """
+    alone = place(config, "cuda", nodes, fragments, needs, growing)
+    try:
+        second = _beside(config, nodes, fragments - alone.replicas, beside)
+    except PlacementError as error:
+        return replace(alone, reasons=(*alone.reasons, f"no replicas beside them: {error}"))
+    fixed = config.model_copy(update={"max_replicas": alone.replicas})
+    first = place(fixed, "cuda", nodes, fragments, needs, growing)
+    stays = "a pool of two variants keeps its size: no replica joins as nodes do"
+    return replace(first, reasons=(*first.reasons, stays), beside=second)
+
+
+def _beside(config: PlacementConfig, nodes: Sequence[Node], fragments: int, needs: Needs) -> Placement:
+    without = [node for node in nodes if not node.gpus]
+    if not without:
+        raise PlacementError("every node has a free GPU")
+    if fragments < 1:
+        raise PlacementError("there are no more fragments than replicas on GPUs")
+    wishes = PlacementConfig(resources=config.resources)
+    each = _on_cpus(wishes, without, needs)
+    placement = _counted(wishes, without, fragments, each, needs, growing=False)
+    held, _ = _held(wishes, without, each, needs)
+    slots = [(turn, node.name) for node, count in zip(without, held, strict=True) for turn in range(count)]
+    spread = sorted(slots, key=lambda slot: slot[0])[: placement.replicas]
+    pinned = dict(Counter(name for _, name in spread))
+    where = f"{len(pinned)} of {len(without)} nodes without a free GPU"
+    return replace(placement, pinned=pinned, reasons=(*placement.reasons, where))
 
 
 @dataclass(frozen=True)
@@ -174,7 +240,8 @@ def _gpu_slots(gpus: float, share: float) -> int:
 def _counted(
     config: PlacementConfig, nodes: Sequence[Node], fragments: int, each: _Each, needs: Needs, growing: bool
 ) -> Placement:
-    holds, limit = _holds(config, nodes, each, needs)
+    held, limit = _held(config, nodes, each, needs)
+    holds = sum(held)
     wished = config.replicas if config.replicas != "auto" else config.min_replicas or 1
     if holds < wished and not (growing and config.max_replicas):
         raise PlacementError(_does_not_fit(config, nodes, each, holds, limit, wished))
@@ -202,8 +269,8 @@ def _counted(
     )
 
 
-def _holds(config: PlacementConfig, nodes: Sequence[Node], each: _Each, needs: Needs) -> tuple[int, str]:
-    """Return how many replicas the nodes hold, and what limits them."""
+def _held(config: PlacementConfig, nodes: Sequence[Node], each: _Each, needs: Needs) -> tuple[list[int], str]:
+    """Return how many replicas each node holds, and what limits them."""
     limits = {f"{_listed(nodes, 'cpus')} free CPUs": [int(n.cpus // each.threads) for n in nodes]}
     if each.gpus:
         gpus = {f"{_listed(nodes, 'gpus')} free GPUs": [_gpu_slots(n.gpus, each.gpus) for n in nodes]}
@@ -215,8 +282,9 @@ def _holds(config: PlacementConfig, nodes: Sequence[Node], each: _Each, needs: N
         have = "+".join(f"{n.memory_mb / 1e3:.0f}" for n in nodes)
         holds = [int(n.memory_mb * _MEMORY_SHARE // needs.memory_mb) for n in nodes]
         limits[f"{have} GB of memory at {needs.memory_mb / 1e3:.1f} GB each"] = holds
-    total = sum(min(each_limit) for each_limit in zip(*limits.values(), strict=True))
-    return total, min(limits, key=lambda name: sum(limits[name]))
+    return [min(of_node) for of_node in zip(*limits.values(), strict=True)], min(
+        limits, key=lambda name: sum(limits[name])
+    )
 
 
 def _does_not_fit(

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 import traceback
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -34,6 +35,7 @@ class ScoringTask:
     """What every replica of a job needs besides the model: where rows come from, and where they go.
 
     Attributes:
+        beside: the second variant's replica, for actors without a GPU.
         columns: family role -> source column or columns; `columns_read` names all of these.
         carried: schema of the source columns in the output.
     """
@@ -46,6 +48,12 @@ class ScoringTask:
     fingerprint: str
     on_error: str
     on_bad_file: str
+    beside: ReplicaSettings | None = None
+
+    @property
+    def artifacts(self) -> frozenset[str]:
+        """Those whose answers may be in the output."""
+        return frozenset(settings.artifact.key for settings in (self.settings, self.beside) if settings)
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,7 @@ class Receipt:
     """What committing a fragment returned.
 
     Attributes:
+        artifact, variant: what made the part; another's than the replica's where that one was first.
         replica: the process that made it, `pid@node`.
         load_started: when its actor began to load the model, in seconds since the epoch, as is `committed`.
         max_batch_tokens, max_batch_size: the limits of a micro-batch that its replica has come to.
@@ -60,6 +69,8 @@ class Receipt:
 
     fragment: int
     part: str
+    artifact: str
+    variant: str
     stats: Stats
     reasons: dict[str, int]
     replica: str
@@ -79,11 +90,12 @@ class FragmentScorer:
         self._load_started = time.time()
         self._node = _node_name()
         self._task = task
+        self._settings = _own_settings(task)
         self._output = Output(task.output_url)
         self._reader = FragmentReader(list(dict.fromkeys([*task.columns_read, *task.carried.names])))
         # The model loads while the first fragments are read. What it raises, a call says: an actor whose constructor
         # raises would be started again and again.
-        self._loading = ThreadPoolExecutor(1, "optinfer-load").submit(_load, task.settings)
+        self._loading = ThreadPoolExecutor(1, "optinfer-load").submit(_load, self._settings)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Score a run of fragments, one after another, up to the first error."""
@@ -124,7 +136,7 @@ class FragmentScorer:
         elif (done := self._output.committed_record(part)) and self._ours(done):
             return self._receipt(part, done, {}, Stats(rows_in=fragment.rows))  # a dead replica got that far
         else:
-            with IsolatedReplica(self._task.settings) as isolated:
+            with IsolatedReplica(self._settings) as isolated:
                 scored = isolated.score(roles)
         if scored.rejected and self._task.on_error == "raise":
             row, reason = min(scored.rejected.items())
@@ -144,8 +156,7 @@ class FragmentScorer:
 
     def _ours(self, record: dict[str, Any]) -> bool:
         """Tell whether a committed part is what this job would make; if not, committing it again says what differs."""
-        made_of = (record.get("fingerprint"), record.get("artifact"))
-        return made_of == (self._task.fingerprint, self._task.settings.artifact.key)
+        return record.get("fingerprint") == self._task.fingerprint and record.get("artifact") in self._task.artifacts
 
     def _commit(
         self,
@@ -158,13 +169,18 @@ class FragmentScorer:
     ) -> dict[str, Any]:
         started = perf_counter()
         record = self._output.commit(
-            part, fragment, self._task.fingerprint, self._task.settings.artifact.key, scored, quarantined
+            part,
+            fragment,
+            self._task.fingerprint,
+            self._settings.artifact.key,
+            scored,
+            quarantined,
+            variant=self._settings.variant,
+            allowed=self._task.artifacts,
         )
         stats.commit_seconds = perf_counter() - started
-        reasons: dict[str, int] = {}
-        for reason in rejected.values():
-            reasons[reason] = reasons.get(reason, 0) + 1
-        return self._receipt(part, record, reasons, stats)
+        ours = record["variant"] == self._settings.variant
+        return self._receipt(part, record, dict(Counter(rejected.values())) if ours else {}, stats)
 
     def _receipt(self, part: str, record: dict[str, Any], reasons: dict[str, int], stats: Stats) -> dict[str, Any]:
         stats.rows_out, stats.rows_quarantined = record["rows_out"], record["rows_quarantined"]
@@ -172,6 +188,8 @@ class FragmentScorer:
         return {
             "fragment": record["fragment"],
             "part": part,
+            "artifact": record["artifact"],
+            "variant": record["variant"],
             "stats": stats.as_dict(),
             "reasons": reasons,
             "replica": f"{os.getpid()}@{self._node}",
@@ -192,6 +210,17 @@ class FragmentScorer:
         rejected = dict.fromkeys(range(fragment.rows), reason)
         nulls = pa.table({f.name: pa.nulls(fragment.rows, f.type) for f in self._task.carried})
         return empty, _located(nulls, fragment, rejected), rejected
+
+
+def _own_settings(task: ScoringTask) -> ReplicaSettings:
+    """Return the replica of this process: that of the second variant where there is one and Ray gave this no GPU."""
+    return task.beside if task.beside and not _has_gpu() else task.settings
+
+
+def _has_gpu() -> bool:
+    import ray
+
+    return bool(ray.get_runtime_context().get_accelerator_ids()["GPU"])
 
 
 def _node_name() -> str:

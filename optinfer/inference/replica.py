@@ -45,6 +45,7 @@ class ReplicaSettings:
         family: plugin name; `family_settings` are its own.
         model: the user's model: tokenizer, preprocessing and, for torch, weights.
         backend: plugin name.
+        variant: the name that is recorded with what it scored.
         max_batch_tokens: 0 takes the backend's measured best for the device.
         max_batch_size: 0 takes what suits the family's rows; a model that fixes its batch has the last word.
         dedupe: identical rows of a table are scored once.
@@ -55,6 +56,7 @@ class ReplicaSettings:
     model: Artifact
     backend: str
     artifact: Artifact
+    variant: str = ""
     device: str = "cpu"
     threads: int = 1
     max_batch_tokens: int = 0

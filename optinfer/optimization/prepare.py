@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -72,6 +73,13 @@ class Workbench:
         self._calibration_digest = digest(self.roles(self.sample.calibration))
         self._gate_digest = digest(self.roles(self.sample.gate))
 
+    def for_job(self, config: JobConfig) -> Workbench:
+        """Return this bench for a job that differs only in which variants it allows."""
+        other = copy(self)
+        other.config = config
+        other.__dict__.pop("tuned", None)  # what `tune` found is kept by what the job fixes
+        return other
+
     def build(self, variant: Variant) -> Artifact:
         return build(variant, self.model, self._calibration_digest, lambda: self._context, self._report)
 
@@ -91,6 +99,7 @@ class Workbench:
             model=self.model,
             backend=variant.backend,
             artifact=artifact,
+            variant=variant.name,
             device=variant.device,
             threads=threads,
             max_batch_tokens=tokens if batching.max_batch_tokens == "auto" else batching.max_batch_tokens,

@@ -32,6 +32,7 @@ class Prepared:
         others: each variant not chosen, and why.
         tuned: what `optinfer tune` found for this variant and rows like these; `settings` have its micro-batches.
         lengths: tokens that the sample's rows take.
+        beside: the second variant, for the nodes without a GPU (see mixed.py).
     """
 
     variant: Variant
@@ -41,6 +42,12 @@ class Prepared:
     others: tuple[tuple[str, str], ...] = ()
     tuned: Tuned | None = None
     lengths: Lengths = NO_LENGTHS
+    beside: Prepared | None = None
+
+    @property
+    def variants(self) -> tuple[Prepared, ...]:
+        """All that score: one, or two."""
+        return (self, self.beside) if self.beside else (self,)
 
     @property
     def artifact(self) -> Artifact:
@@ -48,29 +55,32 @@ class Prepared:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that must be the same when an output is resumed, so that it holds the answers of one variant."""
+        """Everything that must be the same when an output is resumed, so that it holds these variants' answers only."""
         backend = plugins.load("backends", self.variant.backend)
+        second = {"beside": self.beside.identity} if self.beside else {}
         return {
             "variant": self.variant.name,
             "artifact": self.artifact.key,
             "backend": self.variant.backend,
             "device": self.variant.device,
             "runtime": {name: installed(name) for name in backend.REQUIRES},
+            **second,
         }
 
     @property
     def warnings(self) -> list[str]:
         """Say what a person should know before using the output."""
-        if self.certificate.batch_invariant:
-            return []
         return [
-            f"{self.variant.name} is not batch-invariant: the same row differs by up to "
-            f"{self.certificate.largest_difference:.2g} with other neighbours"
+            f"{one.variant.name} is not batch-invariant: the same row differs by up to "
+            f"{one.certificate.largest_difference:.2g} with other neighbours"
+            for one in self.variants
+            if not one.certificate.batch_invariant
         ]
 
     @property
     def params(self) -> dict[str, Any]:
-        """Describe the variant for a tracker."""
+        """Describe the variant, or both, for a tracker."""
+        second = {f"beside.{name}": value for name, value in self.beside.params.items()} if self.beside else {}
         return {
             "variant": self.variant.name,
             "techniques": self.variant.techniques,
@@ -80,6 +90,7 @@ class Prepared:
             "artifact": self.artifact.key,
             "batch_invariant": self.certificate.batch_invariant,
             "tuned": self.tuned.measured_at if self.tuned else "no",
+            **second,
         }
 
 
@@ -143,7 +154,7 @@ def prove_all(
         variant = bench.catalog[name]
         if reason := variant.unavailable() or variant.unfit(bench.model.format):
             yield Skipped(name, f"not available: {reason}")
-        elif bench.config.placement.device not in (AUTO, variant.device):
+        elif not _on_device(bench, variant):
             yield Skipped(name, f"runs on {variant.device}, placement.device is {bench.config.placement.device}")
         elif passed and time_budget is not None and clock() - started > time_budget:
             yield Skipped(name, "not tried: selection.time_budget was spent")
@@ -167,7 +178,7 @@ def known(bench: Workbench) -> Prepared | None:
     named = bench.config.variant
     found = []
     for variant in [bench.catalog[name] for name in (_likely(bench) if named == AUTO else [named])]:
-        if variant.unavailable() or variant.unfit(bench.model.format):
+        if variant.unavailable() or variant.unfit(bench.model.format) or not _on_device(bench, variant):
             continue
         artifact, tuned = bench.cached(variant), _tuned_for(bench, variant)
         settings = bench.settings(variant, artifact, tuned=tuned) if artifact else None
@@ -209,6 +220,10 @@ def rank(bench: Workbench) -> tuple[list[Prepared], list[tuple[str, str]]]:
     if not proved:
         raise _none_passes(refused, bench)
     return sorted(proved, key=lambda p: -p.certificate.rows_per_second), refused
+
+
+def _on_device(bench: Workbench, variant: Variant) -> bool:
+    return bench.config.placement.device in (AUTO, variant.device)
 
 
 def _likely(bench: Workbench) -> list[str]:

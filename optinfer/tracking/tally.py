@@ -26,6 +26,7 @@ class Tally:
 
     `error_threshold` is a share of `rows` below 1, a number of rows from 1 on. `replicas` says when each was ready,
     `paces` how they committed, `first_load` when the first that answered began to load its model, and for how long.
+    `rows_by_variant` says whose rows the output holds, resumed ones included.
     """
 
     rows: int
@@ -38,6 +39,7 @@ class Tally:
     replicas: dict[str, float] = field(default_factory=dict)
     first_load: tuple[float, float] | None = None
     paces: dict[str, Pace] = field(default_factory=dict)
+    rows_by_variant: Counter[str] = field(default_factory=Counter)
     replica_peak_rss_mb: float = 0.0
     _counted: int = 0
 

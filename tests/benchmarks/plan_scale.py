@@ -164,7 +164,7 @@ def resume(scale: Scale, phase: Phase) -> None:
     with phase.step("resume"):
         found = output.resume(Accounts(output.folder, planned.fingerprint))
     with phase.step("take_over"):
-        output.require_artifact(_ARTIFACT, found)
+        output.require_artifacts([_ARTIFACT], found)
         tally = Tally(planned.plan.rows, scale.job.sink.error_threshold)
         tally.take_over(found.fragments.tolist(), found.rows_in, found.rows_out, found.rows_quarantined)
     with phase.step("left"):

@@ -105,6 +105,8 @@ def _receipt(index: int) -> dict[str, Any]:
     return {
         "fragment": index,
         "part": f"part-{index:06d}.parquet",
+        "artifact": "0123456789abcdef",
+        "variant": "onnx-fp32",
         "stats": stats.as_dict(),
         "reasons": {},
         "replica": f"{4000 + index % 8}@node-{index % 8}/0123abcd",
@@ -159,7 +161,8 @@ def _receipts(folder: Path, receipts: int = 3000) -> dict[str, float]:
     for answer in answers:
         (receipt,) = map(pipeline._receipt, json.loads(answer))
         journal.write("receipt", **{**asdict(receipt), "stats": receipt.stats.as_dict()})
-        accounts.add("0123456789abcdef", receipt.fragment, receipt.stats.rows_in, receipt.stats.rows_out, 0)
+        counts = (receipt.stats.rows_in, receipt.stats.rows_out, 0)
+        accounts.add(receipt.artifact, receipt.fragment, *counts, variant=receipt.variant)
         tally.add(receipt.fragment, receipt.stats, receipt.reasons, receipt.committed, receipt.replica)
         tally.check_threshold("_quarantine")
     accounts.flush()

@@ -121,3 +121,14 @@ def test_a_name_tells_its_fragment() -> None:
     assert index_of("part-0000012.parquet") == 12
     with pytest.raises(ValueError, match=r"x\.parquet is no part's name"):
         index_of("x.parquet")
+
+
+def test_rows_are_counted_by_the_variant_that_answered_whether_accounts_or_footers_tell(output: Output) -> None:
+    for i, variant in enumerate(["fast", "slow", "fast", None]):
+        table = pa.table({"id": ["x"] * ROWS})
+        output.commit(f"part-{i:06d}.parquet", Fragment(i, "t", 0, ROWS), "f1", "a1", table, None, variant=variant)
+    kept = accounts(output)
+    kept.add("a1", 0, ROWS, ROWS, 0, variant="fast")
+    kept.flush()
+    found = output.resume(accounts(output)).rows_by_variant
+    assert found == {"fast": 2 * ROWS, "slow": ROWS, "unnamed": ROWS}

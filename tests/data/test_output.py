@@ -185,6 +185,51 @@ def test_parts_that_another_artifact_made_are_refused(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
     output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     found = output.resume(Accounts(output.folder, "f1"))
-    output.require_artifact("a1", found)
+    output.require_artifacts(["a1"], found)
+    output.require_artifacts(["a2", "a1"], found)
     with pytest.raises(OutputConflictError, match="holds fragments by artifact a1, this run uses a2: no output mixes"):
-        output.require_artifact("a2", found)
+        output.require_artifacts(["a2"], found)
+
+
+def test_another_variant_of_the_same_job_may_have_been_first(output: Output) -> None:
+    first = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), rows(3), variant="first")
+    before = stored(output, PART)
+    # The second has an answer for every row: it need not agree on what cannot be scored.
+    won = output.commit(PART, FRAGMENT, "f1", "a2", rows(1, 2, 3), None, variant="second", allowed={"a1", "a2"})
+    assert won == first
+    assert (won["artifact"], won["variant"], won["rows_quarantined"]) == ("a1", "first", 1)
+    assert stored(output, PART) == before
+
+
+def test_who_gives_way_leaves_no_quarantine_file_behind(output: Output) -> None:
+    first = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), rows(3), variant="first")
+    output.commit(PART, FRAGMENT, "f1", "a2", rows(1), rows(2, 3), variant="second", allowed={"a1", "a2"})
+    assert [f"_quarantine/{name}" for name in output.folder.names(under="_quarantine")] == [first["quarantine_file"]]
+    output.commit(PART, FRAGMENT, "f1", "a2", rows(1, 2), rows(3), variant="second", allowed={"a1", "a2"})
+    assert [f"_quarantine/{name}" for name in output.folder.names(under="_quarantine")] == [first["quarantine_file"]]
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "allowed"), [("f1", {"a2", "a3"}), ("f2", {"a1", "a2"})], ids=["stranger", "another job"]
+)
+def test_nobody_else_may_have_been_first(output: Output, fingerprint: str, allowed: set[str]) -> None:
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None, variant="first")
+    with pytest.raises(OutputConflictError, match="committed by another run with other content"):
+        output.commit(PART, FRAGMENT, fingerprint, "a2", rows(1, 2, 3), None, variant="second", allowed=allowed)
+
+
+def test_two_variants_on_one_artifact_are_told_apart(output: Output) -> None:
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), rows(3), variant="first")
+    won = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None, variant="second", allowed={"a1"})
+    assert (won["variant"], won["rows_out"]) == ("first", 2)
+
+
+def test_an_output_is_bound_to_both_variants(output: Output) -> None:
+    both = {"variant": "a", "artifact": "1", "beside": {"variant": "b", "artifact": "2"}}
+    output.bind_variant(both)
+    assert (output.bound_variant(), output.bound_beside()) == (None, None), "nothing is committed yet"
+    output.commit(PART, FRAGMENT, "f1", "1", rows(1, 2, 3), None)
+    output.bind_variant(both)
+    assert (output.bound_variant(), output.bound_beside()) == ("a", "b")
+    with pytest.raises(OutputConflictError, match=r"filled by a \(artifact 1\) and b \(artifact 2\), .* use a \(arti"):
+        output.bind_variant({"variant": "a", "artifact": "1"})

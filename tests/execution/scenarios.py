@@ -17,13 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset as pads
+import numpy as np
 import pyarrow.parquet as pq
 import ray
 from ray.cluster_utils import Cluster
 
 import optinfer
 from optinfer.config import parse_job
+from optinfer.data.output import FOOTER_KEY
 from optinfer.errors import OptinferError
 from optinfer.optimization import prepare
 from optinfer.optimization.certificate import certify
@@ -31,6 +32,8 @@ from optinfer.optimization.variants import VARIANTS, Step, Variant
 from tests.conftest import REPO, job_settings, wait_until
 
 ROWS, FRAGMENT_ROWS = 192, 16
+# What tells the answers of `faulty-cuda` from those of other variants.
+SIGNS = {"faulty-cuda": -1}
 Said = dict[str, Any]
 
 
@@ -52,7 +55,9 @@ class Suite:
             record = optinfer.run(job, address)
         except OptinferError as error:
             return {"refused": type(error).__name__, "message": str(error)}
-        wanted = ("status", "variant", "rows_in", "rows_out", "rows_by_node", "placement")
+        wanted = (
+            "status", "variant", "fragments_resumed", "rows_in", "rows_out", "rows_by_node", "rows_by_variant", "placement",
+        )  # fmt: skip
         return {**{key: record[key] for key in wanted}, "digest": digest(sink)}
 
     def faulty(self, name: str, **faults: Any) -> Meeting:
@@ -60,6 +65,15 @@ class Suite:
         meeting = Meeting(self.folder / f"{name}-meeting")
         steps = (Step("fault", {"folder": str(meeting.folder), **faults}),)
         VARIANTS["faulty"] = Variant(name="faulty", steps=steps, backend="faulty", about="for tests")
+        return meeting
+
+    def mixed(self, name: str, **faults: Any) -> Meeting:
+        """Make `faulty-cuda` a variant for a GPU that Ray is told of, beside `faulty`; its answers have the other sign."""
+        meeting = self.faulty(name, **faults)
+        steps = (Step("fault", {"folder": str(meeting.folder), "sign": SIGNS["faulty-cuda"], **faults}),)
+        VARIANTS["faulty-cuda"] = Variant(
+            name="faulty-cuda", steps=steps, backend="faulty", device="cuda", about="for tests"
+        )
         return meeting
 
 
@@ -85,10 +99,14 @@ class Meeting:
 
 
 def digest(sink: Path) -> str:
-    """Identify the rows of an output, bit for bit and in order."""
-    table = pads.dataset(str(sink), format="parquet").to_table()
-    vectors = table["embedding"].combine_chunks().flatten().to_numpy()
-    return hashlib.sha256(repr(table["id"].to_pylist()).encode() + vectors.tobytes()).hexdigest()
+    """Identify the rows of an output, bit for bit and in order; each is the answer of the variant that its part names."""
+    names, vectors = [], []
+    for part in sorted(sink.glob("part-*.parquet")):
+        table = pq.read_table(part)
+        variant = json.loads(table.schema.metadata[FOOTER_KEY])["variant"]
+        names += table["id"].to_pylist()
+        vectors.append(table["embedding"].combine_chunks().flatten().to_numpy() * SIGNS.get(variant, 1))
+    return hashlib.sha256(repr(names).encode() + np.concatenate(vectors).tobytes()).hexdigest()
 
 
 def beside(work: Callable[[], Said], choreography: Callable[[], None], meeting: Meeting) -> Said:
@@ -102,10 +120,10 @@ def beside(work: Callable[[], Said], choreography: Callable[[], None], meeting: 
         return working.result()
 
 
-def idle(nodes: int) -> None:
-    """Wait until the replicas of the job before are gone, and those nodes are there and no others."""
+def idle(cpus: int) -> None:
+    """Wait until the replicas of the job before are gone, and nodes with that many CPUs are there and no others."""
     free, total = ray.available_resources, ray.cluster_resources
-    wait_until(lambda: free().get("CPU") == total().get("CPU") == nodes, f"{nodes} idle nodes")
+    wait_until(lambda: free().get("CPU") == total().get("CPU") == cpus, f"{cpus} idle CPUs")
 
 
 def sizes(suite: Suite) -> dict[str, Callable[[], Said]]:
@@ -192,8 +210,43 @@ def nodes(suite: Suite) -> dict[str, Callable[[], Said]]:
     return {step.__name__: step for step in steps}
 
 
+def mixed(suite: Suite) -> dict[str, Callable[[], Said]]:
+    """A node with a GPU, as far as Ray is told, with CPUs to spare, and one without."""
+    store = {"object_store_memory": 128 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 1, **store})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    second = cluster.add_node(num_cpus=2, **store)
+    names = {"head": cluster.head_node.node_id[:8], "second": second.node_id[:8]}
+    job = {"variant": "faulty-cuda", "placement": {"cpu_variant": "faulty", "threads_per_replica": 1}}
+
+    def both() -> Said:
+        idle(6)
+        meeting = suite.mixed("both", hold_after=0)
+        return {"nodes": names, **beside(lambda: suite.run("both", **job), lambda: meeting.wait_for(3), meeting)}
+
+    def resumed() -> Said:
+        idle(6)
+        sink = suite.folder / "both"
+        for name in ("_SUCCESS", "_manifest.json", *(f"part-{i:06d}.parquet" for i in range(0, 12, 2))):
+            (sink / name).unlink()
+        return {"nodes": names, **suite.run("both", **job)}
+
+    def cpus_leave() -> Said:
+        idle(6)
+        meeting = suite.mixed("cpus_leave", hold_after=0)
+
+        def choreography() -> None:
+            meeting.wait_for(3)
+            cluster.remove_node(second, allow_graceful=False)
+
+        return {"nodes": names, **beside(lambda: suite.run("cpus_leave", **job), choreography, meeting)}
+
+    return {step.__name__: step for step in (both, resumed, cpus_leave)}
+
+
 def main(folder: str, suite: str) -> None:
-    for name, scenario in {"sizes": sizes, "own": own, "nodes": nodes}[suite](Suite(Path(folder))).items():
+    suites = {"sizes": sizes, "own": own, "nodes": nodes, "mixed": mixed}
+    for name, scenario in suites[suite](Suite(Path(folder))).items():
         try:
             said = scenario()
         except Exception:

@@ -78,7 +78,7 @@ def done(said: dict[str, Said], scenario: str) -> Said:
     assert "error" not in found, found["error"]
     assert "refused" not in found, found["message"]
     assert (found["status"], found["rows_in"], found["rows_out"]) == ("done", ROWS, ROWS)
-    assert sum(found["rows_by_node"].values()) == ROWS
+    assert sum(found["rows_by_node"].values()) == ROWS - FRAGMENT_ROWS * found["fragments_resumed"]
     return found
 
 
@@ -147,3 +147,35 @@ def test_replicas_run_only_where_their_accelerator_is(nodes: dict[str, Said]) ->
     found = done(nodes, "accelerator")
     assert scored_by(found) == {"third"}
     assert found["placement"]["replicas"] == 1
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
+    return perform(tmp_path_factory.mktemp("mixed"), "mixed")
+
+
+def test_a_node_with_a_gpu_and_one_without_score_one_table_with_a_variant_each(
+    mixed: dict[str, Said], alone: Callable[..., str]
+) -> None:
+    found = done(mixed, "both")
+    assert scored_by(found) == {"head", "second"}
+    rows = {node.rpartition("/")[2]: count for node, count in found["rows_by_node"].items()}
+    assert found["rows_by_variant"] == {
+        "faulty-cuda": rows[found["nodes"]["head"]],
+        "faulty": rows[found["nodes"]["second"]],
+    }, "the second stays off the node with the GPU, though that has CPUs to spare"
+    assert (found["placement"]["replicas"], found["placement"]["beside"]["replicas"]) == (1, 2)
+    assert found["digest"] == alone()
+
+
+def test_an_output_of_two_variants_is_resumed_on_such_nodes(mixed: dict[str, Said], alone: Callable[..., str]) -> None:
+    found = done(mixed, "resumed")
+    assert found["fragments_resumed"] == 6
+    assert sum(found["rows_by_variant"].values()) == ROWS
+    assert found["digest"] == alone()
+
+
+def test_the_nodes_without_a_gpu_may_all_leave(mixed: dict[str, Said], alone: Callable[..., str]) -> None:
+    found = done(mixed, "cpus_leave")
+    assert "head" in scored_by(found)
+    assert found["digest"] == alone()

@@ -119,4 +119,4 @@ def test_a_jobs_own_replicas_do_not_count_as_taken(
 def test_a_node_tells_its_accelerator_and_its_own_kinds_of_resources() -> None:
     total = {"CPU": 8.0, "GPU": 1.0, "memory": 4e9, "accelerator_type:H100": 1.0, "node:10.0.0.1": 1.0, "jetson": 2.0}
     free = {**total, "CPU": 6.0, "jetson": 1.0, "object_store_memory": 1e9}
-    assert cluster._node(free, total) == Node(6.0, 1.0, 4_000.0, "H100", {"jetson": 1.0})
+    assert cluster._node("a", free, total) == Node(6.0, 1.0, 4_000.0, "H100", {"jetson": 1.0}, "a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from optinfer import errors
 from optinfer.data.fragments import Plan
 from optinfer.execution import pipeline
 from optinfer.execution.pipeline import Todo
+from optinfer.execution.placement import Placement
 from tests.conftest import fragments
 
 
@@ -68,3 +70,29 @@ def test_a_run_names_its_fragments_and_their_parts() -> None:
 def test_an_error_travels_as_its_own_class() -> None:
     with pytest.raises(errors.RowError, match="row 3"):
         pipeline._receipt({"error": "RowError", "message": "row 3 cannot be scored"})
+
+
+def placement(device: str, replicas: int, gpus: float, **more: Any) -> Placement:
+    return Placement(device, replicas, replicas, 2, 2.0, gpus, (), **more)
+
+
+def test_every_actor_of_one_variant_is_started_with_the_same() -> None:
+    args = pipeline._remote_args(placement("cuda", 2, 1.0, resources={"jetson": 1.0}, accelerator_type="H100"))
+    first, second = args(), args()
+    assert first == second
+    assert (first["resources"], first["accelerator_type"]) == ({"jetson": 1.0}, "H100")
+    assert not {"num_cpus", "num_gpus", "scheduling_strategy"} & set(first), "the map has them"
+
+
+def test_actors_of_two_variants_get_what_their_kind_takes_and_the_second_stay_on_their_nodes() -> None:
+    nodes = {"a" * 56: 2, "b" * 56: 1}
+    beside = placement("cpu", 3, 0.0, resources={"rack": 1.0}, pinned=nodes)
+    args = pipeline._remote_args(placement("cuda", 2, 0.5, accelerator_type="H100", beside=beside))
+    first, second = [args() for _ in range(2)], [args() for _ in range(3)]
+    assert [(a["num_cpus"], a["num_gpus"], a["accelerator_type"]) for a in first] == [(2.0, 0.5, "H100")] * 2
+    assert all("scheduling_strategy" not in a for a in first)
+    assert [(a["num_cpus"], a.get("num_gpus"), a.get("accelerator_type")) for a in second] == [(2.0, None, None)] * 3
+    assert [a["resources"] for a in second] == [{"rack": 1.0}] * 3
+    pinned = [a["scheduling_strategy"] for a in second]
+    assert [(p.node_id[0], p.soft) for p in pinned] == [("a", True), ("a", True), ("b", True)]
+    assert len({a["max_restarts"] for a in first + second}) == 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from optinfer.config import PlacementConfig
 from optinfer.errors import PlacementError
-from optinfer.execution.placement import Needs, Node, Placement, place
+from optinfer.execution.placement import Needs, Node, Placement, place, place_mixed
 
 nodes = st.lists(
     st.builds(
@@ -228,3 +230,101 @@ def test_memory_that_holds_no_replica_is_named() -> None:
         PlacementError, match=r"1 threads fits on no node: 2 GB of memory at 3\.0 GB each; choose a smaller"
     ):
         place(PlacementConfig(), "cpu", [Node(8, memory_mb=2_000)], 100, Needs(memory_mb=3_000))
+
+
+GPUS, CPUS, SMALL = Node(8, gpus=2, name="gpus"), Node(4, name="cpus"), Node(1, name="small")
+
+
+def mixed(
+    nodes: list[Node], fragments: int = 100, growing: bool = False, beside: Needs | None = None, **wishes: object
+) -> Placement:
+    config = PlacementConfig.model_validate({"cpu_variant": "auto", **wishes})
+    return place_mixed(config, nodes, fragments, Needs(), beside or Needs(), growing)
+
+
+def test_a_second_variant_takes_the_nodes_without_a_gpu_and_no_others() -> None:
+    placement = mixed([GPUS, CPUS, SMALL])
+    second = placement.beside
+    assert second is not None
+    assert (placement.device, placement.replicas, placement.gpus_per_replica) == ("cuda", 2, 1.0)
+    assert (second.device, second.replicas, second.gpus_per_replica) == ("cpu", 5, 0.0)
+    assert second.pinned == {"cpus": 4, "small": 1}
+    assert second.reasons[0] == "5 replicas: 5 fit on 4+1 free CPUs, 98 fragments to score"
+    assert second.reasons[-1] == "2 of 2 nodes without a free GPU"
+
+
+def test_few_replicas_of_a_second_variant_are_spread() -> None:
+    second = mixed([GPUS, CPUS, SMALL], fragments=5).beside
+    assert second is not None
+    assert (second.replicas, second.pinned) == (3, {"cpus": 2, "small": 1})
+
+
+def test_the_wishes_of_a_job_are_for_its_gpus_but_custom_resources_are_for_all() -> None:
+    wishes = {"replicas": 1, "threads_per_replica": 4, "accelerator_type": "H100", "resources": {"rack": 1}}
+    nodes = [
+        Node(8, gpus=2, accelerator="H100", resources={"rack": 8.0}, name="gpus"),
+        Node(8, resources={"rack": 3.0}, name="cpus"),
+        Node(8, name="elsewhere"),
+    ]
+    placement = mixed(nodes, **wishes)
+    second = placement.beside
+    assert second is not None
+    assert (placement.replicas, placement.threads_per_replica) == (1, 4)
+    assert (second.replicas, second.threads_per_replica, second.accelerator_type) == (3, 1, None)
+    assert (second.resources, second.pinned) == ({"rack": 1.0}, {"cpus": 3})
+
+
+def test_each_of_two_variants_is_placed_by_its_own_needs() -> None:
+    second = mixed([GPUS, CPUS], beside=Needs(threads=2)).beside
+    assert second is not None
+    assert (second.replicas, second.threads_per_replica) == (2, 2)
+
+
+def test_a_pool_of_two_variants_keeps_its_size() -> None:
+    placement = mixed([GPUS, CPUS], growing=True)
+    assert placement.beside is not None
+    assert (placement.replicas, placement.max_replicas) == (2, 2)
+    assert placement.beside.max_replicas == placement.beside.replicas
+    assert "a pool of two variants keeps its size: no replica joins as nodes do" in placement.reasons
+    assert not any("as nodes join" in reason for reason in placement.reasons)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "fragments", "reason"),
+    [
+        ([GPUS], 100, "no replicas beside them: every node has a free GPU"),
+        ([GPUS, CPUS], 2, "no replicas beside them: there are no more fragments than replicas on GPUs"),
+        ([GPUS, Node(0)], 100, "no replicas beside them: a replica of 1 threads fits on no node (free CPUs: 0); "),
+    ],
+    ids=["no node", "no fragments", "no room"],
+)
+def test_where_nothing_of_the_second_variant_fits_the_first_is_placed_alone_and_says_why(
+    nodes: list[Node], fragments: int, reason: str
+) -> None:
+    placement = mixed(nodes, fragments, growing=True)
+    assert placement.beside is None
+    assert placement.reasons[-1].startswith(reason)
+    assert placement.max_replicas == fragments, "it may grow as ever"
+
+
+def test_a_second_variant_is_no_reason_to_go_without_the_first() -> None:
+    with pytest.raises(PlacementError, match="a replica needs 1 GPU and the nodes have 0 free"):
+        mixed([CPUS])
+
+
+@given(wishes, nodes, st.integers(1, 1000), needs)
+def test_a_second_variant_fits_the_nodes_that_it_is_kept_on(
+    wishes: PlacementConfig, nodes: list[Node], fragments: int, needs: Needs
+) -> None:
+    named = [replace(node, name=f"n{i}") for i, node in enumerate(nodes)]
+    try:
+        placement = place_mixed(wishes, named, fragments, needs, needs)
+    except PlacementError:
+        return
+    if (second := placement.beside) is None:
+        return
+    without = {node.name: node for node in named if not node.gpus}
+    known = all(node.memory_mb for node in without.values())
+    assert sum(second.pinned.values()) == second.replicas <= fragments - placement.replicas
+    for name, count in second.pinned.items():
+        assert count <= held(second, without[name], needs, known)

@@ -13,6 +13,7 @@ import pytest
 
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
+from optinfer.execution import scorer
 from optinfer.execution.scorer import FragmentScorer, ScoringTask
 from optinfer.inference.replica import ReplicaSettings
 from tests.conftest import WriteTable, located
@@ -92,3 +93,60 @@ def test_a_variant_that_does_not_load_says_so_and_begins_nothing(task: ScoringTa
     assert receipt["error"] == "LoadError"
     assert "cannot load the variant: no backends plugin" in receipt["message"]
     assert Output(task.output_url).begin(PARTS[0])
+
+
+@pytest.fixture
+def mixed(task: ScoringTask) -> ScoringTask:
+    """Return a task of two variants, `fast` on GPUs and `slow` beside it."""
+    fast, artifact = replace(task.settings, variant="fast"), replace(located(), key="another")
+    return replace(task, settings=fast, beside=replace(task.settings, variant="slow", artifact=artifact))
+
+
+def on(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorer, "_has_gpu", lambda: gpu)
+
+
+@pytest.mark.parametrize(("gpu", "variant"), [(True, "fast"), (False, "slow")])
+def test_whether_ray_gave_it_a_gpu_decides_which_variant_an_actor_is(
+    mixed: ScoringTask, monkeypatch: pytest.MonkeyPatch, gpu: bool, variant: str
+) -> None:
+    on(gpu, monkeypatch)
+    artifact = {"fast": mixed.settings.artifact.key, "slow": "another"}[variant]
+    assert [(r["variant"], r["artifact"]) for r in score(mixed)] == [(variant, artifact)] * 2
+    assert [f["variant"] for f in Output(mixed.output_url).footers(PARTS)] == [variant] * 2
+
+
+def test_an_actor_of_the_only_variant_asks_nobody_for_a_gpu(task: ScoringTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    on(False, monkeypatch)
+    assert [r["artifact"] for r in score(task)] == [task.settings.artifact.key] * 2
+
+
+def test_what_the_other_variant_committed_is_taken_as_it_is(
+    mixed: ScoringTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(False, monkeypatch)
+    score(mixed)
+    on(True, monkeypatch)
+    again = score(mixed)  # begun already: told by the part
+    Output(mixed.output_url).forget_attempts()
+    late = score(mixed)  # not begun as far as it knows: told when it commits
+    for receipts in (again, late):
+        assert [(r["variant"], r["artifact"], r["stats"]["rows_out"]) for r in receipts] == [("slow", "another", 8)] * 2
+    assert [r["stats"]["micro_batches"] for r in again] == [0, 0]
+
+
+def test_a_fragment_is_isolated_with_the_actors_own_variant(
+    mixed: ScoringTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    isolated: list[str] = []
+
+    class Isolated(scorer.IsolatedReplica):
+        def __init__(self, settings: ReplicaSettings) -> None:
+            super().__init__(settings)
+            isolated.append(settings.variant)
+
+    monkeypatch.setattr(scorer, "IsolatedReplica", Isolated)
+    on(False, monkeypatch)
+    assert Output(mixed.output_url).begin(PARTS[0])
+    score(mixed)
+    assert isolated == ["slow"]

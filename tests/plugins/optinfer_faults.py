@@ -8,6 +8,9 @@ Options (they arrive in the artifact's load_options):
     die_once: the first replica that claims the file `die` here is killed.
     die_at_width: a replica that sees a micro-batch at least this many tokens wide is killed.
     die_at_rows: a replica that sees a micro-batch of at least this many rows is killed.
+    sign: what a replica's answers are multiplied with, so that they tell one variant from another.
+
+On the device `cuda` it stands for a GPU that is not there: Ray is told of one, nothing runs on it.
 """
 
 from __future__ import annotations
@@ -21,9 +24,12 @@ from typing import Any
 
 from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution
-from optinfer.backends.fake import DEVICES, FORMATS, MAX_BATCH_TOKENS, REQUIRES, FakeSession, unavailable
+from optinfer.backends.fake import FORMATS, REQUIRES, FakeSession, unavailable
 
 __all__ = ["DEVICES", "FORMATS", "MAX_BATCH_TOKENS", "REQUIRES", "load", "unavailable"]
+
+DEVICES = ("cpu", "cuda")
+MAX_BATCH_TOKENS = dict.fromkeys(DEVICES, 4096)
 
 
 def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> FakeSession:
@@ -44,6 +50,7 @@ class FaultySession(FakeSession):
         die_once: bool = False,
         die_at_width: int | None = None,
         die_at_rows: int | None = None,
+        sign: int = 1,
     ) -> None:
         super().__init__(execution)
         self._folder = Path(folder)
@@ -51,6 +58,7 @@ class FaultySession(FakeSession):
         self._die_once = die_once
         self._die_at_width = die_at_width
         self._die_at_rows = die_at_rows
+        self._sign = sign
 
     def __call__(self, inputs: Arrays) -> Arrays:
         rows, width = next(iter(inputs.values())).shape[:2]
@@ -63,7 +71,7 @@ class FaultySession(FakeSession):
         (calls / uuid.uuid4().hex).touch()
         if self._hold_after is not None and len(os.listdir(calls)) > self._hold_after:
             (self._folder / "hold").read_bytes()
-        return super().__call__(inputs)
+        return {name: self._sign * values for name, values in super().__call__(inputs).items()}
 
     def _claimed(self, name: str) -> bool:
         try:
