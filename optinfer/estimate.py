@@ -47,8 +47,10 @@ def needs_of(prepared: Prepared | None) -> Needs:
     """Return what a replica of this variant was measured to need."""
     if prepared is None:
         return Needs()
+    tuned = prepared.tuned
     return Needs(
-        threads=prepared.tuned.threads_per_replica if prepared.tuned else 0,
+        threads=tuned.threads_per_replica if tuned else 0,
+        cpu_share=tuned.replicas * tuned.threads_per_replica / (os.cpu_count() or 1) if tuned else 1.0,
         memory_mb=prepared.certificate.peak_rss_mb,
         gpu_memory_mb=prepared.certificate.gpu_memory_mb,
         gpu_total_mb=prepared.certificate.gpu_total_mb,

@@ -45,10 +45,12 @@ class Needs:
 
     Attributes:
         threads: the fastest number, found by tuning.
+        cpu_share: the share of a node's CPUs that was the fastest to use with so many threads each, found by tuning.
         gpu_memory_mb, gpu_total_mb: what it takes of the GPU it was measured on, and what that GPU has.
     """
 
     threads: int = 0
+    cpu_share: float = 1.0
     memory_mb: float = 0.0
     gpu_memory_mb: float = 0.0
     gpu_total_mb: float = 0.0
@@ -275,6 +277,10 @@ def _held(config: PlacementConfig, nodes: Sequence[Node], each: _Each, needs: Ne
     if each.gpus:
         gpus = {f"{_listed(nodes, 'gpus')} free GPUs": [_gpu_slots(n.gpus, each.gpus) for n in nodes]}
         limits = gpus | limits
+    left_to_us = config.replicas == config.threads_per_replica == "auto" and not config.min_replicas
+    if needs.cpu_share < 1 and left_to_us and not each.gpus:
+        best = [max(int(n.cpus * needs.cpu_share), each.threads) // each.threads for n in nodes]
+        limits[f"{needs.cpu_share:.0%} of the CPUs, which was fastest when this model was tuned"] = best
     for name, amount in config.resources.items():
         free = [n.resources.get(name, 0.0) for n in nodes]
         limits[f"{'+'.join(f'{f:g}' for f in free) or '0'} free {name}"] = [int(f // amount) for f in free]
@@ -282,9 +288,8 @@ def _held(config: PlacementConfig, nodes: Sequence[Node], each: _Each, needs: Ne
         have = "+".join(f"{n.memory_mb / 1e3:.0f}" for n in nodes)
         holds = [int(n.memory_mb * _MEMORY_SHARE // needs.memory_mb) for n in nodes]
         limits[f"{have} GB of memory at {needs.memory_mb / 1e3:.1f} GB each"] = holds
-    return [min(of_node) for of_node in zip(*limits.values(), strict=True)], min(
-        limits, key=lambda name: sum(limits[name])
-    )
+    held = [min(of_node) for of_node in zip(*limits.values(), strict=True)]
+    return held, min(limits, key=lambda name: sum(limits[name]))
 
 
 def _does_not_fit(

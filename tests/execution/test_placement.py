@@ -161,6 +161,16 @@ def test_tuned_threads_are_used_where_the_job_names_none() -> None:
     assert place(PlacementConfig(threads_per_replica=2), "cpu", [Node(8)], 100, Needs(threads=4)).replicas == 4
 
 
+def test_cpus_that_were_faster_left_alone_are() -> None:
+    half = Needs(threads=2, cpu_share=0.5)
+    placed = place(PlacementConfig(), "cpu", [Node(8), Node(2)], 100, half)
+    assert (placed.replicas, placed.threads_per_replica) == (3, 2)
+    assert "50% of the CPUs, which was fastest" in placed.reasons[0]
+    assert place(PlacementConfig(), "cpu", [Node(1), Node(2)], 100, half).replicas == 1
+    for wishes in (PlacementConfig(threads_per_replica=2), PlacementConfig(min_replicas=4)):
+        assert place(wishes, "cpu", [Node(8)], 100, half).replicas == 4
+
+
 def test_custom_resources_limit_replicas_to_the_nodes_that_have_them() -> None:
     nodes = [Node(8), Node(8, resources={"jetson": 2.0})]
     placement = place(PlacementConfig(resources={"jetson": 1}), "cpu", nodes, 100)
