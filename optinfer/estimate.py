@@ -20,7 +20,7 @@ from optinfer.machine import gpu
 from optinfer.optimization.mixed import known_beside
 from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, known
-from optinfer.optimization.tuned import Lengths
+from optinfer.optimization.tuned import Lengths, Tuned
 
 if TYPE_CHECKING:  # it forecasts what planning shows
     from optinfer.planning import Planned
@@ -43,18 +43,24 @@ def last_measured(planned: Planned) -> Prepared | None:
         return None
 
 
-def needs_of(prepared: Prepared | None) -> Needs:
-    """Return what a replica of this variant was measured to need."""
+def needs_of(prepared: Prepared | None, most_replicas: int | None = None) -> Needs:
+    """Return what a replica of this variant was measured to need, in a job that allows `most_replicas`."""
     if prepared is None:
         return Needs()
     tuned = prepared.tuned
     return Needs(
         threads=tuned.threads_per_replica if tuned else 0,
-        cpu_share=tuned.replicas * tuned.threads_per_replica / (os.cpu_count() or 1) if tuned else 1.0,
+        cpus=_cpus_when_tuned(tuned, most_replicas) if tuned else 0,
         memory_mb=prepared.certificate.peak_rss_mb,
         gpu_memory_mb=prepared.certificate.gpu_memory_mb,
         gpu_total_mb=prepared.certificate.gpu_total_mb,
     )
+
+
+def _cpus_when_tuned(tuned: Tuned, most_replicas: int | None) -> int:
+    """Return the CPUs that each replica had: more than its threads where fewer replicas won than would have fit."""
+    fit = (os.cpu_count() or 1) // tuned.threads_per_replica
+    return tuned.threads_per_replica * max(1, min(fit, most_replicas or fit) // tuned.replicas)
 
 
 def placed(
@@ -70,7 +76,8 @@ def placed(
     Raises:
         PlacementError: the job's wishes do not fit.
     """
-    wishes, needs = planned.config.placement, needs_of(prepared)
+    wishes = planned.config.placement
+    needs = needs_of(prepared, wishes.max_replicas)
     if wishes.cpu_variant and device == "cuda":
         second = needs_of(prepared.beside if prepared else None)
         return place_mixed(wishes, nodes, fragments, needs, second, growing)

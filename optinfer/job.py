@@ -122,7 +122,7 @@ def _score(run: _Run) -> None:
         try:
             return _stream(prepared, todo, run)
         except LoadError as caught:
-            if run.output.committed() or second:
+            if run.output.committed() or (run.summary.placement and run.summary.placement.beside):
                 raise
             error = caught
             failed.append((prepared.variant.name, f"a replica cannot load it: {error}"))

@@ -99,7 +99,9 @@ class Summary:
         }
 
     def _time(self, tally: Tally) -> dict[str, Any]:
-        found = break_down(tally, self.started, self.marks, time.time())
+        placed = self.placement
+        one_core = placed is not None and placed.device == "cpu" and placed.threads_per_replica == 1
+        found = break_down(tally, self.started, self.marks, time.time(), one_core)
         return found.as_dict() if found else {}
 
     def nothing_to_do(self, run: dict[str, Any]) -> dict[str, Any]:

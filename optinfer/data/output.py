@@ -261,7 +261,7 @@ def _stands_for(winner: dict[str, Any], record: dict[str, Any], allowed: Collect
     """Tell whether a part that was committed first is the same fragment's, by another variant of the same job."""
     same = all(winner.get(k) == record[k] for k in ("fragment", "fingerprint", "rows_in"))
     made, ours = ((of.get("artifact"), of.get("variant")) for of in (winner, record))
-    return same and made != ours and made[0] in allowed
+    return same and made != ours and made[0] in allowed and made[1] is not None
 
 
 def _named(identity: dict[str, Any]) -> str:

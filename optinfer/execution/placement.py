@@ -45,12 +45,12 @@ class Needs:
 
     Attributes:
         threads: the fastest number, found by tuning.
-        cpu_share: the share of a node's CPUs that was the fastest to use with so many threads each, found by tuning.
+        cpus: those it should have, found by tuning: more than `threads` where it was faster that some idle.
         gpu_memory_mb, gpu_total_mb: what it takes of the GPU it was measured on, and what that GPU has.
     """
 
     threads: int = 0
-    cpu_share: float = 1.0
+    cpus: int = 0
     memory_mb: float = 0.0
     gpu_memory_mb: float = 0.0
     gpu_total_mb: float = 0.0
@@ -185,6 +185,7 @@ class _Each:
 
     device: str
     threads: int
+    cpus: int
     gpus: float
     why: tuple[str, ...]
 
@@ -200,7 +201,16 @@ def _on_cpus(config: PlacementConfig, nodes: Sequence[Node], needs: Needs) -> _E
     else:
         # Several one-thread replicas beat one replica with as many threads: no thread waits for another's part.
         threads, why = 1, "one thread each: measured faster than fewer replicas with more threads"
-    return _Each("cpu", threads, 0.0, (f"{threads} threads a replica: {why}",))
+    cpus, reasons = _cpus(config, nodes, threads, needs), [f"{threads} threads a replica: {why}"]
+    if cpus > threads:
+        reasons.append(f"{cpus} CPUs a replica: it was faster that some idle when this model was tuned")
+    return _Each("cpu", threads, cpus, 0.0, tuple(reasons))
+
+
+def _cpus(config: PlacementConfig, nodes: Sequence[Node], threads: int, needs: Needs) -> int:
+    """Return the CPUs that a replica takes: its threads, or more where that is better, possible, and left to us."""
+    left_to_us = config.replicas == config.threads_per_replica == "auto" and not config.min_replicas
+    return max(needs.cpus, threads) if left_to_us and any(n.cpus >= needs.cpus for n in nodes) else threads
 
 
 def _most_threads(nodes: Sequence[Node], replicas: int) -> int:
@@ -220,7 +230,11 @@ def _on_gpus(config: PlacementConfig, nodes: Sequence[Node], needs: Needs) -> _E
             "lower placement.threads_per_replica or raise placement.gpus_per_replica"
         )
     return _Each(
-        "cuda", threads, share, (why, f"{threads} threads a replica: CPUs of the node shared by its GPU replicas")
+        "cuda",
+        threads,
+        threads,
+        share,
+        (why, f"{threads} threads a replica: CPUs of the node shared by its GPU replicas"),
     )
 
 
@@ -263,7 +277,7 @@ def _counted(
         replicas,
         most,
         each.threads,
-        float(each.threads),
+        float(each.cpus),
         each.gpus,
         tuple(reasons),
         config.accelerator_type,
@@ -273,14 +287,10 @@ def _counted(
 
 def _held(config: PlacementConfig, nodes: Sequence[Node], each: _Each, needs: Needs) -> tuple[list[int], str]:
     """Return how many replicas each node holds, and what limits them."""
-    limits = {f"{_listed(nodes, 'cpus')} free CPUs": [int(n.cpus // each.threads) for n in nodes]}
+    limits = {f"{_listed(nodes, 'cpus')} free CPUs": [int(n.cpus // each.cpus) for n in nodes]}
     if each.gpus:
         gpus = {f"{_listed(nodes, 'gpus')} free GPUs": [_gpu_slots(n.gpus, each.gpus) for n in nodes]}
         limits = gpus | limits
-    left_to_us = config.replicas == config.threads_per_replica == "auto" and not config.min_replicas
-    if needs.cpu_share < 1 and left_to_us and not each.gpus:
-        best = [max(int(n.cpus * needs.cpu_share), each.threads) // each.threads for n in nodes]
-        limits[f"{needs.cpu_share:.0%} of the CPUs, which was fastest when this model was tuned"] = best
     for name, amount in config.resources.items():
         free = [n.resources.get(name, 0.0) for n in nodes]
         limits[f"{'+'.join(f'{f:g}' for f in free) or '0'} free {name}"] = [int(f // amount) for f in free]

@@ -189,7 +189,7 @@ class FragmentScorer:
             "fragment": record["fragment"],
             "part": part,
             "artifact": record["artifact"],
-            "variant": record["variant"],
+            "variant": record.get("variant", self._settings.variant),  # older parts do not say
             "stats": stats.as_dict(),
             "reasons": reasons,
             "replica": f"{os.getpid()}@{self._node}",

@@ -2,8 +2,8 @@
 
 This is what a job runs in every actor, what the gate compares and what the certificate measures: the same object, so
 what is certified is what scores. Several threads may call `score`: reading and tokenizing of one fragment overlap with
-the model's work on another, the model itself runs one micro-batch at a time. On a single core, preprocessing takes
-turns with the model: there is nothing to overlap on, and each would push the other's data out of the core's cache.
+the model's work on another, the model itself runs one micro-batch at a time. A replica of one thread has one core:
+there preprocessing takes turns with the model, as each would push the other's data out of the core's cache.
 
 A micro-batch that does not fit into memory is halved until it does. What was learned by that is kept: trying what did
 not fit again with every fragment would cost more than slightly smaller micro-batches do.

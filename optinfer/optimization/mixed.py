@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from optinfer.config import AUTO, JobConfig
-from optinfer.errors import ConfigError
+from optinfer.config import AUTO, JobConfig, PlacementConfig
+from optinfer.errors import ConfigError, GateError
 from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, candidates, known, recipes
 from optinfer.optimization.variants import catalog, get
@@ -48,7 +48,14 @@ def beside(bench: Workbench, main: Prepared, only: str | None = None) -> Prepare
     name = bench.config.placement.cpu_variant
     if name is None or main.variant.device != "cuda":
         return None
-    return next(candidates(bench.for_job(_on_cpus(bench.config, name)), only))
+    try:
+        return next(candidates(bench.for_job(_on_cpus(bench.config, name)), only))
+    except GateError as error:
+        reasons = str(error).rpartition("\n")[0]
+        raise GateError(
+            f"placement.cpu_variant: {reasons}\nname another one there, or auto; lower what the gate asks for; or "
+            "remove placement.cpu_variant to score on GPUs alone"
+        ) from error
 
 
 def known_beside(bench: Workbench, main: Prepared) -> Prepared | None:
@@ -61,6 +68,7 @@ def known_beside(bench: Workbench, main: Prepared) -> Prepared | None:
 
 def _on_cpus(config: JobConfig, variant: str) -> JobConfig:
     """Return the job as it would be with this variant on CPUs alone."""
-    placement = config.placement.model_copy(update={"device": "cpu", "cpu_variant": None})
+    wishes = config.placement  # all others are for the GPUs
+    placement = PlacementConfig(device="cpu", resources=wishes.resources, cost_per_hour=wishes.cost_per_hour)
     gate = config.gate.model_copy(update={"fallback": None})
     return config.model_copy(update={"variant": variant, "placement": placement, "gate": gate})

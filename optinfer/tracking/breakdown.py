@@ -1,8 +1,8 @@
 """Where the time of a run went, what was the bottleneck, and what would help. Pure.
 
 A replica works on two fragments at a time, one in the model and one being read, preprocessed or committed. So what its
-time is worth is the share that its model was busy; the other parts count where the model waited for them. On a single
-core it always waits for preprocessing, which then counts beside it.
+time is worth is the share that its model was busy; the other parts count where the model waited for them. With one core
+each, nothing overlaps with the model but waiting: there all parts count alike.
 """
 
 from __future__ import annotations
@@ -55,11 +55,14 @@ class Breakdown:
         return asdict(self)
 
 
-def break_down(tally: Tally, started: float, marks: Mapping[str, float], ended: float) -> Breakdown | None:
+def break_down(
+    tally: Tally, started: float, marks: Mapping[str, float], ended: float, one_core: bool = False
+) -> Breakdown | None:
     """Tell where a run's time went; None where it scored nothing.
 
     Args:
         started, ended: seconds since the epoch; so are `marks`: when the steps `prepare` and `ray` were done.
+        one_core: a replica has a single one, on which preprocessing and the model take turns.
     """
     if tally.first_receipt is None:
         return None
@@ -67,7 +70,7 @@ def break_down(tally: Tally, started: float, marks: Mapping[str, float], ended: 
     parts = {part: round(getattr(tally.scored, f"{part}_seconds"), 3) for part in PARTS}
     share = tally.model_share()
     long_start = tally.first_receipt - started > _LONG_START * (ended - started)
-    bottleneck = "startup" if long_start else _limit(tally.scored, share)
+    bottleneck = "startup" if long_start else _limit(tally.scored, share, one_core)
     advice = _ADVICE[bottleneck] + (_second(tally.scored) if bottleneck == "infer" else "")
     return Breakdown(startup, parts, share if share is None else round(share, 4), bottleneck, advice)
 
@@ -95,13 +98,16 @@ def _second(stats: Stats) -> str:
     return f"; {beside} is {share:.0%} of the replicas' work" if share >= _NOTABLE else ""
 
 
-def _limit(stats: Stats, model_share: float | None) -> str:
-    """Name the part that limits: the model where it is busy, else the longest, where replicas were busy at all."""
-    seconds = {part: getattr(stats, f"{part}_seconds") for part in PARTS if part != "wait"}
-    longest = max(seconds, key=lambda part: seconds[part])
-    if model_share is None or not stats.infer_seconds:
-        return longest
+def _limit(stats: Stats, model_share: float | None, one_core: bool) -> str:
+    """Name the part that limits: the model where it is busy, else the longest of what it may have waited for."""
+    beside = {part: getattr(stats, f"{part}_seconds") for part in ("read", "preprocess", "postprocess", "commit")}
+    longest = max(beside, key=lambda part: beside[part])
+    longest_of_all = "infer" if stats.infer_seconds >= beside[longest] else longest
+    if model_share is None:
+        return longest_of_all
     if model_share >= _BUSY:
         return "infer"
-    work_share = model_share * sum(seconds.values()) / stats.infer_seconds
-    return longest if work_share >= _BUSY else "replicas"
+    if one_core and model_share * (1 + sum(beside.values()) / max(stats.infer_seconds, 1e-9)) >= _BUSY:
+        return longest_of_all
+    # With two fragments at a time, what is beside the model only delays it where it takes as long.
+    return longest if sum(beside.values()) > stats.infer_seconds / 2 else "replicas"

@@ -209,6 +209,12 @@ def test_who_gives_way_leaves_no_quarantine_file_behind(output: Output) -> None:
     assert [f"_quarantine/{name}" for name in output.folder.names(under="_quarantine")] == [first["quarantine_file"]]
 
 
+def test_a_part_that_names_no_variant_has_this_ones_counts_or_is_a_strangers(output: Output) -> None:
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    with pytest.raises(OutputConflictError, match="other content"):
+        output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), rows(3), variant="first", allowed={"a1"})
+
+
 @pytest.mark.parametrize(
     ("fingerprint", "allowed"), [("f1", {"a2", "a3"}), ("f2", {"a1", "a2"})], ids=["stranger", "another job"]
 )

@@ -162,11 +162,12 @@ def test_tuned_threads_are_used_where_the_job_names_none() -> None:
 
 
 def test_cpus_that_were_faster_left_alone_are() -> None:
-    half = Needs(threads=2, cpu_share=0.5)
-    placed = place(PlacementConfig(), "cpu", [Node(8), Node(2)], 100, half)
-    assert (placed.replicas, placed.threads_per_replica) == (3, 2)
-    assert "50% of the CPUs, which was fastest" in placed.reasons[0]
-    assert place(PlacementConfig(), "cpu", [Node(1), Node(2)], 100, half).replicas == 1
+    half = Needs(threads=2, cpus=4)
+    for growing in (False, True):  # what each takes bounds those that join, too
+        placed = place(PlacementConfig(), "cpu", [Node(8), Node(4)], 100, half, growing)
+        assert (placed.replicas, placed.threads_per_replica, placed.cpus_per_replica) == (3, 2, 4.0)
+        assert any("4 CPUs a replica: it was faster that some idle" in reason for reason in placed.reasons)
+    assert place(PlacementConfig(), "cpu", [Node(2), Node(3)], 100, half).replicas == 2
     for wishes in (PlacementConfig(threads_per_replica=2), PlacementConfig(min_replicas=4)):
         assert place(wishes, "cpu", [Node(8)], 100, half).replicas == 4
 

@@ -87,7 +87,8 @@ def test_auto_is_the_fastest_on_cpus_that_passes_though_the_job_is_for_gpus(job:
 
 def test_a_named_one_passes_the_gate_or_nothing_scores(job: Job) -> None:
     main = next(candidates(bench_of(job(None))))
-    with pytest.raises(GateError, match=r"fake: cosine .* below gate\.min 0\.9"):
+    wanted = r"(?s)placement\.cpu_variant: .*fake: cosine .* below gate\.min 0\.9.*name another one there"
+    with pytest.raises(GateError, match=wanted):
         beside(bench_of(job("fake", gate={"min": 0.9, "sample_rows": 8})), main)
 
 

@@ -30,9 +30,9 @@ def run_of(seconds: float = 100.0, loaded: bool = True, **parts: float) -> Tally
         ({"infer": 40.0, "postprocess": 60.0}, "postprocess", "ask for fewer outputs"),
         ({"infer": 40.0, "commit": 60.0}, "commit", "raise source.fragment_rows"),
         ({"infer": 40.0, "read": 5.0, "commit": 5.0}, "replicas", "fewer replicas"),
-        ({"infer": 60.0, "preprocess": 30.0}, "infer", "preprocess is 33% of the replicas' work"),
+        ({"infer": 35.0, "read": 30.0, "commit": 25.0}, "read", "bring the source nearer"),
     ],
-    ids=["infer", "read", "preprocess", "postprocess", "commit", "replicas", "one core"],
+    ids=["infer", "read", "preprocess", "postprocess", "commit", "replicas", "overlapped"],
 )
 def test_what_the_replicas_waited_for_is_the_bottleneck(parts: dict[str, float], bottleneck: str, advice: str) -> None:
     found = break_down(run_of(**parts), started=0.0, marks={}, ended=120.0)
@@ -40,6 +40,20 @@ def test_what_the_replicas_waited_for_is_the_bottleneck(parts: dict[str, float],
     assert found.bottleneck == bottleneck
     assert advice in found.advice
     assert found.model_share == parts["infer"] / 100
+
+
+@pytest.mark.parametrize(
+    ("parts", "bottleneck"),
+    [
+        ({"infer": 60.0, "preprocess": 30.0}, "infer"),
+        ({"infer": 30.0, "preprocess": 60.0}, "preprocess"),
+        ({"infer": 40.0, "preprocess": 10.0}, "replicas"),
+    ],
+)
+def test_on_one_core_preprocessing_is_work_beside_the_model(parts: dict[str, float], bottleneck: str) -> None:
+    found = break_down(run_of(**parts), started=0.0, marks={}, ended=120.0, one_core=True)
+    assert found is not None
+    assert found.bottleneck == bottleneck
 
 
 @pytest.mark.parametrize(
