@@ -50,16 +50,20 @@ def needs_of(prepared: Prepared | None, most_replicas: int | None = None) -> Nee
     tuned = prepared.tuned
     return Needs(
         threads=tuned.threads_per_replica if tuned else 0,
-        cpus=_cpus_when_tuned(tuned, most_replicas) if tuned else 0,
+        cpus=cpus_when_tuned(tuned, os.cpu_count() or 1, most_replicas) if tuned else 0,
         memory_mb=prepared.certificate.peak_rss_mb,
         gpu_memory_mb=prepared.certificate.gpu_memory_mb,
         gpu_total_mb=prepared.certificate.gpu_total_mb,
     )
 
 
-def _cpus_when_tuned(tuned: Tuned, most_replicas: int | None) -> int:
-    """Return the CPUs that each replica had: more than its threads where fewer replicas won than would have fit."""
-    fit = (os.cpu_count() or 1) // tuned.threads_per_replica
+def cpus_when_tuned(tuned: Tuned, cpus: int, most_replicas: int | None) -> int:
+    """Return the CPUs that each replica had: more than its threads where fewer replicas won than would have fit.
+
+    Args:
+        cpus: of the node it was tuned on.
+    """
+    fit = cpus // tuned.threads_per_replica
     return tuned.threads_per_replica * max(1, min(fit, most_replicas or fit) // tuned.replicas)
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optinfer.config import PlacementConfig
+from optinfer.estimate import cpus_when_tuned
 from optinfer.forecast import (
     Speed,
     at_lengths,
@@ -72,6 +73,24 @@ def test_a_tuning_record_counts_where_the_placement_is_like_it() -> None:
     assert basis(4, 1).rows_per_second == 600, "two such nodes"
     assert basis(1, 2) is None
     assert basis(1, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("replicas", "threads", "cpus", "most", "each"),
+    [
+        (8, 1, 8, None, 1),
+        (4, 1, 8, None, 2),
+        (2, 2, 8, None, 4),
+        (3, 1, 7, None, 2),
+        (1, 2, 3, None, 2),  # all that fit
+        (1, 4, 6, None, 4),
+        (2, 1, 8, 2, 1),  # all that the job allows
+    ],
+)
+def test_a_tuned_replica_has_idle_cpus_only_where_fewer_than_fit_won(
+    replicas: int, threads: int, cpus: int, most: int | None, each: int
+) -> None:
+    assert cpus_when_tuned(replace(TUNED, replicas=replicas, threads_per_replica=threads), cpus, most) == each
 
 
 def test_the_price_of_a_node_is_found_by_what_it_has() -> None:

@@ -49,7 +49,13 @@ def prepare_job(path: str) -> PreparedJob:
     fragments = planned.plan.fragments
     prepared = next(candidates(Workbench(config, planned.model, fragments, _say)))
     here = Node(os.cpu_count() or 1, nvidia_gpus())
-    placement = place(config.placement, prepared.variant.device, [here], len(fragments), needs_of(prepared))
+    placement = place(
+        config.placement,
+        prepared.variant.device,
+        [here],
+        len(fragments),
+        needs_of(prepared, config.placement.max_replicas),
+    )
     return PreparedJob(planned, prepared, placement)
 
 
