@@ -228,6 +228,22 @@ def test_of_two_variants_none_takes_over_where_one_cannot_be_loaded(
         optinfer.run(make_job(source, sink, **MIXED, gate__fallback="fake"))
 
 
+def test_a_fallback_takes_over_where_the_first_variant_was_placed_alone_and_cannot_be_loaded(
+    make_job: MakeJob, source: Path, sink: Path, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = scorer._load
+
+    def refuse(settings: Any) -> Any:
+        if settings.device == "cuda":
+            raise errors.LoadError("no kernel image")
+        return load(settings)
+
+    del nodes[1]
+    monkeypatch.setattr(scorer, "_load", refuse)
+    record = optinfer.run(make_job(source, sink, **MIXED, gate__fallback="fake"))
+    assert (record["variant"], record["rows_by_variant"]) == ("fake", {"fake": 64})
+
+
 def test_a_second_variant_has_no_use_beside_one_on_cpus_and_the_job_says_so(
     make_job: MakeJob, source: Path, sink: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
