@@ -11,6 +11,7 @@ from optinfer.data.storage import absolute
 from optinfer.errors import redact
 from optinfer.estimate import against, keep_startup
 from optinfer.execution.placement import Placement
+from optinfer.inference.replica import on_one_core
 from optinfer.optimization.selection import Prepared
 from optinfer.planning import Planned
 from optinfer.tracking.breakdown import break_down
@@ -100,7 +101,7 @@ class Summary:
 
     def _time(self, tally: Tally) -> dict[str, Any]:
         placed = self.placement
-        one_core = placed is not None and placed.device == "cpu" and placed.threads_per_replica == 1
+        one_core = placed is not None and on_one_core(placed.device, placed.threads_per_replica)
         found = break_down(tally, self.started, self.marks, time.time(), one_core)
         return found.as_dict() if found else {}
 

@@ -104,7 +104,7 @@ class Replica:
         self._answered = False
         self._clock = clock
         self._model = threading.RLock()
-        one_core = settings.device == "cpu" and settings.threads == 1
+        one_core = on_one_core(settings.device, settings.threads)
         self._core = self._model if one_core else contextlib.nullcontext()
         self.load_seconds = clock() - started
 
@@ -219,6 +219,11 @@ class Replica:
     @property
     def _limits(self) -> Limits:
         return self.max_batch_tokens, self.max_batch_size
+
+
+def on_one_core(device: str, threads: int) -> bool:
+    """Tell whether a replica has a single core, on which preprocessing and the model take turns."""
+    return device == "cpu" and threads == 1
 
 
 def _restore_order(pieces: list[Piece]) -> tuple[Arrays, Rows]:
