@@ -3,7 +3,8 @@
     OptinferError                 1   the job failed
     ├── ConfigError               2   the job file or the command line is wrong
     │   └── PlacementError        2   the requested placement cannot run on these resources
-    ├── SourceError               1   an input file cannot be read
+    ├── SourceError               1   an input file cannot be read: out of reach, or not the one that was planned
+    │   └── CorruptFileError      1   the decoder refuses the very bytes that were planned
     ├── RowError                  1   a row cannot be scored and the job says `sink.on_error: raise`
     ├── AccountingError           1   rows in differ from rows scored plus rows quarantined
     ├── QuarantineError           3   more rows were quarantined than `sink.error_threshold` allows
@@ -40,6 +41,10 @@ class PlacementError(ConfigError):
 
 
 class SourceError(OptinferError):
+    pass
+
+
+class CorruptFileError(SourceError):
     pass
 
 

@@ -28,12 +28,14 @@ class Features(ABC):
     Attributes:
         rows: number of rows, rejected ones included.
         lengths: (rows,) cost of each row in tokens, or None where all rows cost the same.
+        longest: tokens that the model takes at most, padding included; None where it sets no bound.
         same_length: rows of different lengths never share a micro-batch: the model has no mask for padding.
         rejected: row -> reason, for rows the model must not see.
     """
 
     rows: int
     lengths: np.ndarray[Any, Any] | None = None
+    longest: int | None = None
     same_length: bool = False
     rejected: dict[int, str] = field(default_factory=dict)
 
@@ -47,6 +49,31 @@ class Features(ABC):
 
         Several threads may call it at a time.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The answers of the library that a model came from, held against ours.
+
+    Attributes:
+        library, version: whose answers they are; empty where no other library reads this model, or it is not installed.
+        rows: how many were compared.
+        largest_difference: of any number in a finished row; None where nobody compared.
+        tolerance: what it may be: rounding, and no more.
+        note: why nobody compared, or in what the two differ most.
+    """
+
+    library: str = ""
+    version: str = ""
+    rows: int = 0
+    largest_difference: float | None = None
+    tolerance: float = 0.0
+    note: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Tell whether nothing speaks against our answers; also where nobody compared."""
+        return self.largest_difference is None or self.largest_difference <= self.tolerance
 
 
 class Family(ABC):
@@ -78,7 +105,10 @@ class Family(ABC):
 
     @abstractmethod
     def preprocess(self, table: pa.Table) -> Features:
-        """Turn a table with one column per role into features; never raises for a single bad row."""
+        """Turn a table with one column per role into features.
+
+        A row that cannot be used is rejected, or raises: then rows are tried one by one (inference/replica.py).
+        """
 
     @abstractmethod
     def postprocess(self, outputs: Arrays) -> pa.Table:
@@ -87,6 +117,17 @@ class Family(ABC):
     @abstractmethod
     def load_module(self) -> Any:
         """Return the baseline: a torch module in eval mode, fp32, whose forward takes `inputs`, gives `outputs`."""
+
+    def reference(self, rows: pa.Table, finished: pa.Table) -> Reference:
+        """Hold finished rows against the answers of the library that the model came from.
+
+        That library loads the user's files itself and is given the rows as they are: nothing of ours is in between.
+
+        Args:
+            rows: a table with a column per role.
+            finished: the same rows' columns of `schema`, as the baseline's `postprocess` gave them.
+        """
+        return Reference(note="no other library reads this model")
 
     def answers(self, outputs: Arrays) -> np.ndarray[Any, Any]:
         """Return (rows,) what a label column would hold for these outputs: a class's name, or a number."""
