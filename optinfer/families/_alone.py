@@ -59,7 +59,7 @@ def torch_answer(module: Any, inputs: Sequence[Port], outputs: Sequence[Port]) -
 
 def held(library: str, answer: Answer, rows: pa.Table, finished: pa.Table, version: str | None = None) -> Reference:
     """Hold finished rows against a library's answers to the same rows, each alone."""
-    import importlib.metadata
+    import importlib
 
     largest, note = 0.0, ""
     theirs = []
@@ -73,7 +73,7 @@ def held(library: str, answer: Answer, rows: pa.Table, finished: pa.Table, versi
         largest, note = compare(theirs, finished.to_pylist())
     return Reference(
         library=library,
-        version=importlib.metadata.version(library) if version is None else version,
+        version=importlib.import_module(library).__version__ if version is None else version,
         rows=rows.num_rows,
         largest_difference=largest,
         tolerance=TOLERANCE,

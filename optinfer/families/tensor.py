@@ -222,7 +222,7 @@ def _column_type(port: Port) -> pa.DataType:
 
 
 def _column(name: str, values: np.ndarray[Any, Any], kind: pa.DataType) -> Any:
-    given, expected = values[0].size if len(values) else 0, numbers_a_row(kind)
+    given, expected = values.size // max(len(values), 1), numbers_a_row(kind)
     if len(values) and given != expected:
         raise ConfigError(f"output {name!r} has {given} numbers a row, not {expected}; correct model.outputs")
     if not pa.types.is_fixed_size_list(kind):
