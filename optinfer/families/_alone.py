@@ -93,7 +93,9 @@ def compare(theirs: Sequence[Row], ours: Sequence[Row]) -> tuple[float, str]:
             apart = _apart(their.get(name), our[name]) / scale
             if apart > largest and not (apart * scale >= _ANOTHER and not _is_float(our[name]) and _ties(their)):
                 largest = apart
-                note = f"most in {name}, row {i} of the sample: {str(our[name])[:60]}, there {str(their.get(name))[:60]}"
+                note = (
+                    f"most in {name}, row {i} of the sample: {str(our[name])[:60]}, there {str(their.get(name))[:60]}"
+                )
     return largest, note
 
 

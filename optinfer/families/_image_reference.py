@@ -120,9 +120,7 @@ def _held(load: Callable[[], Classify], images: Sequence[bytes], finished: pa.Ta
         apart = _apart(theirs, *_labelled(row))
         if apart > largest:
             largest, note = apart, f"most in row {i} of the sample: {theirs[0]} there, {row} here"[:300]
-    return Reference(
-        **known, rows=len(images), largest_difference=largest / scale, tolerance=_ROUNDING, note=note
-    )
+    return Reference(**known, rows=len(images), largest_difference=largest / scale, tolerance=_ROUNDING, note=note)
 
 
 def _labelled(row: dict[str, Any]) -> tuple[list[str], list[float]]:

@@ -53,9 +53,10 @@ class NumericFeatures(Features):
 def kind_of(column: pa.DataType) -> pa.DataType | None:
     """Return the type of the numbers in a column: its own, its list's, or the widest of several columns'; or None."""
     if pa.types.is_struct(column):
-        kinds = [kind_of(column.field(i).type) for i in range(column.num_fields)]
-        if not kinds or not all(kind is not None and is_number(kind) for kind in kinds):
+        fields = [column.field(i).type for i in range(column.num_fields)]
+        if not fields or not all(is_number(field) for field in fields):
             return None
+        kinds = [kind_of(field) for field in fields]
         return pa.float64() if any(pa.types.is_floating(k) for k in kinds) else kinds[0]
     if _is_list(column):
         return kind_of(column.value_type)

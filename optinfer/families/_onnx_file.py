@@ -41,7 +41,9 @@ def onnx_signature(path: Path) -> Signature:
     inputs = [_port(value) for value in given]
     inputs = [replace(port, refusal="is one value for all rows") if port.scalar else port for port in inputs]
     if unfit := [port for port in inputs if port.refusal]:
-        raise ConfigError(f"{path}: input {unfit[0].name!r} {unfit[0].refusal}; optinfer feeds numbers and texts by row")
+        raise ConfigError(
+            f"{path}: input {unfit[0].name!r} {unfit[0].refusal}; optinfer feeds numbers and texts by row"
+        )
     makers = {name: node for node in graph.node for name in node.output}
     known, axes = _inferred(model), [_axes(value) for value in given]
     outputs = [_output(value, makers, known) for value in graph.output]
@@ -80,7 +82,10 @@ def _axes(value: Any) -> list[int | str]:
     """Return an axis's size, or its name; "" for one that has neither."""
     if value is None:
         return []
-    return [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else d.dim_param for d in value.type.tensor_type.shape.dim]
+    return [
+        d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else d.dim_param
+        for d in value.type.tensor_type.shape.dim
+    ]
 
 
 def _scores(name: str, node: Any, known: dict[str, Any]) -> Port:

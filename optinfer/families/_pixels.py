@@ -197,13 +197,13 @@ def _filter(value: Any, path: Path) -> int:
     from PIL import Image
 
     if value not in list(Image.Resampling):
-        raise ConfigError(f"{path} has resample: {value!r}; known are Pillow's {', '.join(map(str, map(int, Image.Resampling)))}")
+        raise ConfigError(
+            f"{path} has resample: {value!r}; known are Pillow's {', '.join(map(str, map(int, Image.Resampling)))}"
+        )
     return int(value)
 
 
-def _sizes(
-    config: dict[str, Any], path: Path, kind: Processor
-) -> tuple[tuple[int, int] | int | None, tuple[int, int]]:
+def _sizes(config: dict[str, Any], path: Path, kind: Processor) -> tuple[tuple[int, int] | int | None, tuple[int, int]]:
     """Return what to resize to, and the size of the finished image."""
     cropped, square = bool(config.get("do_center_crop")), config.get("default_to_square", kind.square)
     resize = _size(config, "size", path, square) if config.get("do_resize", True) else None

@@ -42,7 +42,9 @@ class Processor:
     ignores: tuple[str, ...] = ()
 
 
-def _known(square: bool, resample: int, own: tuple[str, ...] = (), ignores: tuple[str, ...] = (), **more: Any) -> Processor:
+def _known(
+    square: bool, resample: int, own: tuple[str, ...] = (), ignores: tuple[str, ...] = (), **more: Any
+) -> Processor:
     return Processor(square, {"resample": resample, **more}, own, ignores)
 
 

@@ -168,7 +168,9 @@ def _refuse_unfit(chosen: list[Port], signature: Signature) -> None:
     if unfit is None:
         return
     fit = ", ".join(f"{p.name}: {p.step if p.dims else 0}" for p in signature.outputs if not p.refusal)
-    fix = f"take the others only: model.outputs: {{{fit}}}" if fit else "export it with an output that has a row for each"
+    fix = (
+        f"take the others only: model.outputs: {{{fit}}}" if fit else "export it with an output that has a row for each"
+    )
     raise ConfigError(f"output {unfit.name!r} {unfit.refusal}; {fix}")
 
 

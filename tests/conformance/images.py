@@ -96,7 +96,12 @@ ARCHITECTURES: dict[str, Architecture] = {
         "ViT",
     ),
     "ConvNeXt": Architecture("ConvNext", _STAGES, {"size": {"shortest_edge": SIDE}, "crop_pct": 0.8}),
-    "ConvNeXtV2": Architecture("ConvNextV2", {"hidden_sizes": [4, 4, 4, 4], "depths": [1, 1, 1, 1]}, {"size": {"shortest_edge": 384}}, "ConvNext"),
+    "ConvNeXtV2": Architecture(
+        "ConvNextV2",
+        {"hidden_sizes": [4, 4, 4, 4], "depths": [1, 1, 1, 1]},
+        {"size": {"shortest_edge": 384}},
+        "ConvNext",
+    ),
     "ResNet": Architecture(
         "ResNet",
         {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
@@ -215,10 +220,15 @@ REFUSED: dict[str, tuple[Architecture, str]] = {
         "gives input_ids, not pixels alone",
     ),
     "SigLIP 2": (
-        Architecture("Siglip2", {"vision_config": _PATCHES | {"num_patches": 16}}, {"max_num_patches": 16}, spread=False),
+        Architecture(
+            "Siglip2", {"vision_config": _PATCHES | {"num_patches": 16}}, {"max_num_patches": 16}, spread=False
+        ),
         "gives pixel_attention_mask, spatial_shapes, not pixels alone",
     ),
-    "ViT of one channel": (Architecture("ViT", _vit("ViT") | {"num_channels": 1}, _SQUARE, spread=False), "takes images of 1 channels"),
+    "ViT of one channel": (
+        Architecture("ViT", _vit("ViT") | {"num_channels": 1}, _SQUARE, spread=False),
+        "takes images of 1 channels",
+    ),
 }
 
 

@@ -42,9 +42,7 @@ def test_answers_are_those_of_the_library_that_trained_it(name: str, tmp_path: P
 def test_doubles_keep_their_digits(tmp_path: Path) -> None:
     made = MODELS["scikit-learn LinearRegression in doubles"]()
     model = located(made.write(tmp_path), "tensor")
-    replica = Replica(
-        ReplicaSettings(family="tensor", model=model, backend="onnxruntime", artifact=model, threads=1)
-    )
+    replica = Replica(ReplicaSettings(family="tensor", model=model, backend="onnxruntime", artifact=model, threads=1))
     ours = np.array(replica.as_table(replica.score(as_roles(made.table, made.columns)))["variable"].to_pylist())
     np.testing.assert_allclose(ours, made.expected["variable"], rtol=1e-12, atol=1e-12)
     assert ours.tolist() != ours.astype(np.float32).tolist()
@@ -56,4 +54,6 @@ def require_the_same(ours: list[Any], theirs: list[Any]) -> None:
         np.testing.assert_allclose(np.array(ours), np.array(theirs), atol=1e-5, rtol=1e-5)
     else:
         assert ours == theirs
-        assert {type(label) for label in np.ravel(ours).tolist()} == {type(label) for label in np.ravel(theirs).tolist()}
+        assert {type(label) for label in np.ravel(ours).tolist()} == {
+            type(label) for label in np.ravel(theirs).tolist()
+        }

@@ -18,7 +18,8 @@ from optinfer import plugins
 from optinfer.errors import ConfigError
 from optinfer.families._pixels import Preparation, preparation_of
 from optinfer.inference.replica import Replica, ReplicaSettings
-from tests.conformance.images import ARCHITECTURES, images
+from tests.conformance.images import ARCHITECTURES
+from tests.conformance.images import images as varied
 from tests.conftest import MakeJob, WriteTable, located, read_rows
 from tests.families.conftest import EFFICIENTNET_PREPROCESSOR, quarantined
 
@@ -202,7 +203,10 @@ class TestDescription:
             ({"image_processor_type": "LevitImageProcessor", "sharpen": 0.5}, r"sets 'sharpen' to 0\.5"),
             ({"image_processor_type": "ViTImageProcessor", "crop_pct": 0.9}, r"sets 'crop_pct' to 0\.9"),
             ({"image_processor_type": "SegformerImageProcessor"}, "sets 'do_center_crop' to true"),
-            ({"image_processor_type": "NobodysImageProcessor"}, "names an image processor that transformers cannot load"),
+            (
+                {"image_processor_type": "NobodysImageProcessor"},
+                "names an image processor that transformers cannot load",
+            ),
             ({"data_format": "channels_last"}, "optinfer can do 'channels_first' only"),
             ({"image_mean": [0.5]}, r"has image_mean: \[0\.5\]; an RGB image needs one number, or three"),
             ({"resample": 9}, "has resample: 9; known are Pillow's"),
@@ -412,7 +416,7 @@ class TestReference:
                 family=FAMILY, family_settings=settings, model=model, backend=backend, artifact=model, threads=1
             )
         )
-        rows = pa.table({"image": [data for _, data in images()[::8]]})
+        rows = pa.table({"image": [data for _, data in varied()[::8]]})
         return replica.family, rows, replica.as_table(replica.score(rows))
 
     @pytest.mark.parametrize("settings", [{}, {"top_k": 3}])
@@ -469,7 +473,7 @@ class TestReference:
         from optinfer.families import _pixels
 
         family, _, _ = self.scored(folder)
-        chosen = pa.table({"image": [data for what, data in images() if "A in PNG" in what or "orientation 6" in what]})
+        chosen = pa.table({"image": [data for what, data in varied() if "A in PNG" in what or "orientation 6" in what]})
 
         def careless(file: Any) -> Any:
             from PIL import Image
@@ -479,9 +483,7 @@ class TestReference:
 
         monkeypatch.setattr(_pixels, "decoded", careless)
         model = located(folder, FAMILY)
-        replica = Replica(
-            ReplicaSettings(family=FAMILY, model=model, backend="torch", artifact=model, threads=1)
-        )
+        replica = Replica(ReplicaSettings(family=FAMILY, model=model, backend="torch", artifact=model, threads=1))
         finished = replica.as_table(replica.score(chosen))
         for row in range(chosen.num_rows):
             assert not family.reference(chosen.slice(row, 1), finished.slice(row, 1)).agrees
@@ -515,7 +517,12 @@ class TestOfTransformers:
         assert self.load(folder)._preparation.resample == 0
 
     def test_a_file_of_old_is_read_with_the_librarys_defaults(self, folder: Path) -> None:
-        old = {"feature_extractor_type": "ViTFeatureExtractor", "size": 32, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        old = {
+            "feature_extractor_type": "ViTFeatureExtractor",
+            "size": 32,
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+        }
         (folder / "preprocessor_config.json").write_text(json.dumps(old))
         preparation = self.load(folder)._preparation
         assert (preparation.size, preparation.resample, preparation.scale) == ((32, 32), 2, 1 / 255)
