@@ -16,7 +16,8 @@ from optinfer.families import Reference
 from optinfer.families._graph import TEXT, Port
 
 Row = Mapping[str, Any]
-Answer = Callable[[Row], Row]
+# From a table of one row to that row's answer; it may hold more than a finished row does, e.g. the scores.
+Answer = Callable[[pa.Table], Row]
 
 # Of the largest number of a column. What one row alone and in company differ by in fp32 was 2e-6 at most, over the
 # conformance suite's models; a wrong answer is off by far more than 1e-4.
@@ -35,8 +36,9 @@ def onnx_answer(path: Path, inputs: Sequence[Port], outputs: Sequence[Port]) -> 
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
-    def answer(row: Row) -> Row:
-        given = {port.name: _array(row[port.name], port) for port in inputs}
+    def answer(row: pa.Table) -> Row:
+        values = row.to_pylist()[0]
+        given = {port.name: _array(values[port.name], port) for port in inputs}
         results = dict(zip(names, session.run(None, given), strict=True))
         return {port.name: _value(results[port.name], port) for port in outputs}
 
@@ -47,8 +49,9 @@ def torch_answer(module: Any, inputs: Sequence[Port], outputs: Sequence[Port]) -
     """Return what a torch module says of a row."""
     import torch
 
-    def answer(row: Row) -> Row:
-        given = [torch.from_numpy(_array(row[port.name], port)) for port in inputs]
+    def answer(row: pa.Table) -> Row:
+        values = row.to_pylist()[0]
+        given = [torch.from_numpy(_array(values[port.name], port)) for port in inputs]
         with torch.inference_mode():
             results = module(*given)
         several = results if isinstance(results, tuple | list) else (results,)
@@ -57,7 +60,7 @@ def torch_answer(module: Any, inputs: Sequence[Port], outputs: Sequence[Port]) -
     return answer
 
 
-def held(library: str, answer: Answer, rows: pa.Table, finished: pa.Table, version: str | None = None) -> Reference:
+def held(library: str, answer: Answer, rows: pa.Table, finished: pa.Table) -> Reference:
     """Hold finished rows against a library's answers to the same rows, each alone."""
     import importlib
 
@@ -65,7 +68,7 @@ def held(library: str, answer: Answer, rows: pa.Table, finished: pa.Table, versi
     theirs = []
     for i in range(rows.num_rows):
         try:
-            theirs.append(answer({name: rows[name][i].as_py() for name in rows.column_names}))
+            theirs.append(answer(rows.slice(i, 1)))
         except Exception as error:
             largest, note = _ANOTHER, f"{library} refuses row {i} of the sample: {type(error).__name__}: {error}"[:300]
             break
@@ -73,7 +76,7 @@ def held(library: str, answer: Answer, rows: pa.Table, finished: pa.Table, versi
         largest, note = compare(theirs, finished.to_pylist())
     return Reference(
         library=library,
-        version=importlib.import_module(library).__version__ if version is None else version,
+        version=str(importlib.import_module(library).__version__),
         rows=rows.num_rows,
         largest_difference=largest,
         tolerance=TOLERANCE,

@@ -22,7 +22,6 @@ _HARMLESS = (
     *("input_data_format", "return_tensors", "device", "disable_grouping"),
 )
 _ONLY = {"data_format": ("channels_first",)}
-_CROPPED = {"do_center_crop": True}
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,13 @@ def _known(
 # Class attributes in transformers 5.23, models/*/image_processing_pil_*.py; 2 is bilinear, 3 bicubic.
 KNOWN = {
     "Beit": _known(True, 3),
-    "Bit": _known(False, 3, **_CROPPED),
-    "CLIP": _known(False, 3, **_CROPPED),
+    "Bit": _known(False, 3, do_center_crop=True),
+    "CLIP": _known(False, 3, do_center_crop=True),
     "ConvNext": _known(False, 3, ("crop_pct",), ("do_center_crop",), crop_pct=224 / 256),
-    "DeiT": _known(True, 3, **_CROPPED),
+    "DeiT": _known(True, 3, do_center_crop=True),
     "EfficientNet": _known(True, 3, ("rescale_offset", "include_top"), include_top=True),
-    "MobileNetV1": _known(False, 2, **_CROPPED),
-    "MobileNetV2": _known(False, 2, **_CROPPED),
+    "MobileNetV1": _known(False, 2, do_center_crop=True),
+    "MobileNetV2": _known(False, 2, do_center_crop=True),
     "Pvt": _known(True, 3),
     "Segformer": _known(True, 2, (), ("do_center_crop",)),
     "Siglip": _known(False, 3),

@@ -56,6 +56,7 @@ class ImageClassification(Family):
 
     roles = ("image",)
     outputs: tuple[str, ...] = (OUTPUT,)
+    libraries = ("transformers",)
     max_batch_size = 32
 
     def __init__(self, model: Artifact, top_k: int | None) -> None:

@@ -58,6 +58,7 @@ class Tensor(Family):
         self.dynamic_axes = {p.name: {0: "rows"} | dict.fromkeys(p.varying, "length") for p in signature.inputs}
         self.schema = pa.schema([(port.name, _column_type(port)) for port in signature.outputs])
         self.metrics = _metrics(signature.outputs)
+        self.libraries = ("onnxruntime",) if model.format == "onnx" else ("torch",)
         bounds = [rows_a_call(port, model.file) for port in signature.inputs]
         self.most_rows = min((bound for bound in bounds if bound), default=None)
         for port in signature.inputs:
@@ -114,10 +115,9 @@ class Tensor(Family):
 
         if self._model.format == "onnx":
             answer: _alone.Answer = _alone.onnx_answer(self._model.file, self._ports, self._outputs)
-            library = "onnxruntime"
         else:
-            answer, library = _alone.torch_answer(self.load_module(), self._ports, self._outputs), "torch"
-        return _alone.held(library, answer, rows, finished)
+            answer = _alone.torch_answer(self.load_module(), self._ports, self._outputs)
+        return _alone.held(self.libraries[0], answer, rows, finished)
 
     def load_module(self) -> Any:
         from optinfer.families._torch_files import load_pt2, load_weights
@@ -237,5 +237,5 @@ def _metrics(outputs: tuple[Port, ...]) -> tuple[str, ...]:
     """One number a row has no direction: its variance is compared. A vector has. Labels are the same or are not."""
     numbers = [port for port in outputs if (port.dtype or "float32").startswith("float")]
     if not numbers:
-        return ("top1_agreement",)
+        return ("top1_agreement", "r2")
     return ("cosine", "top1_agreement", "r2") if any(port.step > 1 for port in numbers) else ("r2",)

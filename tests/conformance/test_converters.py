@@ -28,7 +28,7 @@ def test_answers_are_those_of_the_library_that_trained_it(name: str, tmp_path: P
     rows = as_roles(made.table, made.columns)
     scored = replica.score(rows)
     assert scored.rejected == {}
-    table = replica.as_table(scored)
+    table = scored.added
     assert table.schema.names == [*made.expected]
     assert table.num_rows == ROWS
     for column, expected in made.expected.items():
@@ -43,7 +43,7 @@ def test_doubles_keep_their_digits(tmp_path: Path) -> None:
     made = MODELS["scikit-learn LinearRegression in doubles"]()
     model = located(made.write(tmp_path), "tensor")
     replica = Replica(ReplicaSettings(family="tensor", model=model, backend="onnxruntime", artifact=model, threads=1))
-    ours = np.array(replica.as_table(replica.score(as_roles(made.table, made.columns)))["variable"].to_pylist())
+    ours = np.array(replica.score(as_roles(made.table, made.columns)))["variable"].to_pylist().added
     np.testing.assert_allclose(ours, made.expected["variable"], rtol=1e-12, atol=1e-12)
     assert ours.tolist() != ours.astype(np.float32).tolist()
 

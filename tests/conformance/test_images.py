@@ -58,7 +58,7 @@ def test_scores_are_those_of_transformers(name: str, folder: Any) -> None:
     rows = pa.table({"image": [data for _, data in images()]})
     scored = replica.score(rows)
     assert {images()[i][0]: why for i, why in scored.rejected.items()} == {}
-    table = replica.as_table(scored)
+    table = scored.added
     assert np.std([max(row.values()) for row in expected]) > 1e-3, "these images are all the same to the model"
     for (what, _), row, scores in zip(images(), table.to_pylist(), expected, strict=True):
         ours = dict(zip(row["labels"], row["scores"], strict=True))

@@ -417,7 +417,7 @@ class TestReference:
             )
         )
         rows = pa.table({"image": [data for _, data in varied()[::8]]})
-        return replica.family, rows, replica.as_table(replica.score(rows))
+        return replica.family, rows, replica.score(rows).added
 
     @pytest.mark.parametrize("settings", [{}, {"top_k": 3}])
     def test_a_folder_answers_like_the_pipeline(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -484,7 +484,7 @@ class TestReference:
         monkeypatch.setattr(_pixels, "decoded", careless)
         model = located(folder, FAMILY)
         replica = Replica(ReplicaSettings(family=FAMILY, model=model, backend="torch", artifact=model, threads=1))
-        finished = replica.as_table(replica.score(chosen))
+        finished = replica.score(chosen).added
         for row in range(chosen.num_rows):
             assert not family.reference(chosen.slice(row, 1), finished.slice(row, 1)).agrees
 
