@@ -88,9 +88,9 @@ class OnnxRuntimeSession(Session):
         wanted = self._providers[0][0]
         try:
             session = onnxruntime.InferenceSession(self._model, options, providers=self._providers)
-            if any(not output.type.startswith("tensor") for output in session.get_outputs()):
-                if plain := without_dictionaries(self._model):
-                    session = onnxruntime.InferenceSession(plain, options, providers=self._providers)
+            dictionaries = any(not output.type.startswith("tensor") for output in session.get_outputs())
+            if dictionaries and (plain := without_dictionaries(self._model)):
+                session = onnxruntime.InferenceSession(plain, options, providers=self._providers)
         except ValueError as error:
             raise UnavailableError(
                 f"asked for {wanted}, this onnxruntime has {', '.join(onnxruntime.get_available_providers())}; "

@@ -177,8 +177,8 @@ def require_kind(name: str, column: str, kind: pa.DataType, dtype: str | None) -
     numbers = kind_of(kind)
     if numbers is None:
         raise ConfigError(
-            f"column {column} holds {kind}, input {name!r} needs numbers or lists of numbers; choose another column, or "
-            "cast it when writing the table"
+            f"column {column} holds {kind}, input {name!r} needs numbers or lists of numbers; choose another "
+            "column, or cast it when writing the table"
         )
     if dtype and np.dtype(dtype).kind in "iub" and pa.types.is_floating(numbers):
         raise ConfigError(f"column {column} holds {kind}, input {name!r} takes {dtype}; cast it when writing the table")

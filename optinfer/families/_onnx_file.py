@@ -66,7 +66,7 @@ def _output(value: Any, makers: dict[str, Any], known: dict[str, Any]) -> Port:
 def _by_row(port: Port, axes: list[int | str], given: list[list[int | str]]) -> Port:
     """Refuse an output whose first axis the file says to be another than the rows.
 
-    A name of its own says nothing: some exporters name every axis anew. Nor does a 1, which many leave from the example.
+    A name of its own says nothing: some exporters name every axis anew. Nor does a 1, which many leave of an example.
     """
     first, rows = axes[0] if axes else "", {one[0] for one in given if one}
     if port.refusal or first in (*rows, "", 1):

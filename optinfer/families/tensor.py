@@ -3,9 +3,9 @@
 Roles are the model's own inputs. A source column is a number (or, where the model takes such, a text) a row, or a list
 of numbers that is reshaped to the input's sizes; several columns side by side make one input. An `.onnx` or `.pt2` file
 says itself what it takes and gives; `model.outputs` picks some of an `.onnx` file's outputs, and names a `.pt2` file's
-in order. Weights of a class (`model.class`) need `model.outputs`, and the parameters of its forward are the roles. Where
-sizes vary, all of a row's inputs have the same length, and rows of different lengths never share a call, so nothing is
-padded. An output comes out in its own type: labels stay whole numbers or texts, doubles stay doubles.
+in order. Weights of a class (`model.class`) need `model.outputs`, and the parameters of its forward are the roles.
+Where sizes vary, all of a row's inputs have the same length, and rows of different lengths never share a call, so
+nothing is padded. An output comes out in its own type: labels stay whole numbers or texts, doubles stay doubles.
 """
 
 from __future__ import annotations

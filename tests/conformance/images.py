@@ -178,7 +178,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "depths": [1, 1, 1, 1],
         },
         _SQUARE,
-        classes={"id2label": {i: name for i, name in enumerate("abcde")}, "num_labels": 5},
+        classes={"id2label": dict(enumerate("abcde")), "num_labels": 5},
     ),
     "PVTv2": Architecture(
         "PvtV2",

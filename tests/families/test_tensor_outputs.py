@@ -196,14 +196,14 @@ class TestRefused:
             family_of(path)
 
     def test_dictionaries_that_no_runtime_makes(self, tmp_path: Path) -> None:
-        from sklearn.neural_network import MLPClassifier
         from skl2onnx import to_onnx
+        from sklearn.neural_network import MLPClassifier
 
         random = np.random.default_rng(0)
         given, target = random.normal(size=(40, 4)).astype(np.float32), random.integers(0, 2, size=(40, 2))
         model = MLPClassifier((4,), max_iter=1).fit(given, target)
         (tmp_path / "model.onnx").write_bytes(to_onnx(model, given[:1]).SerializeToString())
-        with pytest.raises(ConfigError, match="output 'output_probability' .*convert with zipmap off"):
+        with pytest.raises(ConfigError, match=r"output 'output_probability' .*convert with zipmap off"):
             family_of(tmp_path / "model.onnx")
 
     def test_a_shared_value_is_no_input_of_a_row(self, save: Save) -> None:
