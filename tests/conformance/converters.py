@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +296,13 @@ def _quietly(build: Callable[[], Converted]) -> Callable[[], Converted]:
             return build()
 
     return built
+
+
+def rows() -> list[dict[str, Any]]:
+    """Return what the table of the documentation lists: family, name, and what writes a model and its rows."""
+    return [{"family": "tensor", "name": name, "write": partial(_written, build)} for name, build in models().items()]
+
+
+def _written(build: Callable[[], Converted], folder: Path) -> tuple[Path, pa.Table, dict[str, Any]]:
+    made = build()
+    return made.write(folder), made.table, made.columns

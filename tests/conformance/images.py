@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 SIDE = 32
 _SQUARE = {"size": {"height": SIDE, "width": SIDE}}
@@ -320,3 +321,16 @@ def _animated() -> list[tuple[str, bytes]]:
         (f"three frames in {kind}", _saved(frames[0], kind, save_all=True, append_images=frames[1:]))
         for kind in ("GIF", "WEBP")
     ]
+
+
+def rows() -> list[dict[str, Any]]:
+    """Return what the table of the documentation lists: family, name, and what writes a model and its rows."""
+    return [
+        {"family": "image-classification", "name": name, "write": partial(_written, architecture)}
+        for name, architecture in ARCHITECTURES.items()
+    ]
+
+
+def _written(architecture: Architecture, folder: Path) -> tuple[Path, pa.Table, dict[str, Any]]:
+    table = pa.table({"image": [data for _, data in images()]})
+    return architecture.write(folder / "model"), table, {"image": "image"}
