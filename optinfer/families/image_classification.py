@@ -7,6 +7,7 @@ Answers are those of transformers' image-classification pipeline with the same f
 
 from __future__ import annotations
 
+import errno
 import io
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer.artifact import Artifact
-from optinfer.errors import ConfigError
+from optinfer.errors import ConfigError, SourceError, redact, without_secrets
 from optinfer.families import Arrays, Columns, Family, Features, Reference
 from optinfer.families._classes import OUTPUT, Classes
 from optinfer.families._graph import Port, Signature, rows_a_call
@@ -32,6 +33,9 @@ SETTINGS = ("top_k",)
 FRAGMENT_ROWS = 256
 
 _INPUT = "pixel_values"
+_WEB = ("http://", "https://")
+# What is wrong with a path, not with who was asked for it.
+_NO_SUCH_FILE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
 def load(model: Artifact, settings: dict[str, Any]) -> Family:
@@ -92,6 +96,8 @@ class ImageClassification(Family):
                 continue
             try:
                 pixels[i] = self._preparation.prepare(io.BytesIO(_encoded(value)))
+            except SourceError:
+                raise
             except Exception as error:
                 rejected[i] = _refusal(error)
         return ImageFeatures(
@@ -212,7 +218,8 @@ def _check_head(folder: Path) -> None:
 
 def _holds_images(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
-        return bool({kind.field(i).name for i in range(kind.num_fields)} & {"bytes", "path"})
+        known = [field for field in kind if field.name in ("bytes", "path")]
+        return bool(known) and all(_holds_images(field.type) for field in known)
     return any(
         test(kind)
         for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string, pa.types.is_large_string)
@@ -220,16 +227,32 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 
 def _encoded(value: Any) -> bytes:
-    """Return an image's bytes from a cell: bytes, a path or URL, or a struct of both."""
+    """Return an image's bytes from a cell: bytes, a path or URL, or a struct of both.
+
+    Raises:
+        SourceError: a store does not give the file, which is no fault of the row's: rows of an outage are not rejected.
+        OSError, ValueError: there is no such file, and no store would have one by that name.
+    """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path") or b""
-    if isinstance(value, str):
-        import fsspec
+    if not isinstance(value, str):
+        return bytes(value)
+    import fsspec
 
+    try:
         with fsspec.open(value, "rb") as file:
             content: bytes = file.read()
             return content
-    return bytes(value)
+    except Exception as error:
+        # Of a web address, any host may be gone for good; a store that holds the others, too, is not.
+        if value.startswith(_WEB) or isinstance(error, ValueError | FileNotFoundError | IsADirectoryError):
+            raise
+        if isinstance(error, OSError) and error.errno in _NO_SUCH_FILE:
+            raise
+        raise SourceError(
+            f"image {redact(value)} cannot be read: {type(error).__name__}: {without_secrets(value, str(error))}; check that its store "
+            "can be reached and read from here, and start the job again"
+        ) from error
 
 
 def _refusal(error: Exception) -> str:

@@ -108,6 +108,8 @@ class Tensor(Family):
     def answers(self, outputs: Arrays) -> np.ndarray[Any, Any]:
         first = outputs[self.outputs[0]]
         flat = first.reshape(len(first), -1)
+        if flat.dtype == object:
+            return flat[:, 0]
         return np.nan_to_num(flat, nan=-np.inf).argmax(axis=1) if flat.shape[1] > 1 else flat[:, 0]
 
     def reference(self, rows: pa.Table, finished: pa.Table) -> Reference:

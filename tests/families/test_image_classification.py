@@ -15,7 +15,7 @@ import pytest
 
 import optinfer
 from optinfer import plugins
-from optinfer.errors import ConfigError
+from optinfer.errors import ConfigError, SourceError
 from optinfer.families._pixels import Preparation, preparation_of
 from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conformance.images import ARCHITECTURES
@@ -544,3 +544,42 @@ class TestOfTransformers:
         Image.new("RGB", (1, 20000)).save(file := io.BytesIO(), "PNG")
         with pytest.raises(ValueError, match="resized to 224 x 4480000 it would be larger than any image"):
             ours.prepare(file)
+
+
+class TestOutage:
+    """What a store says of a file is not what a decoder says of its bytes: rows of an outage stay rows."""
+
+    @pytest.fixture
+    def replica(self, tmp_path: Path) -> Replica:
+        model = located(ARCHITECTURES["ViT"].write(tmp_path / "model"), FAMILY)
+        return Replica(ReplicaSettings(family=FAMILY, model=model, backend="torch", artifact=model, threads=1))
+
+    def test_a_store_that_refuses_ends_the_call_and_rejects_no_row(
+        self, replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import fsspec
+
+        (tmp_path / "photo.png").write_bytes(varied()[0][1])
+        opened = fsspec.open
+
+        def expired(url: str, mode: str) -> Any:
+            if url.startswith("s3://"):
+                raise PermissionError("ExpiredToken: the token key=secret has expired")
+            return opened(url, mode)
+
+        monkeypatch.setattr(fsspec, "open", expired)
+        paths = [str(tmp_path / "photo.png"), "s3://user:word@photos/1.png?key=secret"]
+        with pytest.raises(SourceError, match=r"image s3://photos/1\.png cannot be read: PermissionError") as refused:
+            replica.score(pa.table({"image": paths}))
+        assert "word" not in str(refused.value)
+        assert "key=secret" not in str(refused.value)
+
+    def test_a_file_that_is_not_there_and_a_host_that_is_gone_reject_their_rows(
+        self, replica: Replica, tmp_path: Path, free_port: int
+    ) -> None:
+        (tmp_path / "photo.png").write_bytes(varied()[0][1])
+        paths = [str(tmp_path / "photo.png"), str(tmp_path / "gone.png"), f"http://127.0.0.1:{free_port}/1.png"]
+        paths += ["x" * 5000, "nosuch://store/1.png", str(tmp_path), str(tmp_path / "photo.png" / "inside"), "a\0b"]
+        scored = replica.score(pa.table({"image": paths}))
+        assert scored.kept.tolist() == [0]
+        assert sorted(scored.rejected) == [*range(1, 8)]
