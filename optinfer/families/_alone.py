@@ -19,8 +19,8 @@ Row = Mapping[str, Any]
 # From a table of one row to that row's answer; it may hold more than a finished row does, e.g. the scores.
 Answer = Callable[[pa.Table], Row]
 
-# Of the largest number of a column. What one row alone and in company differ by in fp32 was 2e-6 at most, over the
-# conformance suite's models; a wrong answer is off by far more than 1e-4.
+# Of the largest number of a column. A row alone and in company differ by 2e-7 at most over the conformance suite's
+# ONNX models, by some 1e-6 in deep networks; another row's answer is off by far more than 1e-4.
 TOLERANCE = 1e-4
 _ANOTHER = 1.0
 # Two scores this close may change places by rounding, and the label with them.

@@ -249,9 +249,10 @@ def _encoded(value: Any) -> bytes:
             raise
         if isinstance(error, OSError) and error.errno in _NO_SUCH_FILE:
             raise
+        reason = f"{type(error).__name__}: {without_secrets(value, str(error))}"
         raise SourceError(
-            f"image {redact(value)} cannot be read: {type(error).__name__}: {without_secrets(value, str(error))}; check that its store "
-            "can be reached and read from here, and start the job again"
+            f"image {redact(value)} cannot be read: {reason}; check that its store can be reached and read from here, and "
+            "start the job again"
         ) from error
 
 
