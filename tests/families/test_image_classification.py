@@ -17,6 +17,7 @@ import optinfer
 from optinfer import plugins
 from optinfer.errors import ConfigError, SourceError
 from optinfer.families._pixels import Preparation, preparation_of
+from optinfer.families._processors import KNOWN
 from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conformance.images import ARCHITECTURES
 from tests.conformance.images import images as varied
@@ -292,6 +293,28 @@ class TestPixels:
             expected = theirs(Image.open(photos[name]).convert("RGB"), return_tensors="np")["pixel_values"][0]
             made = ours.normalize(ours.prepare(photos[name])).transpose(2, 0, 1)
             np.testing.assert_allclose(made, expected, atol=1e-5)
+
+    @pytest.mark.parametrize("name", KNOWN)
+    def test_what_a_short_file_leaves_out_is_the_librarys_own(self, tmp_path: Path, name: str) -> None:
+        """As files were written years ago: bare numbers for sizes, nothing that the class has by default."""
+        import transformers
+        from PIL import Image
+
+        said = {"image_processor_type": f"{name}ImageProcessor", "size": 40, "crop_size": 36}
+        if "do_center_crop" in KNOWN[name].ignores or not KNOWN[name].defaults.get("do_center_crop"):
+            del said["crop_size"]
+        if name == "Siglip":
+            said["size"] = {"height": 40, "width": 40}  # a bare number would be the shorter side, without a crop
+        described = {**said, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(described))
+        theirs = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+        ours = preparation_of(tmp_path, "")
+        assert isinstance(ours, Preparation)
+        for what, data in varied()[::5]:
+            with Image.open(io.BytesIO(data)) as image:
+                expected = theirs(transformers.image_utils.load_image(image), return_tensors="np")["pixel_values"][0]
+            made = ours.normalize(ours.prepare(io.BytesIO(data)), channels_first=True)
+            np.testing.assert_allclose(made, expected, atol=1e-5, err_msg=what)
 
     def test_values_are_the_same_in_either_order_of_axes(self) -> None:
         ours = Preparation(
