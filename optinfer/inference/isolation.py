@@ -36,7 +36,7 @@ Rows = np.ndarray[Any, Any]
 _NOTHING: Rows = np.array([], dtype=np.int64)
 _LAST_WORDS = 500
 # So many deaths without an answer are no row's fault.
-_MOST_DEATHS = 12
+_MOST_DEATHS = 6
 
 
 @dataclass(frozen=True)

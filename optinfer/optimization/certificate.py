@@ -103,9 +103,10 @@ def certify(
             really sees.
         labels: the true answers of the sample's rows, where the metric is about them.
         gpu_taken_mb: memory of the GPU that was taken before it was loaded.
-        without: rows that would end this process; they count against the variant.
+        without: rows that would end this process; they count against the variant. Those that the baseline could not
+            answer are left out, too, and count for nobody.
     """
-    rows = np.delete(np.arange(sample.num_rows), list(without))
+    rows = np.delete(np.arange(sample.num_rows), [*without, *baseline.rejected])
     tried = sample.take(pa.array(rows))
     replica.score(tried.slice(0, _WARM_UP_ROWS))
     scored, speeds = _score_in_parts(replica, tried)
