@@ -34,7 +34,7 @@ class Session(ABC):
 
     @abstractmethod
     def __call__(self, inputs: Arrays) -> Arrays:
-        """Run one micro-batch; arrays in and out have rows as first axis, floats come out as float32.
+        """Run one micro-batch; arrays in and out have rows as first axis, halves come out as float32.
 
         `inputs` may also be what `stage` returned.
         """

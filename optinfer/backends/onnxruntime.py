@@ -13,6 +13,7 @@ import numpy as np
 
 from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution, Session
+from optinfer.backends._zipmap import without_dictionaries
 from optinfer.errors import LoadError, UnavailableError
 from optinfer.machine import lacks_nvidia_gpu
 
@@ -59,7 +60,7 @@ class OnnxRuntimeSession(Session):
             results = self._session.run(list(self._outputs), inputs)
         else:
             results = self._run_bound(inputs)
-        return {name: _as_float32(array) for name, array in zip(self._outputs, results, strict=True)}
+        return {name: _usable(array) for name, array in zip(self._outputs, results, strict=True)}
 
     def executed(self) -> dict[str, Any]:
         """Profile one call of a second session like this one: the runtime's own list of what ran, and where."""
@@ -87,6 +88,9 @@ class OnnxRuntimeSession(Session):
         wanted = self._providers[0][0]
         try:
             session = onnxruntime.InferenceSession(self._model, options, providers=self._providers)
+            dictionaries = any(not output.type.startswith("tensor") for output in session.get_outputs())
+            if dictionaries and (plain := without_dictionaries(self._model)):
+                session = onnxruntime.InferenceSession(plain, options, providers=self._providers)
         except ValueError as error:
             raise UnavailableError(
                 f"asked for {wanted}, this onnxruntime has {', '.join(onnxruntime.get_available_providers())}; "
@@ -156,8 +160,9 @@ def _block_bits(model: str) -> int:
     return max(said or held, default=4)
 
 
-def _as_float32(array: Any) -> Any:
-    return array.astype(np.float32) if array.dtype in (np.float16, np.float64) else array
+def _usable(array: Any) -> Any:
+    """Return halves as float32; doubles stay what they are: a model that gives them means all of their digits."""
+    return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def _options(threads: int) -> Any:

@@ -122,7 +122,8 @@ def _arrived(staged: Staged) -> list[Any]:
 
 
 def _array(tensor: Any) -> Any:
-    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+    half = tensor.is_floating_point() and tensor.element_size() < 4
+    return (tensor.float() if half else tensor).cpu().numpy()
 
 
 def _precisions(parameters: Iterable[Any]) -> Iterable[str]:

@@ -1,4 +1,7 @@
-"""What a model file says of its own inputs and outputs, read without loading weights or torch."""
+"""What a model takes and gives, and what a torch.export archive says of it; read without weights or torch.
+
+What ONNX files say is read in `_onnx_file.py`.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ _TORCH_TYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "f
 _TORCH_BOOL = 12
 # How an archive writes a size that varies, when it is no sum or product of others.
 _SYMBOL = re.compile(r"Symbol\('(\w+)'")
-_ACTIVATIONS = ("Softmax", "Sigmoid")
-_SAME_VALUES = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+# The dtype of a port that takes or gives texts.
+TEXT = "str"
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,14 @@ class Port:
     """One input or output.
 
     Attributes:
-        dtype: numpy's name of the type, or None where the file does not tell.
+        dtype: numpy's name of the type (`TEXT` for strings), or None where the file does not tell.
         dims: sizes of the axes after the rows: a number, or None where it varies; None where the file does not tell.
         fixed_rows: the only number of rows a call may have, or None where any will do.
         most_rows: the largest number of rows a call may have, or None where the file sets no bound.
         activation: the softmax or sigmoid that an ONNX output comes out of, else nothing.
+        scalar: it has no axis at all, so none for the rows.
+        classes: what each of a row's numbers is the score of, where the file says so.
+        refusal: why this output cannot become a column, else nothing.
     """
 
     name: str
@@ -39,6 +45,9 @@ class Port:
     fixed_rows: int | None = None
     most_rows: int | None = None
     activation: str = ""
+    scalar: bool = False
+    classes: tuple[str | int, ...] = ()
+    refusal: str = ""
 
     @property
     def step(self) -> int:
@@ -68,53 +77,6 @@ def rows_a_call(port: Port, file: Path) -> int | None:
     return port.fixed_rows or port.most_rows
 
 
-def onnx_signature(path: Path) -> Signature:
-    """Read an ONNX file's inputs and outputs; outputs that are no numeric tensors are left out.
-
-    Raises:
-        ConfigError: the file is no ONNX model, or takes or gives no tensors of numbers.
-    """
-    import onnx
-
-    try:
-        graph = onnx.load(str(path), load_external_data=False).graph
-    except Exception as error:
-        raise ConfigError(f"{path} is not an ONNX model: {error}") from error
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = [_onnx_port(value) for value in graph.input if value.name not in weights]
-    outputs = [_onnx_port(value) for value in graph.output]
-    if None in inputs:
-        raise ConfigError(f"{path} has an input that is no numeric tensor; optinfer feeds numeric tensors only")
-    if not any(outputs):
-        raise ConfigError(f"{path} gives no numeric tensor; export it with one (scikit-learn: zipmap off)")
-    makers = {name: node for node in graph.node for name in node.output}
-    return Signature(
-        tuple(p for p in inputs if p),
-        tuple(replace(p, activation=_activation(p.name, makers)) for p in outputs if p),
-    )
-
-
-def _activation(name: str, makers: dict[str, Any]) -> str:
-    while (node := makers.get(name)) is not None and node.op_type in _SAME_VALUES:
-        name = node.input[0]
-    return node.op_type if node is not None and node.op_type in _ACTIVATIONS else ""
-
-
-def _onnx_port(value: Any) -> Port | None:
-    from onnx import helper
-
-    tensor = value.type.tensor_type
-    if not tensor.elem_type:
-        return None
-    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    if dtype.kind not in "fiub":
-        return None
-    if not tensor.HasField("shape"):
-        return Port(value.name, dtype.name)
-    sizes = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim]
-    return Port(value.name, dtype.name, tuple(sizes[1:]), sizes[0] if sizes else None)
-
-
 def pt2_signature(path: Path) -> Signature:
     """Read the inputs and outputs of a torch.export archive from its own JSON description.
 
@@ -128,9 +90,15 @@ def pt2_signature(path: Path) -> Signature:
     outputs = [spec["user_output"]["arg"] for spec in signature["output_specs"] if "user_output" in spec]
     if any("as_tensor" not in arg for arg in [*inputs, *outputs]):
         raise ConfigError(f"{path} takes or gives something other than tensors; export a forward of tensors only")
+    taken = [_pt2_port(arg["as_tensor"]["name"], values, ranges) for arg in inputs]
+    if scalars := [port.name for port in taken if port.scalar]:
+        raise ConfigError(f"{path}: input {scalars[0]!r} is one value for all rows; export a forward that holds it")
+    # An archive says of each size what it is computed from.
+    rows = {_pt2_rows(values[port.name]) for port in taken}
+    given = [_pt2_port(arg["as_tensor"]["name"], values, ranges) for arg in outputs]
+    other = "has another first axis than the inputs, so not one entry for each row"
     return Signature(
-        tuple(_pt2_port(arg["as_tensor"]["name"], values, ranges) for arg in inputs),
-        tuple(_pt2_port(arg["as_tensor"]["name"], values, ranges) for arg in outputs),
+        tuple(taken), tuple(p if _pt2_rows(values[p.name]) in rows else replace(p, refusal=other) for p in given)
     )
 
 
@@ -150,4 +118,10 @@ def _pt2_port(name: str, values: dict[str, Any], ranges: dict[str, Any]) -> Port
     sizes = [size.get("as_int") for size in meta["sizes"]]
     rows = _SYMBOL.match(meta["sizes"][0].get("as_expr", {}).get("expr_str", "")) if sizes else None
     most = ranges.get(rows[1], {}).get("max_val") if rows else None
-    return Port(name, dtype, tuple(sizes[1:]), sizes[0] if sizes else None, most)
+    return Port(name, dtype, tuple(sizes[1:]), sizes[0] if sizes else None, most, scalar=not sizes)
+
+
+def _pt2_rows(meta: dict[str, Any]) -> Any:
+    """Return the size of the first axis: a number, or how it is computed; None without any axis."""
+    first = meta["sizes"][0] if meta["sizes"] else {}
+    return first.get("as_int", first.get("as_expr", {}).get("expr_str"))

@@ -1,4 +1,8 @@
-"""Numeric columns to arrays, rows kept apart: plain numbers, lists of fixed or varying length, columns side by side."""
+"""Columns to arrays, rows kept apart: plain numbers, lists of fixed or varying length, columns side by side, texts.
+
+Each column goes into the input's type on its own: beside a column of floats, numpy would make floats of whole numbers
+too, which hold them up to 2**53 only.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import pyarrow.compute as pc
 
 from optinfer.errors import ConfigError
 from optinfer.families import Arrays, Features
-from optinfer.families._graph import Port
+from optinfer.families._graph import TEXT, Port
 
 
 @dataclass(frozen=True)
@@ -49,18 +53,30 @@ class NumericFeatures(Features):
 def kind_of(column: pa.DataType) -> pa.DataType | None:
     """Return the type of the numbers in a column: its own, its list's, or the widest of several columns'; or None."""
     if pa.types.is_struct(column):
-        kinds = [column.field(i).type for i in range(column.num_fields)]
-        if not kinds or not all(is_number(kind) for kind in kinds):
+        fields = [column.field(i).type for i in range(column.num_fields)]
+        if not fields or not all(is_number(field) for field in fields):
             return None
+        kinds = [kind_of(field) for field in fields]
         return pa.float64() if any(pa.types.is_floating(k) for k in kinds) else kinds[0]
     if _is_list(column):
         return kind_of(column.value_type)
-    return column if is_number(column) else None
+    if not is_number(column):
+        return None
+    return column.value_type if pa.types.is_dictionary(column) else column
 
 
 def is_number(column: pa.DataType) -> bool:
     """Tell whether a column holds one number a row."""
+    if pa.types.is_dictionary(column):
+        column = column.value_type
     return bool(pa.types.is_integer(column) or pa.types.is_floating(column) or pa.types.is_boolean(column))
+
+
+def is_text(column: pa.DataType) -> bool:
+    """Tell whether a column holds one text a row."""
+    if pa.types.is_dictionary(column):
+        column = column.value_type
+    return bool(pa.types.is_string(column) or pa.types.is_large_string(column) or pa.types.is_string_view(column))
 
 
 def numbers_a_row(column: pa.DataType) -> int | None:
@@ -78,35 +94,45 @@ def _is_list(column: pa.DataType) -> bool:
 
 
 def read_numbers(column: Any, dtype: str) -> tuple[Ragged, dict[int, str]]:
-    """Return a column's numbers as `dtype`, and the rows that cannot be used with the reason."""
+    """Return a column's numbers (or texts) as `dtype`, and the rows that cannot be used with the reason.
+
+    Whole numbers are exact or rejected where the input takes such; where it takes floats, all are rounded to its type.
+    """
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    values, offsets, holes = _flat(array)
-    rejected = {int(i): "a value is null" for i in np.flatnonzero(holes)}
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = values.astype(dtype)
-    # Floats are rounded, but must not become infinite; a model may have a use for NaN, so that is let through.
-    lost = np.isinf(cast) & ~np.isinf(values) if cast.dtype.kind == "f" else cast != values
-    for row in _rows_of(np.flatnonzero(lost), offsets):
+    flat = _flat(array, dtype)
+    rejected = {int(i): "a value is null" for i in np.flatnonzero(flat.holes)}
+    for row in _rows_of(np.flatnonzero(flat.lost), flat.offsets):
         rejected.setdefault(int(row), f"a value does not fit {dtype}")
-    return Ragged(cast, offsets), rejected
+    return Ragged(flat.values, flat.offsets), rejected
 
 
-def _flat(array: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return (numbers end to end, offsets of the rows, rows with a null anywhere)."""
+@dataclass(frozen=True)
+class _Flat:
+    """All rows' values end to end: where each row begins, which rows have a null, which values did not fit."""
+
+    values: np.ndarray[Any, Any]
+    offsets: np.ndarray[Any, Any]
+    holes: np.ndarray[Any, Any]
+    lost: np.ndarray[Any, Any]
+
+
+def _flat(array: Any, dtype: str) -> _Flat:
     rows, null = len(array), np.asarray(array.is_null())
+    if pa.types.is_dictionary(array.type):
+        return _flat(array.dictionary_decode(), dtype)
     if pa.types.is_struct(array.type):
-        parts = [_flat(field) for field in array.flatten()]
-        values = np.stack([part[0] for part in parts], axis=1).ravel()
-        return values, np.arange(rows + 1) * len(parts), np.any([null, *(part[2] for part in parts)], axis=0)
-    if is_number(array.type):
-        return _plain(array), np.arange(rows + 1), null
+        parts = [_flat(field, dtype) for field in array.flatten()]
+        values, lost = (np.stack(side, axis=1).ravel() for side in ([p.values for p in parts], [p.lost for p in parts]))
+        return _Flat(values, np.arange(rows + 1) * len(parts), np.any([null, *(p.holes for p in parts)], axis=0), lost)
+    if is_number(array.type) or is_text(array.type):
+        return _plain(array, null, dtype)
     # Null lists are left out by flatten and have no length here, so what remains are the other rows' entries, in order.
     lengths = np.asarray(pc.fill_null(pc.list_value_length(array), 0), dtype=np.int64)
     entries = np.concatenate([[0], np.cumsum(lengths)])
-    values, offsets, holes = _flat(array.flatten())
+    inner = _flat(array.flatten(), dtype)
     with_holes = null.copy()
-    with_holes[_rows_of(np.flatnonzero(holes), entries)] = True
-    return values, offsets[entries], with_holes
+    with_holes[_rows_of(np.flatnonzero(inner.holes), entries)] = True
+    return _Flat(inner.values, inner.offsets[entries], with_holes, inner.lost)
 
 
 def _rows_of(positions: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -114,9 +140,19 @@ def _rows_of(positions: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]) -> 
     return np.searchsorted(offsets, positions, side="right") - 1
 
 
-def _plain(array: Any) -> np.ndarray[Any, Any]:
+def _plain(array: Any, null: np.ndarray[Any, Any], dtype: str) -> _Flat:
+    """Read one number or text a row."""
+    offsets = np.arange(len(array) + 1)
+    if dtype == TEXT:
+        texts = np.array(pc.fill_null(array, "").to_pylist(), dtype=object)
+        return _Flat(texts, offsets, null, np.zeros(len(array), dtype=bool))
     filled = pc.fill_null(array, False if pa.types.is_boolean(array.type) else 0)
-    return np.asarray(filled.to_numpy(zero_copy_only=False))
+    given = np.asarray(filled.to_numpy(zero_copy_only=False))
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = given.astype(dtype)
+    # Floats are rounded, but must not become infinite; a model may have a use for NaN, so that is let through.
+    lost = np.isinf(cast) & ~np.isinf(given) if cast.dtype.kind == "f" else cast != given
+    return _Flat(cast, offsets, null, lost)
 
 
 def wrong_lengths(port: Port, ragged: Ragged) -> dict[int, str]:
@@ -132,12 +168,17 @@ def wrong_lengths(port: Port, ragged: Ragged) -> dict[int, str]:
     return {int(i): f"{port.name} takes {step} numbers, the row has {lengths[i]}" for i in bad}
 
 
-def require_numbers(name: str, column: str, kind: pa.DataType, dtype: str | None) -> None:
+def require_kind(name: str, column: str, kind: pa.DataType, dtype: str | None) -> None:
     """Refuse a column whose values the input cannot hold."""
+    if dtype == TEXT:
+        if not is_text(kind):
+            raise ConfigError(f"column {column} holds {kind}, input {name!r} takes texts; choose a column of strings")
+        return
     numbers = kind_of(kind)
     if numbers is None:
         raise ConfigError(
-            f"column {column} holds {kind}, input {name!r} needs numbers or lists of numbers; choose another column"
+            f"column {column} holds {kind}, input {name!r} needs numbers or lists of numbers; choose another "
+            "column, or cast it when writing the table"
         )
     if dtype and np.dtype(dtype).kind in "iub" and pa.types.is_floating(numbers):
         raise ConfigError(f"column {column} holds {kind}, input {name!r} takes {dtype}; cast it when writing the table")

@@ -8,12 +8,14 @@ schema of the columns a row gains), and
     postprocess(outputs) -> table  an array per output to a pyarrow table of `schema`
 
 and may hold `forward(module, *inputs)`, to be traced in the module's place, `dynamic_axes` (input -> {axis: name}; rows
-alone vary otherwise), `metrics`, and `answers(outputs)` where a label column is to be compared.
+alone vary otherwise), `metrics`, and `answers(outputs)` where a label column is to be compared. Where `preprocess` or
+`postprocess` raises, rows are tried apart (inference/preparing.py), and those that raise are rejected.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,8 @@ import pyarrow as pa
 
 from optinfer import plugins
 from optinfer.artifact import Artifact
-from optinfer.errors import ConfigError
-from optinfer.families import Arrays, Columns, Family, Features
+from optinfer.errors import ConfigError, LoadError
+from optinfer.families import Arrays, Columns, Family, Features, Reference
 
 SETTINGS = ("class", "arguments")
 FRAGMENT_ROWS = 1024
@@ -41,22 +43,23 @@ def load(model: Artifact, settings: dict[str, Any]) -> Family:
 
 @dataclass(kw_only=True)
 class ArrayFeatures(Features):
-    """One array an input, an entry for each row that is not rejected; `entries` says which is a row's."""
+    """One array an input, an entry for each row."""
 
     arrays: Arrays
-    entries: np.ndarray[Any, Any]
 
     def collate(self, rows: np.ndarray[Any, Any], pad_to: int = 0) -> Arrays:
-        return {name: values[self.entries[rows]] for name, values in self.arrays.items()}
+        return {name: values[rows] for name, values in self.arrays.items()}
 
 
 class Custom(Family):
     """Columns gained: those of the class's `schema`."""
 
+    libraries = ("torch",)
+
     def __init__(self, model: Artifact, spec: str, user: Any) -> None:
         if missing := [name for name in _NEEDED if not hasattr(user, name)]:
             raise ConfigError(f"{spec} has no {missing[0]}; a custom class needs {', '.join(_NEEDED)}")
-        self._model, self._user = model, user
+        self._model, self._spec, self._user = model, spec, user
         self.roles, self.inputs, self.outputs = tuple(user.roles), tuple(user.inputs), tuple(user.outputs)
         self.schema = user.schema
         self.dynamic_axes = getattr(user, "dynamic_axes", {name: {0: "rows"} for name in self.inputs})
@@ -66,20 +69,23 @@ class Custom(Family):
         """The class alone knows what it takes; a row it cannot use is rejected when it comes."""
 
     def preprocess(self, table: pa.Table) -> Features:
-        rejected: dict[int, str] = {}
-        try:
-            arrays = self._arrays(table)
-        except Exception:
-            rejected = self._refused(table)
-            kept = [i for i in range(table.num_rows) if i not in rejected]
-            # Together again: a class that pads does so to the longest of the rows it is given.
-            arrays = self._arrays(table.take(pa.array(kept, pa.int64()))) if kept else {}
-        taken = np.array([i not in rejected for i in range(table.num_rows)], dtype=np.int64)
-        return ArrayFeatures(rows=table.num_rows, rejected=rejected, arrays=arrays, entries=np.cumsum(taken) - taken)
+        # A class need not know what to make of no rows at all.
+        return ArrayFeatures(rows=table.num_rows, arrays=self._arrays(table) if table.num_rows else {})
 
     def postprocess(self, outputs: Arrays) -> pa.Table:
         table = self._user.postprocess(outputs)
+        if missing := [name for name in self.schema.names if name not in table.column_names]:
+            raise LoadError(
+                f"postprocess of {self._spec} gives {', '.join(table.column_names) or 'no columns'}, its schema has "
+                f"{missing[0]!r} too; correct one of them"
+            )
         return table.select(self.schema.names).cast(self.schema)
+
+    def reference(self, rows: pa.Table, finished: pa.Table) -> Reference:
+        """Hold rows in company against the class alone: load, preprocess, forward, postprocess, one row at a time."""
+        from optinfer.families import _alone
+
+        return _alone.held("torch", self._answer_alone(), rows, finished)
 
     def answers(self, outputs: Arrays) -> np.ndarray[Any, Any]:
         if not hasattr(self._user, "answers"):
@@ -106,20 +112,31 @@ class Custom(Family):
         Forward.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return Forward().eval()
 
+    def _answer_alone(self) -> Callable[[pa.Table], dict[str, Any]]:
+        import torch
+
+        module = self.load_module()
+
+        def answer(row: pa.Table) -> dict[str, Any]:
+            given = self._user.preprocess(row)
+            with torch.inference_mode():
+                results = module(*(torch.from_numpy(np.ascontiguousarray(given[name])) for name in self.inputs))
+            several = results if isinstance(results, tuple | list) else (results,)
+            outputs = {name: tensor.numpy() for name, tensor in zip(self.outputs, several, strict=True)}
+            finished = self.postprocess(outputs).to_pylist()
+            if len(finished) != 1:
+                raise ValueError(f"postprocess gives {len(finished)} rows for one")
+            return {**{name: values.ravel().tolist() for name, values in outputs.items()}, **finished[0]}
+
+        return answer
+
     def _arrays(self, table: pa.Table) -> Arrays:
         given = self._user.preprocess(table)
         arrays = {name: np.ascontiguousarray(given[name]) for name in self.inputs}
         for name, values in arrays.items():
             if len(values) != table.num_rows:
-                raise ConfigError(f"preprocess gave {len(values)} entries of {name!r} for {table.num_rows} rows")
+                raise LoadError(
+                    f"preprocess of {self._spec} gives {len(values)} entries of {name!r} for {table.num_rows} rows; "
+                    "give one for each row, in order"
+                )
         return arrays
-
-    def _refused(self, table: pa.Table) -> dict[int, str]:
-        """Return the rows that the class's preprocess cannot take, each tried alone, with the reason."""
-        rejected = {}
-        for i in range(table.num_rows):
-            try:
-                self._arrays(table.slice(i, 1))
-            except Exception as error:
-                rejected[i] = f"{type(error).__name__}: {error}"[:500]
-        return rejected

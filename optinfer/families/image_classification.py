@@ -2,10 +2,12 @@
 
 The model is a transformers folder, or an ONNX file with `config.json` (the classes) and `preprocessor_config.json`
 (size, crop, scale, mean, deviation) in its folder or the one above. An image that cannot be decoded rejects its row.
+Answers are those of transformers' image-classification pipeline with the same files.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,18 +18,24 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer.artifact import Artifact
-from optinfer.errors import ConfigError
-from optinfer.families import Arrays, Columns, Family, Features
+from optinfer.errors import ConfigError, SourceError, redact, without_secrets
+from optinfer.families import Arrays, Columns, Family, Features, Reference
 from optinfer.families._classes import OUTPUT, Classes
-from optinfer.families._graph import Signature, onnx_signature, rows_a_call
-from optinfer.families._pixels import Preparation
-from optinfer.families._text import load_encoder, read_json
+from optinfer.families._graph import Port, Signature, rows_a_call
+from optinfer.families._onnx_file import onnx_signature
+from optinfer.families._pixels import LibraryPreparation, Preparation, preparation_of
+from optinfer.families._processors import settings_file
+from optinfer.families._settings import read_json
+from optinfer.families._text import load_encoder
 
 SETTINGS = ("top_k",)
 # Prepared images of a fragment lie in memory together.
 FRAGMENT_ROWS = 256
 
 _INPUT = "pixel_values"
+_WEB = ("http://", "https://")
+# What is wrong with a path, not with who was asked for it.
+_NO_SUCH_FILE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
 def load(model: Artifact, settings: dict[str, Any]) -> Family:
@@ -36,11 +44,11 @@ def load(model: Artifact, settings: dict[str, Any]) -> Family:
 
 @dataclass(kw_only=True)
 class ImageFeatures(Features):
-    """(rows, height, width, 3) bytes; scaled and normalized only when a micro-batch is made of them."""
+    """Images as the preparation keeps them; bytes are scaled and normalized only when a micro-batch is made of them."""
 
     name: str
     pixels: np.ndarray[Any, Any]
-    preparation: Preparation
+    preparation: Preparation | LibraryPreparation
     channels_last: bool
 
     def collate(self, rows: np.ndarray[Any, Any], pad_to: int = 0) -> Arrays:
@@ -52,20 +60,23 @@ class ImageClassification(Family):
 
     roles = ("image",)
     outputs: tuple[str, ...] = (OUTPUT,)
-    metrics = ("top1_agreement", "cosine")
+    libraries = ("transformers",)
     max_batch_size = 32
 
     def __init__(self, model: Artifact, top_k: int | None) -> None:
         self._model = model
         self._folder = _described(model)
         graph = onnx_signature(model.file) if model.format == "onnx" else None
-        self._classes = Classes(self._folder, top_k, gives_scores=bool(graph and graph.outputs[0].activation))
-        self._preparation = Preparation.read(self._folder / "preprocessor_config.json")
+        config = read_json(self._folder / "config.json")
+        answer = _answer(graph, model.file) if graph else None
+        self._gives_scores = bool(answer and answer.activation)
+        self._classes = Classes(self._folder, top_k, gives_scores=self._gives_scores, must_name=False)
+        self._preparation = preparation_of(self._folder, str(config.get("model_type") or ""))
         self._channels_last = False
-        self.schema = self._classes.schema
+        self.schema, self.metrics = self._classes.schema, self._classes.metrics
         self.inputs: tuple[str, ...] = (_INPUT,)
-        if graph:
-            self._fit(graph, model.file)
+        if graph and answer:
+            self._fit(graph, answer, model.file)
         self.dynamic_axes = {self.inputs[0]: {0: "rows"}}
 
     def check(self, schema: pa.Schema, columns: Columns) -> None:
@@ -77,8 +88,7 @@ class ImageClassification(Family):
             )
 
     def preprocess(self, table: pa.Table) -> Features:
-        height, width = self._preparation.size
-        pixels = np.zeros((table.num_rows, height, width, 3), dtype=np.uint8)
+        pixels = self._preparation.room(table.num_rows)
         rejected = {}
         for i, value in enumerate(table.column("image").to_pylist()):
             if value is None:
@@ -86,6 +96,8 @@ class ImageClassification(Family):
                 continue
             try:
                 pixels[i] = self._preparation.prepare(io.BytesIO(_encoded(value)))
+            except SourceError:
+                raise
             except Exception as error:
                 rejected[i] = _refusal(error)
         return ImageFeatures(
@@ -103,6 +115,16 @@ class ImageClassification(Family):
     def answers(self, outputs: Arrays) -> np.ndarray[Any, Any]:
         return self._classes.answers(self._logits(outputs))
 
+    def reference(self, rows: pa.Table, finished: pa.Table) -> Reference:
+        from optinfer.families import _image_reference
+
+        images = [_encoded(value) for value in rows.column("image").to_pylist()]
+        if self._model.format != "onnx":
+            return _image_reference.against_pipeline(self._folder, images, finished)
+        return _image_reference.against_onnx(
+            self._folder, self._model.file, images, finished, self._gives_scores, self._channels_last
+        )
+
     def load_module(self) -> Any:
         import torch
 
@@ -119,11 +141,11 @@ class ImageClassification(Family):
     def _logits(self, outputs: Arrays) -> Arrays:
         return {OUTPUT: outputs[self.outputs[0]]}
 
-    def _fit(self, graph: Signature, file: Path) -> None:
+    def _fit(self, graph: Signature, answer: Port, file: Path) -> None:
         """Take names, layout and batch from the ONNX file; refuse one that does not fit its own description."""
         if len(graph.inputs) != 1:
             raise ConfigError(f"{file} has {len(graph.inputs)} inputs; an image model takes one")
-        port, answer = graph.inputs[0], graph.outputs[0]
+        port = graph.inputs[0]
         if port.dtype not in (None, "float32"):
             raise ConfigError(f"{file} takes {port.dtype} pixels, optinfer gives float32; export it in fp32")
         dims = port.dims or (3, None, None)
@@ -133,12 +155,24 @@ class ImageClassification(Family):
             raise ConfigError(
                 f"{file} takes images of {dims}, its preprocessor_config.json makes {expected}; correct it"
             )
-        if answer.dims and answer.dims[-1] not in (None, len(self._classes.names)):
-            raise ConfigError(
-                f"{file} gives {answer.dims[-1]} numbers for the {len(self._classes.names)} named classes"
-            )
+        if answer.dims is not None and answer.dims not in ((None,), (len(self._classes.names),)):
+            shape = " x ".join(map(str, answer.dims)) or "one"
+            raise ConfigError(f"{file} gives {shape} numbers for the {len(self._classes.names)} named classes")
         self.inputs, self.outputs = (port.name,), (answer.name,)
         self.most_rows = rows_a_call(port, file)
+
+
+def _answer(graph: Signature, file: Path) -> Port:
+    """Return the output that holds the classes' numbers: the only one, or the one that is named like that."""
+    numbers = [p for p in graph.outputs if not p.refusal and (p.dtype or "float32").startswith("float")]
+    named = [port for port in numbers if port.name == OUTPUT]
+    if len(numbers) != 1 and not named:
+        given = ", ".join(port.name + (f" ({port.refusal})" if port.refusal else "") for port in graph.outputs)
+        raise ConfigError(
+            f"{file} gives {given}; an image classifier gives one number for each class: export it with that output "
+            f"alone, or name it {OUTPUT!r}"
+        )
+    return (named or numbers)[0]
 
 
 def _described(model: Artifact) -> Path:
@@ -156,7 +190,7 @@ def _described(model: Artifact) -> Path:
         )
     folder = model.file.parent if model.entry else Path(model.path)
     for candidate in (folder, folder.parent) if folder != Path(model.path) else (folder,):
-        if all((candidate / name).is_file() for name in ("config.json", "preprocessor_config.json")):
+        if (candidate / "config.json").is_file() and settings_file(candidate):
             if model.format == "torch":
                 _check_head(candidate)
             return candidate
@@ -168,7 +202,13 @@ def _described(model: Artifact) -> Path:
 
 def _check_head(folder: Path) -> None:
     """Refuse a backbone without a head: transformers would give it random weights and only warn."""
-    architectures = read_json(folder / "config.json").get("architectures") or []
+    config = read_json(folder / "config.json")
+    if config.get("num_channels", 3) not in (None, 3):
+        raise ConfigError(
+            f"{folder} takes images of {config['num_channels']} channels; images arrive as RGB, also in transformers' "
+            "pipeline: use family: custom, whose class prepares them"
+        )
+    architectures = config.get("architectures") or []
     if not any("ForImageClassification" in name for name in architectures):
         raise ConfigError(
             f"{folder} is {', '.join(architectures) or 'of no named architecture'}, not an image classifier; give a "
@@ -178,7 +218,8 @@ def _check_head(folder: Path) -> None:
 
 def _holds_images(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
-        return bool({kind.field(i).name for i in range(kind.num_fields)} & {"bytes", "path"})
+        known = [field for field in kind if field.name in ("bytes", "path")]
+        return bool(known) and all(_holds_images(field.type) for field in known)
     return any(
         test(kind)
         for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_string, pa.types.is_large_string)
@@ -186,16 +227,33 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 
 def _encoded(value: Any) -> bytes:
-    """Return an image's bytes from a cell: bytes, a path or URL, or a struct of both."""
+    """Return an image's bytes from a cell: bytes, a path or URL, or a struct of both.
+
+    Raises:
+        SourceError: a store does not give the file, which is no fault of the row's: rows of an outage are not rejected.
+        OSError, ValueError: there is no such file, and no store would have one by that name.
+    """
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path") or b""
-    if isinstance(value, str):
-        import fsspec
+    if not isinstance(value, str):
+        return bytes(value)
+    import fsspec
 
+    try:
         with fsspec.open(value, "rb") as file:
             content: bytes = file.read()
             return content
-    return bytes(value)
+    except Exception as error:
+        # Of a web address, any host may be gone for good; a store that holds the others, too, is not.
+        if value.startswith(_WEB) or isinstance(error, ValueError | FileNotFoundError | IsADirectoryError):
+            raise
+        if isinstance(error, OSError) and error.errno in _NO_SUCH_FILE:
+            raise
+        reason = f"{type(error).__name__}: {without_secrets(value, str(error))}"
+        raise SourceError(
+            f"image {redact(value)} cannot be read: {reason}; check that its store can be reached and read from here, and "
+            "start the job again"
+        ) from error
 
 
 def _refusal(error: Exception) -> str:

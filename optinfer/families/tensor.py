@@ -1,10 +1,11 @@
 """Numbers in, numbers out: tabular models, and any model file whose inputs are plain tensors.
 
-Roles are the model's own inputs. A source column is a number a row, or a list of numbers that is reshaped to the
-input's sizes; several columns side by side make one input. An `.onnx` or `.pt2` file says itself what it takes and
-gives; `model.outputs` picks some of an `.onnx` file's outputs, and names a `.pt2` file's in order. Weights of a class
-(`model.class`) need `model.outputs`, and the parameters of its forward are the roles. Where sizes vary, all of a row's
-inputs have the same length, and rows of different lengths never share a call, so nothing is padded.
+Roles are the model's own inputs. A source column is a number (or, where the model takes such, a text) a row, or a list
+of numbers that is reshaped to the input's sizes; several columns side by side make one input. An `.onnx` or `.pt2` file
+says itself what it takes and gives; `model.outputs` picks some of an `.onnx` file's outputs, and names a `.pt2` file's
+in order. Weights of a class (`model.class`) need `model.outputs`, and the parameters of its forward are the roles.
+Where sizes vary, all of a row's inputs have the same length, and rows of different lengths never share a call, so
+nothing is padded. An output comes out in its own type: labels stay whole numbers or texts, doubles stay doubles.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ import pyarrow as pa
 from optinfer import plugins
 from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError, suggest
-from optinfer.families import Arrays, Columns, Family, Features
-from optinfer.families._graph import Port, Signature, onnx_signature, pt2_signature, rows_a_call
+from optinfer.families import Arrays, Columns, Family, Features, Reference
+from optinfer.families._graph import TEXT, Port, Signature, pt2_signature, rows_a_call
 from optinfer.families._numbers import (
     NumericFeatures,
     Ragged,
     is_number,
+    is_text,
     kind_of,
     numbers_a_row,
     read_numbers,
-    require_numbers,
+    require_kind,
     wrong_lengths,
 )
+from optinfer.families._onnx_file import onnx_signature
 
 SETTINGS = ("class", "arguments", "outputs")
 FRAGMENT_ROWS = 16384
@@ -50,10 +53,12 @@ class Tensor(Family):
         signature = self._signature(outputs)
         self._ports = signature.inputs
         self.roles = self.inputs = tuple(port.name for port in signature.inputs)
+        self._outputs = signature.outputs
         self.outputs = tuple(port.name for port in signature.outputs)
         self.dynamic_axes = {p.name: {0: "rows"} | dict.fromkeys(p.varying, "length") for p in signature.inputs}
         self.schema = pa.schema([(port.name, _column_type(port)) for port in signature.outputs])
         self.metrics = _metrics(signature.outputs)
+        self.libraries = ("onnxruntime",) if model.format == "onnx" else ("torch",)
         bounds = [rows_a_call(port, model.file) for port in signature.inputs]
         self.most_rows = min((bound for bound in bounds if bound), default=None)
         for port in signature.inputs:
@@ -66,9 +71,9 @@ class Tensor(Family):
             names = (given,) if isinstance(given, str) else given
             for name in names:
                 kind = schema.field(name).type
-                require_numbers(port.name, repr(name), kind, port.dtype)
-                if len(names) > 1 and not is_number(kind):
-                    raise ConfigError(f"column {name!r} holds {kind}: columns side by side must be plain numbers")
+                require_kind(port.name, repr(name), kind, port.dtype)
+                if len(names) > 1 and not (is_number(kind) or is_text(kind)):
+                    raise ConfigError(f"column {name!r} holds {kind}: columns side by side hold one value a row each")
                 if port.dims is None and numbers_a_row(kind) is None:
                     raise ConfigError(
                         f"column {name!r} has lists of any length, a class needs one length: make it a fixed-size "
@@ -81,8 +86,7 @@ class Tensor(Family):
         rejected: dict[int, str] = {}
         for port in self._ports:
             column = table.column(port.name)
-            kind = kind_of(column.type)
-            dtype = port.dtype or ("float32" if pa.types.is_floating(kind) else "int64")
+            dtype = port.dtype or ("float32" if pa.types.is_floating(kind_of(column.type)) else "int64")
             columns[port.name], refused = read_numbers(column, dtype)
             rejected = wrong_lengths(port, columns[port.name]) | refused | rejected
         varying = [columns[p.name].lengths // p.step for p in self._ports if p.varying]
@@ -104,7 +108,18 @@ class Tensor(Family):
     def answers(self, outputs: Arrays) -> np.ndarray[Any, Any]:
         first = outputs[self.outputs[0]]
         flat = first.reshape(len(first), -1)
+        if flat.dtype == object:
+            return flat[:, 0]
         return np.nan_to_num(flat, nan=-np.inf).argmax(axis=1) if flat.shape[1] > 1 else flat[:, 0]
+
+    def reference(self, rows: pa.Table, finished: pa.Table) -> Reference:
+        from optinfer.families import _alone
+
+        if self._model.format == "onnx":
+            answer: _alone.Answer = _alone.onnx_answer(self._model.file, self._ports, self._outputs)
+        else:
+            answer = _alone.torch_answer(self.load_module(), self._ports, self._outputs)
+        return _alone.held(self.libraries[0], answer, rows, finished)
 
     def load_module(self) -> Any:
         from optinfer.families._torch_files import load_pt2, load_weights
@@ -145,7 +160,20 @@ def _chosen(signature: Signature, outputs: dict[str, int]) -> Signature:
     known = {port.name: port for port in signature.outputs}
     if unknown := [name for name in outputs if name not in known]:
         raise ConfigError(f"model.outputs: the model has no output {unknown[0]!r}" + suggest(unknown[0], known))
+    _refuse_unfit([known[name] for name in outputs or known], signature)
     return _sized(signature, {name: known[name] for name in outputs or known}, outputs)
+
+
+def _refuse_unfit(chosen: list[Port], signature: Signature) -> None:
+    """Refuse an output that cannot become a column: nothing that a model gives is left out unless the job says so."""
+    unfit = next((port for port in chosen if port.refusal), None)
+    if unfit is None:
+        return
+    fit = ", ".join(f"{p.name}: {p.step if p.dims else 0}" for p in signature.outputs if not p.refusal)
+    fix = (
+        f"take the others only: model.outputs: {{{fit}}}" if fit else "export it with an output that has a row for each"
+    )
+    raise ConfigError(f"output {unfit.name!r} {unfit.refusal}; {fix}")
 
 
 def _named(signature: Signature, outputs: dict[str, int]) -> Signature:
@@ -155,6 +183,7 @@ def _named(signature: Signature, outputs: dict[str, int]) -> Signature:
             f"model.outputs names {len(outputs)} outputs, the model has {len(signature.outputs)}: "
             f"{', '.join(port.name for port in signature.outputs)}; name all of them, in this order"
         )
+    _refuse_unfit(list(signature.outputs), Signature(signature.inputs, ()))
     names = outputs or [port.name for port in signature.outputs]
     return _sized(signature, dict(zip(names, signature.outputs, strict=True)), outputs)
 
@@ -188,18 +217,16 @@ def _require_width(port: Port, given: str | tuple[str, ...], width: int | None) 
 
 
 def _column_type(port: Port) -> pa.DataType:
-    numbers = pa.from_numpy_dtype(_given(port.dtype))
-    return pa.list_(numbers, port.step) if port.dims else numbers
-
-
-def _given(dtype: str | None) -> np.dtype[Any]:
-    """Return the type a session gives: floats always arrive as float32."""
-    found = np.dtype(dtype or "float32")
-    return np.dtype("float32") if found.kind == "f" else found
+    """Return a column's type: the output's own, but Arrow has no use for halves that come out as float32."""
+    if port.dtype == TEXT:
+        values = pa.string()
+    else:
+        values = pa.from_numpy_dtype("float32" if port.dtype in (None, "float16") else port.dtype)
+    return pa.list_(values, port.step) if port.dims else values
 
 
 def _column(name: str, values: np.ndarray[Any, Any], kind: pa.DataType) -> Any:
-    given, expected = values[0].size if len(values) else 0, numbers_a_row(kind)
+    given, expected = values.size // max(len(values), 1), numbers_a_row(kind)
     if len(values) and given != expected:
         raise ConfigError(f"output {name!r} has {given} numbers a row, not {expected}; correct model.outputs")
     if not pa.types.is_fixed_size_list(kind):
@@ -209,5 +236,8 @@ def _column(name: str, values: np.ndarray[Any, Any], kind: pa.DataType) -> Any:
 
 
 def _metrics(outputs: tuple[Port, ...]) -> tuple[str, ...]:
-    """One number a row has no direction: its variance is compared. A vector has."""
-    return ("cosine", "top1_agreement", "r2") if any(port.step > 1 for port in outputs) else ("r2",)
+    """One number a row has no direction: its variance is compared. A vector has. Labels are the same or are not."""
+    numbers = [port for port in outputs if (port.dtype or "float32").startswith("float")]
+    if not numbers:
+        return ("top1_agreement", "r2")
+    return ("cosine", "top1_agreement", "r2") if any(port.step > 1 for port in numbers) else ("r2",)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer.errors import LoadError, NoVariantError
+from optinfer.errors import LoadError, NoVariantError, SourceError
 from optinfer.families import Family, Features
 
 Rows = np.ndarray[Any, Any]
@@ -48,7 +48,7 @@ def prepare(family: Family, table: pa.Table) -> Prepared:
     rows = np.arange(table.num_rows)
     try:
         features = _ready(family, table)
-    except NoVariantError:
+    except (NoVariantError, SourceError):
         raise
     except Exception:
         refused = culprits(lambda part: _ready(family, part), table)
@@ -68,7 +68,7 @@ def culprits(attempt: Callable[[pa.Table], object], table: pa.Table, first: int 
         return {}
     try:
         attempt(table)
-    except NoVariantError:
+    except (NoVariantError, SourceError):
         raise
     except Exception as error:
         if table.num_rows == 1:

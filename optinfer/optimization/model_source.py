@@ -31,7 +31,7 @@ _PACKAGE, _HUB = "package:", "hf://"
 _MLFLOW = ("models:/", "runs:/")
 _MODEL_FILES = (".onnx", ".pt2")
 # What lies beside a model file and says what it means.
-_DESCRIPTIONS = ("config.json", "preprocessor_config.json")
+_DESCRIPTIONS = ("config.json", "preprocessor_config.json", "processor_config.json")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.onnx", "*.onnx_data"]
 _HUB_SECONDS = 30.0
 _KINDS = "a folder with config.json and *.safetensors, an .onnx, .pt2 or .safetensors file"

@@ -13,7 +13,7 @@ import pytest
 
 import optinfer
 from optinfer import plugins
-from optinfer.errors import ConfigError, NoVariantError
+from optinfer.errors import ConfigError, NoVariantError, OptinferError
 from tests.conftest import MakeJob, RunCli, WriteTable, located, read_rows
 from tests.families.conftest import WriteModule, quarantined
 
@@ -310,3 +310,59 @@ def test_a_class_that_cannot_be_made_ends_with_exit_code_2(
     assert code == 2
     assert message in " ".join(err.split())
     assert not sink.exists()
+
+
+# What a class may get wrong: each is its own fault, and no row's.
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (
+            'return {"words": np.stack([bag(text) for text in texts])}',
+            'return {"words": np.stack([bag(text) for text in texts[1:] or texts * 2])}',
+            r"preprocess of sections_of_this_job:Sections gives \d+ entries of 'words' for \d+ rows; give one for each",
+        ),
+        (
+            'return pa.table({"sure": shares.max(axis=1), "section": self.answers(outputs)})',
+            'return pa.table({"sure": shares.max(axis=1)[:-1], "section": self.answers(outputs)[:-1]})',
+            r"postprocess gives \d+ rows for the answers to \d+",
+        ),
+        ('"section": self.answers(outputs)', '"sections": self.answers(outputs)', "its schema has 'section' too"),
+        (
+            "return module(torch.sqrt(words))",
+            "return torch.cat([module(torch.sqrt(words))] * 2)",
+            r"the model gives \d+ rows of 'logits' for \d+ rows",
+        ),
+        # Wrong only in company, where a job scores: each row alone is right.
+        (
+            'return pa.table({"sure": shares.max(axis=1), "section": self.answers(outputs)})',
+            'return pa.table({"sure": shares.max(axis=1)[::-1], "section": self.answers(outputs)[::-1]})',
+            "gives other answers to the same rows than this model as optinfer reads it",
+        ),
+    ],
+)
+def test_a_class_that_is_wrong_scores_nothing(
+    sections_job: Any, write_module: WriteModule, unseen: Path, sink: Path, before: str, after: str, message: str
+) -> None:
+    assert before in SECTIONS
+    write_module("sections_of_this_job", SECTIONS.replace(before, after))
+    with pytest.raises(OptinferError, match=message):
+        optinfer.run(sections_job(unseen, sink))
+    assert not list(sink.glob("*.parquet"))
+
+
+def test_a_row_that_postprocess_cannot_finish_is_quarantined(
+    sections_job: Any, write_module: WriteModule, unseen: Path, sink: Path
+) -> None:
+    strict = "if (shares.max(axis=1) > 0.9999).any():\n            raise ValueError('too sure to be true')\n        return pa.table"
+    write_module("sections_of_this_job", SECTIONS.replace("return pa.table", strict))
+    record = optinfer.run(sections_job(unseen, sink, sink__error_threshold=200))
+    assert record["rows_quarantined"] > 0
+    assert set(quarantined(sink).values()) == {"ValueError: too sure to be true"}
+    assert record["rows_out"] + record["rows_quarantined"] == 200
+    assert all(row["sure"] <= 0.9999 for row in read_rows(sink))
+
+
+def test_the_class_itself_is_the_reference(sections_job: Any, unseen: Path, sink: Path) -> None:
+    reference = optinfer.run(sections_job(unseen, sink))["certificate"]["reference"]
+    assert (reference["library"], reference["rows"]) == ("torch", 64)
+    assert reference["largest_difference"] < 1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -14,11 +15,15 @@ import pytest
 
 import optinfer
 from optinfer import plugins
-from optinfer.errors import ConfigError
-from optinfer.families._pixels import Preparation
+from optinfer.errors import ConfigError, SourceError
+from optinfer.families._pixels import Preparation, preparation_of
 from optinfer.inference.replica import Replica, ReplicaSettings
+from tests.conformance.images import ARCHITECTURES
+from tests.conformance.images import images as varied
 from tests.conftest import MakeJob, WriteTable, located, read_rows
 from tests.families.conftest import EFFICIENTNET_PREPROCESSOR, quarantined
+
+FAMILY = "image-classification"
 
 # What the photographers meant, and the package's authors' network sees.
 EXPECTED = {"flower": "daisy", "china": "palace", "coffee": "espresso", "camera": "tripod", "rocket": "missile"}
@@ -192,8 +197,20 @@ class TestDescription:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"do_flip_channel_order": True}, "asks for do_flip_channel_order, which optinfer does not do"),
-            ({"image_processor_type": "LevitImageProcessor"}, "asks for LevitImageProcessor"),
+            ({"do_flip_channel_order": True}, "sets 'do_flip_channel_order' to true, which optinfer does not apply"),
+            ({"size_divisor": 32}, "sets 'size_divisor' to 32, which optinfer does not apply"),
+            ({"sharpen": 0.5}, r"sets 'sharpen' to 0\.5, which optinfer does not apply"),
+            ({"image_processor_type": "LevitImageProcessor", "sharpen": 0.5}, r"sets 'sharpen' to 0\.5"),
+            ({"image_processor_type": "ViTImageProcessor", "crop_pct": 0.9}, r"sets 'crop_pct' to 0\.9"),
+            ({"image_processor_type": "SegformerImageProcessor"}, "sets 'do_center_crop' to true"),
+            (
+                {"image_processor_type": "NobodysImageProcessor"},
+                "names an image processor that transformers cannot load",
+            ),
+            ({"data_format": "channels_last"}, "optinfer can do 'channels_first' only"),
+            ({"image_mean": [0.5]}, r"has image_mean: \[0\.5\]; an RGB image needs one number, or three"),
+            ({"resample": 9}, "has resample: 9; known are Pillow's"),
+            ({"size": [1, 2, 3]}, r"has a size of \[1, 2, 3\]"),
             ({"image_mean": None}, "does not give image_mean"),
             ({"do_center_crop": False}, "gives no fixed size"),
             ({"size": 256}, "which is no clear one; write {shortest_edge: 256}"),
@@ -250,6 +267,11 @@ class TestPixels:
             ("ConvNextImageProcessorPil", {"size": {"shortest_edge": 384}, "do_convert_rgb": True}),
             ("CLIPImageProcessorPil", {"size": {"shortest_edge": 64}, "crop_size": {"height": 96, "width": 60}}),
             ("EfficientNetImageProcessorPil", {"rescale_offset": True, "do_convert_rgb": True}),
+            ("EfficientNetImageProcessorPil", {"do_normalize": False}),
+            ("EfficientNetImageProcessorPil", {"rescale_offset": True, "do_rescale": False}),
+            ("SegformerImageProcessorPil", {"size": 40}),
+            ("DeiTImageProcessorPil", {"size": 50, "crop_size": 61}),
+            ("CLIPImageProcessorPil", {"size": 50, "crop_size": 41, "image_mean": 0.5, "image_std": 0.25}),
             (
                 "BitImageProcessorPil",
                 {k: v for k, v in EFFICIENTNET_PREPROCESSOR.items() if k != "do_convert_rgb"},
@@ -264,7 +286,8 @@ class TestPixels:
 
         theirs = getattr(transformers, processor)(**settings)
         theirs.save_pretrained(tmp_path)
-        ours = Preparation.read(tmp_path / "preprocessor_config.json")
+        ours = preparation_of(tmp_path, "")
+        assert isinstance(ours, Preparation), "what most processors do needs no library"
         for name in ("china", "coffee", "grace_hopper"):
             expected = theirs(Image.open(photos[name]).convert("RGB"), return_tensors="np")["pixel_values"][0]
             made = ours.normalize(ours.prepare(photos[name])).transpose(2, 0, 1)
@@ -359,3 +382,204 @@ class TestTransformers:
         (copy / "config.json").write_text(json.dumps({**config, "architectures": ["ViTModel"]}))
         with pytest.raises(ConfigError, match="is ViTModel, not an image classifier"):
             plugins.load("families", "image-classification").load(located(copy, "image-classification"), {})
+
+
+class TestReference:
+    """Finished rows are held against transformers; nothing that this code decides is trusted there."""
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return ARCHITECTURES["MobileNetV1"].write(tmp_path_factory.mktemp("mobilenet"))
+
+    @pytest.fixture(scope="class")
+    def exported(self, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Return the same model as an ONNX file beside its own descriptions."""
+        import torch
+
+        out = tmp_path_factory.mktemp("exported")
+        for name in ("config.json", "preprocessor_config.json"):
+            shutil.copy2(folder / name, out)
+        module = plugins.load("families", FAMILY).load(located(folder, FAMILY), {}).load_module()
+        rows = {"pixel_values": {0: torch.export.Dim("rows")}}
+        program = torch.onnx.export(
+            module, (torch.zeros(2, 3, 32, 32),), dynamo=True, dynamic_shapes=rows, output_names=["logits"]
+        )
+        program.save(str(out / "model.onnx"))
+        return out
+
+    def scored(self, folder: Path, **settings: Any) -> tuple[Any, pa.Table, pa.Table]:
+        """Return (family, some of the suite's images, finished rows)."""
+        model = located(folder, FAMILY)
+        backend = "onnxruntime" if model.format == "onnx" else "torch"
+        replica = Replica(
+            ReplicaSettings(
+                family=FAMILY, family_settings=settings, model=model, backend=backend, artifact=model, threads=1
+            )
+        )
+        rows = pa.table({"image": [data for _, data in varied()[::8]]})
+        return replica.family, rows, replica.score(rows).added
+
+    @pytest.mark.parametrize("settings", [{}, {"top_k": 3}])
+    def test_a_folder_answers_like_the_pipeline(self, folder: Path, settings: dict[str, Any]) -> None:
+        import transformers
+
+        family, rows, finished = self.scored(folder, **settings)
+        reference = family.reference(rows, finished)
+        assert reference.agrees, reference.note
+        assert reference.largest_difference is not None
+        assert reference.largest_difference < 1e-5
+        assert (reference.library, reference.version) == ("transformers", transformers.__version__)
+
+    def test_an_onnx_file_answers_like_processor_and_runtime(self, exported: Path) -> None:
+        reference = (answer := self.scored(exported))[0].reference(*answer[1:])
+        assert (reference.library, reference.rows) == ("transformers", 8)
+        assert reference.agrees, reference.note
+
+    @pytest.mark.parametrize("top_k", [None, 3])
+    def test_a_class_by_a_wrong_name_is_seen(self, folder: Path, top_k: int | None) -> None:
+        family, rows, finished = self.scored(folder, **({"top_k": top_k} if top_k else {}))
+        column = "labels" if top_k else "label"
+        shifted = {f"LABEL_{i}": f"LABEL_{(i + 1) % 5}" for i in range(5)}
+        renamed = [[shifted[n] for n in row] if top_k else shifted[row] for row in finished[column].to_pylist()]
+        at = finished.schema.get_field_index(column)
+        wrong = finished.set_column(at, finished.schema.field(at), pa.array(renamed, finished.schema.field(at).type))
+        reference = family.reference(rows, wrong)
+        assert not reference.agrees
+        assert "most in row" in reference.note
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("resample", 3), ("image_mean", [0.48, 0.5, 0.5]), ("size", {"shortest_edge": 37}), ("do_center_crop", False)],
+    )
+    def test_a_setting_that_is_not_applied_is_seen(
+        self, folder: Path, exported: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
+    ) -> None:
+        """What the reader would do if it took another value than the file gives."""
+        from optinfer.families import _pixels
+
+        read = _pixels.settings_file
+
+        def misread(where: Path) -> Any:
+            path, config = read(where) or (where, {})
+            return path, {**config, key: value, **({"size": config["crop_size"]} if key == "do_center_crop" else {})}
+
+        monkeypatch.setattr(_pixels, "settings_file", misread)
+        for model in (folder, exported):
+            reference = (answer := self.scored(model))[0].reference(*answer[1:])
+            assert not reference.agrees, reference.largest_difference
+
+    def test_alpha_and_orientation_are_seen(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Composed on white, as the processors do by themselves, is not what the pipeline does; nor is lying on its side."""
+        from optinfer.families import _pixels
+
+        family, _, _ = self.scored(folder)
+        chosen = pa.table({"image": [data for what, data in varied() if "A in PNG" in what or "orientation 6" in what]})
+
+        def careless(file: Any) -> Any:
+            from PIL import Image
+            from transformers.image_transforms import convert_to_rgb
+
+            return contextlib.nullcontext(convert_to_rgb(Image.open(file)))
+
+        monkeypatch.setattr(_pixels, "decoded", careless)
+        model = located(folder, FAMILY)
+        replica = Replica(ReplicaSettings(family=FAMILY, model=model, backend="torch", artifact=model, threads=1))
+        finished = replica.score(chosen).added
+        for row in range(chosen.num_rows):
+            assert not family.reference(chosen.slice(row, 1), finished.slice(row, 1)).agrees
+
+    def test_without_a_processors_name_nobody_compared(self, exported: Path, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(exported, tmp_path / "nameless"))
+        (folder / "config.json").write_text(json.dumps({"id2label": {i: str(i) for i in range(5)}}))
+        described = json.loads((folder / "preprocessor_config.json").read_text())
+        del described["image_processor_type"]
+        (folder / "preprocessor_config.json").write_text(json.dumps(described))
+        reference = (answer := self.scored(folder))[0].reference(*answer[1:])
+        assert reference.largest_difference is None
+        assert "nobody compared" in reference.note
+
+
+class TestOfTransformers:
+    """What the library's files say, in the forms they have had."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return ARCHITECTURES["ViT"].write(tmp_path / "model")
+
+    def load(self, folder: Path) -> Any:
+        return plugins.load("families", FAMILY).load(located(folder, FAMILY), {})
+
+    def test_of_two_files_the_one_that_the_library_reads_counts(self, folder: Path) -> None:
+        own = json.loads((folder / "preprocessor_config.json").read_text())
+        (folder / "processor_config.json").write_text(json.dumps({"image_processor": {**own, "resample": 0}}))
+        assert self.load(folder)._preparation.resample == 0
+        (folder / "preprocessor_config.json").unlink()
+        assert self.load(folder)._preparation.resample == 0
+
+    def test_a_file_of_old_is_read_with_the_librarys_defaults(self, folder: Path) -> None:
+        old = {
+            "feature_extractor_type": "ViTFeatureExtractor",
+            "size": 32,
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+        }
+        (folder / "preprocessor_config.json").write_text(json.dumps(old))
+        preparation = self.load(folder)._preparation
+        assert (preparation.size, preparation.resample, preparation.scale) == ((32, 32), 2, 1 / 255)
+
+    def test_a_file_without_a_name_means_the_models_own_processor(self, folder: Path) -> None:
+        own = json.loads((folder / "preprocessor_config.json").read_text())
+        (folder / "preprocessor_config.json").write_text(json.dumps({k: v for k, v in own.items() if "type" not in k}))
+        assert type(self.load(folder)._preparation._processor).__name__ == "ViTImageProcessorPil"
+
+    def test_classes_without_names_have_the_librarys(self, folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        assert "id2label" in config
+        assert self.load(folder)._classes.names.tolist() == [f"LABEL_{i}" for i in range(5)]
+
+    def test_a_strip_that_would_fill_the_memory_is_rejected(self) -> None:
+        from PIL import Image
+
+        ours = Preparation(size=(224, 224), resize=224, resample=2, scale=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
+        Image.new("RGB", (1, 20000)).save(file := io.BytesIO(), "PNG")
+        with pytest.raises(ValueError, match="resized to 224 x 4480000 it would be larger than any image"):
+            ours.prepare(file)
+
+
+class TestOutage:
+    """What a store says of a file is not what a decoder says of its bytes: rows of an outage stay rows."""
+
+    @pytest.fixture
+    def replica(self, tmp_path: Path) -> Replica:
+        model = located(ARCHITECTURES["ViT"].write(tmp_path / "model"), FAMILY)
+        return Replica(ReplicaSettings(family=FAMILY, model=model, backend="torch", artifact=model, threads=1))
+
+    def test_a_store_that_refuses_ends_the_call_and_rejects_no_row(
+        self, replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import fsspec
+
+        (tmp_path / "photo.png").write_bytes(varied()[0][1])
+        opened = fsspec.open
+
+        def expired(url: str, mode: str) -> Any:
+            if url.startswith("s3://"):
+                raise PermissionError("ExpiredToken: the token key=secret has expired")
+            return opened(url, mode)
+
+        monkeypatch.setattr(fsspec, "open", expired)
+        paths = [str(tmp_path / "photo.png"), "s3://user:word@photos/1.png?key=secret"]
+        with pytest.raises(SourceError, match=r"image s3://photos/1\.png cannot be read: PermissionError") as refused:
+            replica.score(pa.table({"image": paths}))
+        assert "word" not in str(refused.value)
+        assert "key=secret" not in str(refused.value)
+
+    def test_a_file_that_is_not_there_and_a_host_that_is_gone_reject_their_rows(
+        self, replica: Replica, tmp_path: Path, free_port: int
+    ) -> None:
+        (tmp_path / "photo.png").write_bytes(varied()[0][1])
+        paths = [str(tmp_path / "photo.png"), str(tmp_path / "gone.png"), f"http://127.0.0.1:{free_port}/1.png"]
+        paths += ["x" * 5000, "nosuch://store/1.png", str(tmp_path), str(tmp_path / "photo.png" / "inside"), "a\0b"]
+        scored = replica.score(pa.table({"image": paths}))
+        assert scored.kept.tolist() == [0]
+        assert sorted(scored.rejected) == [*range(1, 8)]
