@@ -10,41 +10,48 @@ import pyarrow as pa
 
 from optinfer.errors import ConfigError
 from optinfer.families import Arrays
-from optinfer.families._text import read_json
+from optinfer.families._settings import read_json
 
 OUTPUT = "logits"
 
 
 class Classes:
-    """The classes a model's config.json names.
+    """The classes a model's config.json names, and what its numbers mean: as transformers' pipelines decide.
 
     One class a row gives the columns `label` and `score`; with `top_k` they are the lists `labels` and `scores`, best
-    first. Scores are softmax probabilities, or each class's own (sigmoid) where the model is a multi-label one; a model
-    that ends in one of the two (`gives_scores`) has done that itself.
+    first. Scores are softmax probabilities; each class's own (sigmoid) where the model is a multi-label one or has a
+    single class; the numbers themselves where it is a regression. A model that ends in a softmax or sigmoid
+    (`gives_scores`) has done that itself.
+
+    Attributes:
+        names: (classes,) in the order of the model's outputs.
+        metrics: how a variant's answers are compared with the baseline's, best first.
     """
 
-    def __init__(self, folder: Path, top_k: int | None, gives_scores: bool = False) -> None:
+    def __init__(self, folder: Path, top_k: int | None, gives_scores: bool = False, must_name: bool = True) -> None:
         config = read_json(folder / "config.json")
-        named = {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
-        if not named or sorted(named) != list(range(len(named))):
-            raise ConfigError(f"{folder}/config.json does not name its classes; add id2label: {{0: ..., 1: ...}}")
-        if top_k and top_k > len(named):
-            raise ConfigError(f"model.top_k {top_k} is more than the model's {len(named)} classes; lower it")
-        self.names = np.array([named[i] for i in range(len(named))], dtype=object)
+        self.names = np.array(_names(folder, config, must_name), dtype=object)
+        if top_k and top_k > len(self.names):
+            raise ConfigError(f"model.top_k {top_k} is more than the model's {len(self.names)} classes; lower it")
         self._top_k = top_k
-        self._gives_scores = gives_scores
-        self._each_its_own = config.get("problem_type") == "multi_label_classification"
+        self._function = "none" if gives_scores else _function(config, len(self.names))
+        self._is_number = self._function == "none" and not gives_scores and len(self.names) == 1
+        single = len(self.names) == 1
+        self.metrics = ("r2",) if single else ("top1_agreement", "cosine")
         one, many = [("label", pa.string()), ("score", pa.float32())], []
         if top_k:
             many = [("labels", pa.list_(pa.string(), top_k)), ("scores", pa.list_(pa.float32(), top_k))]
         self.schema = pa.schema(many or one)
 
     def answers(self, outputs: Arrays) -> np.ndarray[Any, Any]:
-        """Return (rows,) each row's most likely class, by name."""
-        return self.names[np.nan_to_num(outputs[OUTPUT], nan=-np.inf).argmax(axis=1)]
+        """Return (rows,) each row's most likely class, by name; of a regression its number."""
+        logits = outputs[OUTPUT]
+        if self._is_number:
+            return np.asarray(logits[:, 0])
+        return self.names[np.nan_to_num(logits, nan=-np.inf).argmax(axis=1)]
 
     def table(self, outputs: Arrays) -> pa.Table:
-        scores = self._scores(outputs[OUTPUT].astype(np.float64))
+        scores = self.scores(outputs[OUTPUT].astype(np.float64))
         best = np.argsort(-scores, axis=1, kind="stable")[:, : self._top_k or 1]
         names = pa.array(self.names[best].ravel(), pa.string())
         values = pa.array(np.take_along_axis(scores, best, axis=1).ravel(), pa.float32())
@@ -53,10 +60,30 @@ class Classes:
             return pa.Table.from_arrays(lists, schema=self.schema)
         return pa.Table.from_arrays([names, values], schema=self.schema)
 
-    def _scores(self, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        if self._gives_scores:
+    def scores(self, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return (rows, classes) scores of (rows, classes) logits."""
+        if self._function == "none":
             return logits
-        if self._each_its_own:
-            return np.asarray(1 / (1 + np.exp(-logits)))
+        if self._function == "sigmoid":
+            return np.asarray((1 + np.tanh(logits / 2)) / 2)  # the same, and finite for any number
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def _function(config: dict[str, Any], classes: int) -> str:
+    """Return what makes scores of logits: transformers 5.23, pipelines/{text,image}_classification.py, postprocess."""
+    problem = config.get("problem_type")
+    if problem == "regression":
+        return "none"
+    return "sigmoid" if problem == "multi_label_classification" or classes == 1 else "softmax"
+
+
+def _names(folder: Path, config: dict[str, Any], must_name: bool) -> list[str]:
+    """Return the classes' names; without any, those that transformers gives (`PreTrainedConfig.num_labels`)."""
+    named = {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
+    if not named and not must_name:
+        count = config.get("num_labels")
+        return [f"LABEL_{i}" for i in range(2 if count is None else int(count))]
+    if not named or sorted(named) != list(range(len(named))):
+        raise ConfigError(f"{folder}/config.json does not name its classes; add id2label: {{0: ..., 1: ...}}")
+    return [named[i] for i in range(len(named))]
