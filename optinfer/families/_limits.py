@@ -6,8 +6,12 @@ token's own index, so that `max_position_embeddings` is more than fits. Rotary a
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from optinfer.errors import ConfigError
+
+_TABLES = ("embed_positions", "position_embeddings", "wpe")
 _POSITIONS = ("max_position_embeddings", "n_positions")
 # Positions count from the index of the padding token on: modeling_roberta.py, create_position_ids_from_input_ids.
 _AFTER_PADDING = (
@@ -16,6 +20,7 @@ _AFTER_PADDING = (
     "esm",
     "ibert",
     "longformer",
+    "luke",
     "mpnet",
     "roberta",
     "roberta-prelayernorm",
@@ -23,7 +28,10 @@ _AFTER_PADDING = (
     "xlm-roberta-xl",
     "xmod",
 )
-_NO_TABLE = ("bloom", "deberta", "deberta-v2", "longt5", "mpt", "mt5", "switch_transformers", "t5", "umt5")
+_NO_TABLE = (
+    *("bloom", "deberta", "deberta-v2", "jamba", "longt5", "mpt", "mt5", "switch_transformers", "t5", "umt5"),
+    *("zamba", "zamba2"),
+)
 _ROTARY = (
     "eurobert",
     "gemma",
@@ -51,13 +59,38 @@ def positions_of(config: dict[str, Any]) -> int | None:
     rotary = any(key.startswith("rope_") for key in config)
     if kind == "deberta" or (kind == "deberta-v2" and config.get("position_biased_input", True)):
         return _length(config.get("max_position_embeddings"))
-    if kind in _NO_TABLE or kind in _ROTARY or rotary:
-        return None
     found = next((n for key in _POSITIONS if (n := _length(config.get(key)))), None)
     if found and kind in _AFTER_PADDING:
-        padding = 1 if kind == "mpnet" else config.get("pad_token_id", 1)
-        return found - int(padding) - 1
-    return found
+        padding = None if kind == "mpnet" else config.get("pad_token_id")
+        return found - (1 if padding is None else int(padding)) - 1
+    return None if kind in _NO_TABLE or kind in _ROTARY or rotary else found
+
+
+def positions_in(model: Any) -> int | None:
+    """Return the same of a loaded model: the length of its table, less where it begins; None without a table."""
+    import torch
+
+    lengths = [
+        module.num_embeddings
+        - (0 if module.padding_idx is None else module.padding_idx + 1)
+        - getattr(module, "offset", 0)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] in _TABLES
+    ]
+    return min(lengths, default=None)
+
+
+def check_positions(folder: Path, model: Any, limit: int) -> None:
+    """Refuse to feed more tokens than a loaded model has positions: config.json may promise more than there are.
+
+    Raises:
+        ConfigError: the texts may be longer.
+    """
+    there = positions_in(model)
+    if there is not None and limit > there:
+        raise ConfigError(
+            f"{folder} has {there} positions, up to {limit} tokens of a text would be fed; set model.max_length {there}"
+        )
 
 
 def as_limit(value: Any) -> int | None:

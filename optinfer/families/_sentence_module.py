@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from optinfer.errors import ConfigError
+from optinfer.families._limits import check_positions
 from optinfer.families._sentence import Layer, activation_of, poolings_of
 from optinfer.families._settings import read_json
 from optinfer.families._text import load_encoder
+from optinfer.families._tokens import TextTokenizer
 
 # Of an encoder and decoder only the first half makes vectors, as sentence-transformers loads them.
 _ENCODERS = {
@@ -25,12 +27,12 @@ _ENCODERS = {
 
 
 def load_sentence_module(
-    folder: Path, layers: tuple[Layer, ...], *, types: bool = False, skip: int = 0, truncate: int | None = None
+    folder: Path, layers: tuple[Layer, ...], tokenize: TextTokenizer, *, skip: int = 0, truncate: int | None = None
 ) -> Any:
     """Return a torch module from (input_ids, attention_mask) to the last layer's output, (rows, width).
 
     Args:
-        types: the tokenizer gives token types, all zero.
+        tokenize: what will give it tokens.
         skip: tokens at a text's start that its pooling leaves out.
         truncate: numbers kept of each vector.
     """
@@ -41,7 +43,8 @@ def load_sentence_module(
             super().__init__()
             kind = read_json(folder / "config.json").get("model_type")
             self.encoder = without_cache(load_encoder(folder, _ENCODERS.get(str(kind), "AutoModel")))
-            self.types = types and needs_types(self.encoder)
+            check_positions(folder, self.encoder, tokenize.limit)
+            self.types = tokenize.facts.types and needs_types(self.encoder)
             self.trained = torch.nn.ModuleList(_trained(layer) for layer in layers)
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

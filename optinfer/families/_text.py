@@ -28,8 +28,23 @@ _NOT_READ = {
     },
     "tokenizer_config.json": {"auto_map": _OWN_CODE},
 }
-# Whose answers depend on padding, or who take more than tokens and a mask.
-_NOT_SUPPORTED: dict[str, str] = {}
+_MIXES = "its answers depend on how far rows are padded, so on a row's neighbours"
+_DRAWS = "it attends to blocks drawn at random or by length, so a row's answer is not the same twice"
+# Held against transformers, row by row and in company (tests/conformance).
+NOT_SUPPORTED = {
+    "big_bird": _DRAWS,
+    "canine": "it reads characters and pools them by length",
+    "convbert": _MIXES,
+    "fnet": "it has no mask: padding is read as text",
+    "funnel": "it halves a text's length on the way, which short texts do not survive",
+    "mobilebert": _MIXES,
+    "mra": _DRAWS,
+    "nystromformer": _DRAWS,
+    "perceiver": "it takes bytes",
+    "reformer": _DRAWS,
+    "xlnet": "it classifies by the last column, which padding takes",
+    "yoso": _DRAWS,
+}
 DYNAMIC_AXES = {name: {0: "batch", 1: "sequence"} for name in INPUTS}
 
 
@@ -69,8 +84,8 @@ def refuse_other_readers(folder: Path) -> None:
             if not says_nothing(content.get(key)):
                 raise ConfigError(f"{folder / name} sets {key!r}: {why}")
     kind = read_json(folder / "config.json").get("model_type")
-    if kind in _NOT_SUPPORTED:
-        raise ConfigError(f"{folder} is a {kind} model, which is not supported: {_NOT_SUPPORTED[kind]}")
+    if kind in NOT_SUPPORTED:
+        raise ConfigError(f"{folder} is a {kind} model, which is not supported: {NOT_SUPPORTED[kind]}")
 
 
 def require_strings(schema: pa.Schema, columns: Columns) -> None:

@@ -287,6 +287,8 @@ def _lower(tokenizer: Any) -> None:
         raise ConfigError(f"do_lower_case needs a fast tokenizer, {type(tokenizer).__name__} is none")
     backend = tokenizer.backend_tokenizer
     normalizer: Any = backend.normalizer
-    parts: list[Any] = [*normalizer] if isinstance(normalizer, Sequence) else [normalizer]
+    parts: list[Any] = [normalizer]
+    if isinstance(backend.normalizer, Sequence):
+        parts = [normalizer[i] for i in range(len(normalizer))]
     if not any(isinstance(part, Lowercase) for part in parts):
         backend.normalizer = Sequence([Lowercase(), *(part for part in parts if part is not None)])

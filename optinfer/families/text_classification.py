@@ -15,6 +15,7 @@ from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
 from optinfer.families import Arrays, Columns, Family, Features, Reference
 from optinfer.families._classes import OUTPUT, Classes
+from optinfer.families._limits import check_positions
 from optinfer.families._reference import against_pipeline, against_sentence_classifier
 from optinfer.families._sentence import Sentence, excludes_prompt, read_sentence, width_of
 from optinfer.families._sentence_module import load_sentence_module, needs_types, without_cache
@@ -78,12 +79,11 @@ class TextClassification(Family):
         return self._classes.answers(outputs)
 
     def load_module(self) -> Any:
-        types = self._tokenize.facts.types
         if self._sentence is None:
-            return _load_classifier(self._folder, types)
+            return _load_classifier(self._folder, self._tokenize)
         layers = self._sentence.layers
         skip = self._tokenize.prompt_tokens() if excludes_prompt(layers) and self._prompt else 0
-        return load_sentence_module(self._folder, layers, types=types, skip=skip, truncate=self._sentence.truncate)
+        return load_sentence_module(self._folder, layers, self._tokenize, skip=skip, truncate=self._sentence.truncate)
 
     def reference(self, rows: pa.Table, finished: pa.Table) -> Reference:
         texts, limit = rows.column("text"), self._tokenize.other_limit
@@ -94,7 +94,7 @@ class TextClassification(Family):
         )
 
 
-def _load_classifier(folder: Path, types: bool) -> Any:
+def _load_classifier(folder: Path, tokenize: TextTokenizer) -> Any:
     """Return transformers' own classifier as a module from (input_ids, attention_mask) to logits."""
     import torch
 
@@ -102,7 +102,7 @@ def _load_classifier(folder: Path, types: bool) -> Any:
         def __init__(self, model: torch.nn.Module) -> None:
             super().__init__()
             self.model = model
-            self.types = types and needs_types(model)
+            self.types = tokenize.facts.types and needs_types(model)
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             given = {"token_type_ids": torch.zeros_like(input_ids)} if self.types else {}
@@ -110,6 +110,7 @@ def _load_classifier(folder: Path, types: bool) -> Any:
 
     model = without_cache(load_encoder(folder, "AutoModelForSequenceClassification"))
     _check_padding(folder, model.config.pad_token_id)
+    check_positions(folder, model, tokenize.limit)
     return Classifier(model).eval()
 
 

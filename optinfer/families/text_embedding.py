@@ -74,7 +74,7 @@ class TextEmbedding(Family):
         return load_sentence_module(
             self._folder,
             self._sentence.layers,
-            types=self._tokenize.facts.types,
+            self._tokenize,
             skip=self._tokenize.prompt_tokens() if excludes_prompt(self._sentence.layers) and self._prompt else 0,
             truncate=self._truncate,
         )
