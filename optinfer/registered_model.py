@@ -32,7 +32,7 @@ class RegisteredModel(PythonModel):  # type: ignore[misc]
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         rows = pa.Table.from_pandas(model_input, preserve_index=False)
         scored = self._replica.score(rows)
-        answers = self._replica.as_table(scored).to_pandas()
+        answers = scored.added.to_pandas()
         answers.index = scored.kept
         return answers.reindex(range(rows.num_rows))
 

@@ -52,7 +52,7 @@ def register(name: str, prepared: Prepared, rows: pa.Table, uri: str, experiment
 
     replica = Replica(prepared.settings)
     scored = replica.score(rows)
-    rows, expected = rows.take(pa.array(scored.kept)), replica.as_table(scored).to_pandas()
+    rows, expected = rows.take(pa.array(scored.kept)), scored.added.to_pandas()
     mlflow.set_tracking_uri(uri)
     with tempfile.TemporaryDirectory(prefix="optinfer-register-") as folder, muted():
         packed = Path(folder, "packed")
@@ -113,7 +113,7 @@ def _pack(prepared: Prepared, folder: Path) -> None:
         target = f"conversion-{i}"
         shutil.copytree(conversion["folder"], folder / target)
         conversions.append({**conversion, "folder": target})
-    packed = replace(settings, model=model, artifact=replace(artifact, conversions=tuple(conversions)))
+    packed = replace(settings, model=model, artifact=replace(artifact, conversions=tuple(conversions)), canary=None)
     (folder / "settings.json").write_text(json.dumps(asdict(packed), indent=1))
 
 

@@ -111,9 +111,12 @@ def shared_ray(_ray: None) -> None:
 def trials_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure candidates in this process: a new one for each would cost more than all the rest of most tests."""
     from optinfer.optimization import prepare
-    from optinfer.optimization.certificate import certify
+    from optinfer.optimization.baseline import answers_here, kept_here
+    from optinfer.optimization.trial import certify_here
 
-    monkeypatch.setattr(prepare, "certify_apart", lambda *arguments, time_limit: certify(*arguments))
+    monkeypatch.setattr(prepare, "certify_apart", certify_here)
+    monkeypatch.setattr(prepare, "answers_apart", answers_here)
+    monkeypatch.setattr(prepare, "kept_apart", kept_here)
 
 
 @pytest.fixture

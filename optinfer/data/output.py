@@ -6,7 +6,7 @@ _optinfer/job.json                the frozen job and its fingerprint; written on
 _optinfer/plan.parquet            the fragments; the paths of their files and partitions are in its schema's metadata
 _optinfer/accounts/…              what is in the parts, without opening them (see account.py)
 _optinfer/variant.json            the one artifact that fills this output; two where the job has placement.cpu_variant
-_optinfer/attempts/…              parts begun in this run (see execution/isolation.py)
+_optinfer/attempts/…              parts begun in this run (see inference/isolation.py)
 _optinfer/lock.json               who is writing now (see lock.py)
 _manifest.json, _SUCCESS          the account, written last
 """

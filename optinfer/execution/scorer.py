@@ -23,9 +23,10 @@ import pyarrow as pa
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
 from optinfer.data.reading import FragmentReader
-from optinfer.errors import LoadError, NoVariantError, OptinferError, RowError, SourceError, redact
-from optinfer.execution.isolation import IsolatedReplica
+from optinfer.errors import AccountingError, LoadError, NoVariantError, OptinferError, RowError, SourceError, redact
 from optinfer.families import Columns, as_roles
+from optinfer.inference.answers import Scored
+from optinfer.inference.isolation import IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.tracking.metrics import Stats, peak_rss_mb
 
@@ -145,14 +146,27 @@ class FragmentScorer:
                 "correct it, or set sink.on_error: quarantine to go on without it"
             )
         scored.stats.read_seconds = read_seconds
-        carried = table.select(self._task.carried.names)
-        out = carried.take(pa.array(scored.kept))
-        added = self._replica.as_table(scored)
-        for name in added.column_names:
-            out = out.append_column(added.schema.field(name), added.column(name))
+        out = self._finished(table, scored)
         return self._commit(
             fragment, part, out, _quarantine(table, fragment, scored.rejected), scored.rejected, scored.stats
         )
+
+    def _finished(self, table: pa.Table, scored: Scored) -> pa.Table:
+        """Return the part: the carried columns of the rows that were answered, then the answers.
+
+        Raises:
+            AccountingError: not every row of the fragment is in it or rejected, once.
+        """
+        added = scored.added if len(scored.kept) else self._replica.family.schema.empty_table()
+        accounted = np.sort(np.concatenate([scored.kept, np.fromiter(scored.rejected, np.int64)]))
+        if added.num_rows != len(scored.kept) or not np.array_equal(accounted, np.arange(table.num_rows)):
+            raise AccountingError(
+                f"of {table.num_rows} rows, {len(scored.kept)} are scored and {len(scored.rejected)} rejected, with "
+                f"{added.num_rows} answers: they must agree; please report this as a bug"
+            )
+        kept = pa.array(scored.kept)
+        columns = [table.column(name).take(kept) for name in self._task.carried.names]
+        return pa.Table.from_arrays([*columns, *added.columns], schema=pa.schema([*self._task.carried, *added.schema]))
 
     def _ours(self, record: dict[str, Any]) -> bool:
         """Tell whether a committed part is what this job would make; if not, committing it again says what differs."""
@@ -204,9 +218,7 @@ class FragmentScorer:
 
     def _unreadable(self, fragment: Fragment, reason: str) -> tuple[pa.Table, pa.Table, dict[int, str]]:
         """Quarantine a whole fragment whose file cannot be decoded: its rows are known by number only."""
-        names = [*self._task.carried.names, *self._replica.family.schema.names]
-        fields = [*self._task.carried, *self._replica.family.schema]
-        empty = pa.schema(dict(zip(names, (f.type for f in fields), strict=True))).empty_table()
+        empty = pa.schema([*self._task.carried, *self._replica.family.schema]).empty_table()
         rejected = dict.fromkeys(range(fragment.rows), reason)
         nulls = pa.table({f.name: pa.nulls(fragment.rows, f.type) for f in self._task.carried})
         return empty, _located(nulls, fragment, rejected), rejected
@@ -263,9 +275,9 @@ def _quarantine(table: pa.Table, fragment: Fragment, rejected: dict[int, str]) -
 
 def _located(table: pa.Table, fragment: Fragment, rejected: dict[int, str]) -> pa.Table:
     rows = sorted(rejected)
-    count = len(rows)
-    return (
-        table.append_column("_file", pa.array([redact(fragment.path)] * count, pa.string()))
-        .append_column("_row", pa.array(np.array(rows, dtype=np.int64) + fragment.start))
-        .append_column("_reason", pa.array([rejected[r] for r in rows], pa.string()))
-    )
+    said = {
+        "_file": pa.array([redact(fragment.path)] * len(rows), pa.string()),
+        "_row": pa.array(np.array(rows, dtype=np.int64) + fragment.start),
+        "_reason": pa.array([rejected[row] for row in rows], pa.string()),
+    }
+    return pa.table({**{field.name: table.column(field.name) for field in table.schema}, **said})

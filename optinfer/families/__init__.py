@@ -75,6 +75,14 @@ class Reference:
         """Tell whether nothing speaks against our answers; also where nobody compared."""
         return self.largest_difference is None or self.largest_difference <= self.tolerance
 
+    @property
+    def said(self) -> str:
+        """Say in a line who compared what."""
+        if self.largest_difference is None:
+            return f"the baseline was held against no other library: {self.note}"
+        differ = f"{self.rows} rows differ by at most {self.largest_difference:.2g} (tolerance {self.tolerance:.1g})"
+        return f"the baseline was held against {self.library} {self.version}: {differ}"
+
 
 class Family(ABC):
     """A model's rows, described by its own files; made on the machine that scores.
@@ -86,6 +94,7 @@ class Family(ABC):
         dynamic_axes: input -> {axis: name} of axes that vary from call to call.
         schema: the columns a row gains.
         metrics: how outputs are compared with the baseline's, best first.
+        libraries: packages whose answers `reference` asks for.
         max_batch_size: rows in a micro-batch where the job does not say.
         most_rows: rows that the model takes in one call at most, whatever the job says; None without a limit.
     """
@@ -96,6 +105,7 @@ class Family(ABC):
     dynamic_axes: Mapping[str, Mapping[int, str]]
     schema: pa.Schema
     metrics: tuple[str, ...]
+    libraries: tuple[str, ...] = ()
     max_batch_size: int = 64
     most_rows: int | None = None
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer.families import Arrays
+Rows = np.ndarray[Any, Any]
 
 _COMPARABLE = (
     pa.types.is_string,
@@ -52,16 +52,19 @@ class Repeats:
         chosen[self.first] = True
         return table.filter(pa.array(chosen))
 
-    def spread(
-        self, outputs: Arrays, kept: np.ndarray[Any, Any], rejected: dict[int, str]
-    ) -> tuple[Arrays, np.ndarray[Any, Any], dict[int, str]]:
-        """Return outputs, kept and rejected rows of the whole table, given those of `without(table)`."""
+    def spread(self, kept: Rows, rejected: dict[int, str]) -> tuple[Rows, Rows, dict[int, str]]:
+        """Return, for the whole table, whose answer each answered row takes, these rows, and the rejected ones.
+
+        Args:
+            kept: rows of `without(table)` that were answered, in the order of their answers.
+            rejected: its other rows.
+        """
         place = np.full(len(self.first), -1)
         place[kept] = np.arange(len(kept))
         places = place[self.kind]
         answered = places >= 0
         reasons = {int(row): rejected[int(self.kind[row])] for row in np.flatnonzero(~answered)}
-        return {name: values[places[answered]] for name, values in outputs.items()}, np.flatnonzero(answered), reasons
+        return places[answered], np.flatnonzero(answered), reasons
 
 
 def repeats(table: pa.Table) -> Repeats | None:

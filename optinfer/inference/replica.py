@@ -7,6 +7,8 @@ there preprocessing takes turns with the model, as each would push the other's d
 
 A micro-batch that does not fit into memory is halved until it does. What was learned by that is kept: trying what did
 not fit again with every fragment would cost more than slightly smaller micro-batches do.
+
+Bad rows are told from a replica that answers nothing by a row that it is known to answer, the canary.
 """
 
 from __future__ import annotations
@@ -28,13 +30,16 @@ from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution
 from optinfer.errors import ConfigError, LoadError, NoVariantError
 from optinfer.families import Features
-from optinfer.inference.dedupe import repeats
+from optinfer.inference.answers import Piece, Scored, chosen, finished, finite, in_order, require_rows
+from optinfer.inference.dedupe import Repeats, repeats
 from optinfer.inference.feed import Feed, Limits, Rows
 from optinfer.inference.memory import ROW_TOO_LARGE, out_of_memory
+from optinfer.inference.preparing import culprits, described, prepare
 from optinfer.quiet import hush
 from optinfer.tracking.metrics import Stats
 
-Piece = tuple[Rows, Arrays]
+_ALL = np.array([], dtype=np.int64)
+_NOT_FINITE = "the model's output is not finite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,7 @@ class ReplicaSettings:
         max_batch_tokens: 0 takes the backend's measured best for the device.
         max_batch_size: 0 takes what suits the family's rows; a model that fixes its batch has the last word.
         dedupe: identical rows of a table are scored once.
+        canary: one row, a column per role, that the model is known to answer; None while nothing was proved.
     """
 
     family: str
@@ -62,26 +68,27 @@ class ReplicaSettings:
     max_batch_tokens: int = 0
     max_batch_size: int = 0
     dedupe: bool = True
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Outputs of the rows in `kept` (ascending), reasons for the others, and what it took."""
-
-    outputs: Arrays
-    kept: Rows
-    rejected: dict[int, str]
-    stats: Stats
+    canary: pa.Table | None = None
 
 
 class Replica:
-    """Loads on construction; `clock` gives seconds and is injected in tests.
+    """Loads on construction.
+
+    Args:
+        clock: gives seconds; injected in tests.
+        watch: is told before each step which rows of the table are now at work, none for all of them; whoever waits in
+            another process learns that this one is alive, and where it was when it is not.
 
     Attributes:
         max_batch_tokens, max_batch_size: the limits in force; they shrink when a micro-batch does not fit into memory.
     """
 
-    def __init__(self, settings: ReplicaSettings, clock: Callable[[], float] = perf_counter) -> None:
+    def __init__(
+        self,
+        settings: ReplicaSettings,
+        clock: Callable[[], float] = perf_counter,
+        watch: Callable[[Rows], None] = lambda rows: None,
+    ) -> None:
         hush()
         started = clock()
         family = plugins.load("families", settings.family)
@@ -100,6 +107,8 @@ class Replica:
             self.max_batch_size = min(self.max_batch_size, self.family.most_rows)
         self._few_shapes = getattr(backend, "PREPARES_EACH_SHAPE", False)
         self._dedupe = settings.dedupe
+        self._settings = settings
+        self._watch = watch
         self._helper = ThreadPoolExecutor(1, "optinfer-feed") if settings.device != "cpu" else None
         self._answered = False
         self._clock = clock
@@ -109,110 +118,157 @@ class Replica:
         self.load_seconds = clock() - started
 
     def score(self, table: pa.Table) -> Scored:
-        """Score every row of a table with one column per role."""
+        """Score every row of a table with one column per role.
+
+        Raises:
+            LoadError: the model answers no row at all, or not one entry a row.
+        """
         stats = Stats(rows_in=table.num_rows)
         asked = self._clock()
         with self._core:
             started = self._clock()
             repeated = repeats(table) if self._dedupe else None
-            features = self.family.preprocess(repeated.without(table) if repeated else table)
+            self._watch(_ALL)
+            ready = prepare(self.family, repeated.without(table) if repeated else table)
             stats.preprocess_seconds = self._clock() - started
-            rejected = dict(features.rejected)
-            rows = np.delete(np.arange(features.rows), list(rejected))
+            rejected: dict[int, str] = {}
+            work = _Work(ready.features, rejected, stats, _places(ready.rows, repeated))
             stats.wait_seconds, asked = started - asked, self._clock()
             with self._model:
                 stats.wait_seconds += self._clock() - asked
-                pieces = self._infer(features, rows, rejected, stats)
+                pieces = self._infer(work, ready.usable)
         started = self._clock()
-        outputs, kept = _restore_order(pieces)
-        outputs, kept = _reject_non_finite(outputs, kept, rejected)
+        self._watch(_ALL)
+        outputs, kept = in_order(pieces)
+        outputs, added, kept = self._finish(outputs, kept, rejected)
+        if rejected and not len(kept):
+            self._doubt(next(iter(rejected.values())), len(rejected))
+        kept, rejected = ready.rows[kept], ready.refused | {int(ready.rows[r]): why for r, why in rejected.items()}
         if repeated:
             stats.rows_deduplicated = repeated.rows_saved
-            outputs, kept, rejected = repeated.spread(outputs, kept, rejected)
+            places, kept, rejected = repeated.spread(kept, rejected)
+            outputs, added = chosen(outputs, places), added.take(pa.array(places))
         stats.postprocess_seconds = self._clock() - started
         stats.rows_out, stats.rows_quarantined = len(kept), len(rejected)
-        return Scored(outputs, kept, rejected, stats)
+        return Scored(outputs, added, kept, rejected, stats)
 
-    def as_table(self, scored: Scored) -> pa.Table:
-        """Return the columns the family adds, one row for each kept row."""
-        if not len(scored.kept):
-            return self.family.schema.empty_table()
-        return self.family.postprocess(scored.outputs)
+    def answer(self, features: Features, rows: Rows, pad_to: int = 0) -> Arrays:
+        """Return the model's outputs for some rows of `features` as one micro-batch, whatever the limits."""
+        self._watch(_ALL)
+        with self._model:
+            outputs: Arrays = self.session(features.collate(rows, pad_to=pad_to))
+        require_rows(outputs, self.family.outputs, len(rows))
+        return outputs
 
     def feed(self, features: Features, rows: Rows) -> Feed:
         """Return the micro-batches that `rows` of `features` make, as the model is given them."""
         return Feed(features, rows, self._limits, self._few_shapes, self.session, self._helper)
 
-    def _infer(self, features: Features, rows: Rows, rejected: dict[int, str], stats: Stats) -> list[Piece]:
+    def _infer(self, work: _Work, rows: Rows) -> list[Piece]:
         pieces: list[Piece] = []
         last_refusal = ""
-        with self.feed(features, rows) as feed:
+        with self.feed(work.features, rows) as feed:
             for batch in feed:
                 refusal = ""
                 try:
-                    pieces.append((batch, self._run(feed, features, batch, feed.inputs, stats)))
+                    pieces.append((batch, self._run(feed, work, batch, feed.inputs)))
                 except NoVariantError:
                     raise
                 except Exception as error:
                     if out_of_memory(error):
-                        refusal = last_refusal = f"{type(error).__name__}: {error}"
+                        refusal = last_refusal = described(error)
                     else:
-                        pieces += self._one_by_one(feed, features, batch, rejected, stats, error)
+                        pieces += self._one_by_one(feed, work, batch, error)
                 if refusal:  # only here is the error gone, which held all that the failed call had allocated
-                    self._make_room(feed, features, batch, rejected, stats)
+                    self._make_room(feed, work, batch)
                 self._answered = self._answered or bool(pieces)
-        if last_refusal and not self._answered and len(rows) > 1:
-            raise LoadError(f"the model answers no row here: {last_refusal}")
+        if last_refusal and not pieces:
+            self._doubt(last_refusal, len(rows))
         return pieces
 
-    def _make_room(self, feed: Feed, features: Features, batch: Rows, rejected: dict[int, str], stats: Stats) -> None:
+    def _make_room(self, feed: Feed, work: _Work, batch: Rows) -> None:
         """Lower the limits to half of a micro-batch that did not fit, and put it back; a row alone is rejected."""
-        stats.out_of_memory += 1
+        work.stats.out_of_memory += 1
         half = len(batch) // 2
         if not half:
-            rejected[int(batch[0])] = ROW_TOO_LARGE
+            work.rejected[int(batch[0])] = ROW_TOO_LARGE
         else:
-            if features.lengths is None:
+            if work.features.lengths is None:
                 self.max_batch_size = half
             else:
                 self.max_batch_tokens = half * max(feed.width(batch), 1)
             feed.put_back(batch, self._limits)
         self.session.free_memory()
 
-    def _one_by_one(
-        self,
-        feed: Feed,
-        features: Features,
-        batch: Rows,
-        rejected: dict[int, str],
-        stats: Stats,
-        error: Exception,
-    ) -> list[Piece]:
+    def _one_by_one(self, feed: Feed, work: _Work, batch: Rows, error: Exception) -> list[Piece]:
         """Try each row of a micro-batch that failed alone: one row may have broken it, only the culprit is rejected."""
+        if self._settings.canary is not None:
+            self._doubt(described(error), len(batch))
         pieces: list[Piece] = []
         for row in batch:
             alone = np.array([row])
             try:
-                pieces.append((alone, self._run(feed, features, alone, partial(feed.collate, alone), stats)))
+                pieces.append((alone, self._run(feed, work, alone, partial(feed.collate, alone))))
+            except NoVariantError:
+                raise
             except Exception as own:
-                stats.out_of_memory += out_of_memory(own)
-                rejected[int(row)] = ROW_TOO_LARGE if out_of_memory(own) else f"{type(own).__name__}: {own}"[:500]
-        if not (pieces or self._answered) and len(batch) > 1:
-            raise LoadError(f"the model answers no row here: {type(error).__name__}: {error}") from error
+                work.stats.out_of_memory += out_of_memory(own)
+                work.rejected[int(row)] = ROW_TOO_LARGE if out_of_memory(own) else described(own)
         return pieces
 
-    def _run(self, feed: Feed, features: Features, batch: Rows, inputs: Callable[[], Any], stats: Stats) -> Arrays:
+    def _doubt(self, reason: str, rows: int) -> None:
+        """Tell rows that cannot be answered from a replica that answers none, which is no reason to reject a row.
+
+        Raises:
+            LoadError: it does not answer the canary either, or has none and has answered nothing of several rows.
+        """
+        if self._answered:
+            return
+        if self._settings.canary is not None:
+            try:
+                ready = prepare(self.family, self._settings.canary)
+                finished(self.family, self.answer(ready.features, ready.usable), len(ready.usable))
+                self._answered = bool(len(ready.usable))
+            except Exception as error:
+                reason = described(error)
+        if not self._answered and (rows > 1 or self._settings.canary is not None):
+            raise LoadError(f"the model answers no row here: {reason}")
+
+    def _finish(self, outputs: Arrays, kept: Rows, rejected: dict[int, str]) -> tuple[Arrays, pa.Table, Rows]:
+        """Return outputs, finished columns and rows of the answers that can be used; the others are rejected."""
+        usable = finite(outputs, len(kept))
+        if not usable.all():
+            rejected |= dict.fromkeys(map(int, kept[~usable]), _NOT_FINITE)
+            outputs, kept = chosen(outputs, np.flatnonzero(usable)), kept[usable]
+        try:
+            return outputs, finished(self.family, outputs, len(kept)), kept
+        except NoVariantError:
+            raise
+        except Exception:
+            places = pa.table({"place": np.arange(len(kept))})
+            refused = culprits(lambda part: self._finished(outputs, part["place"].to_numpy()), places)
+            rejected |= {int(kept[place]): why for place, why in refused.items()}
+            good = np.delete(np.arange(len(kept)), list(refused))
+            return chosen(outputs, good), self._finished(outputs, good), kept[good]
+
+    def _finished(self, outputs: Arrays, places: Rows) -> pa.Table:
+        return finished(self.family, chosen(outputs, places), len(places))
+
+    def _run(self, feed: Feed, work: _Work, batch: Rows, inputs: Callable[[], Any]) -> Arrays:
+        self._watch(work.places(batch))
         started = self._clock()
         given = inputs()
         ready = self._clock()
         outputs: Arrays = self.session(given)
         seconds = self._clock() - ready
+        require_rows(outputs, self.family.outputs, len(batch))
+        stats = work.stats
         stats.preprocess_seconds += ready - started
         stats.infer_seconds += seconds
         stats.micro_batches += 1
         stats.latencies.add(seconds)
-        if features.lengths is not None:
-            stats.tokens += int(features.lengths[batch].sum())
+        if work.features.lengths is not None:
+            stats.tokens += int(work.features.lengths[batch].sum())
             stats.padded_tokens += feed.width(batch) * len(batch)
         return outputs
 
@@ -226,23 +282,21 @@ def on_one_core(device: str, threads: int) -> bool:
     return device == "cpu" and threads == 1
 
 
-def _restore_order(pieces: list[Piece]) -> tuple[Arrays, Rows]:
-    if not pieces:
-        return {}, np.array([], dtype=np.int64)
-    rows = np.concatenate([batch for batch, _ in pieces])
-    order = np.argsort(rows)
-    names = pieces[0][1]
-    return {name: np.concatenate([out[name] for _, out in pieces])[order] for name in names}, rows[order]
+@dataclass(frozen=True)
+class _Work:
+    """What is at work in one call: features, and what becomes of their rows.
+
+    Attributes:
+        places: from rows of `features` to the rows of the table that they answer for.
+    """
+
+    features: Features
+    rejected: dict[int, str]
+    stats: Stats
+    places: Callable[[Rows], Rows]
 
 
-def _reject_non_finite(outputs: Arrays, kept: Rows, rejected: dict[int, str]) -> tuple[Arrays, Rows]:
-    """Reject rows with NaN or infinity: a vector nobody can use must not pass for an answer."""
-    finite = np.ones(len(kept), dtype=bool)
-    for values in outputs.values():
-        if np.issubdtype(values.dtype, np.floating):
-            finite &= np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
-    for row in kept[~finite]:
-        rejected[int(row)] = "the model's output is not finite"
-    if finite.all():
-        return outputs, kept
-    return {name: values[finite] for name, values in outputs.items()}, kept[finite]
+def _places(rows: Rows, repeated: Repeats | None) -> Callable[[Rows], Rows]:
+    if repeated is None:
+        return lambda batch: rows[batch]
+    return lambda batch: np.flatnonzero(np.isin(repeated.kind, rows[batch]))

@@ -27,7 +27,7 @@ from optinfer.optimization.variants import Variant
 from optinfer.quiet import muted
 
 # Raised when artifacts are written in another way: older ones are then left alone and built anew.
-_LAYOUT = 2
+_LAYOUT = 3
 
 
 def keys(variant: Variant, model_digest: str, calibration_digest: str) -> list[str]:

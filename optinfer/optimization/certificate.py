@@ -7,7 +7,7 @@ run of a job pays nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,10 +17,14 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer import home
-from optinfer.families import Arrays, Features
-from optinfer.inference.replica import Replica, ReplicaSettings, Scored
+from optinfer.errors import LoadError
+from optinfer.families import Arrays, Reference
+from optinfer.inference.answers import Scored, joined
+from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.machine import gpu_memory_mb
+from optinfer.optimization.baseline import Answers
 from optinfer.optimization.gate import Fidelity, Truth, measure
+from optinfer.optimization.invariance import invariance, scale
 from optinfer.tracking.metrics import Stats, peak_rss_mb
 
 # Rounding moves a component by about 1e-7 of the output's scale in fp32 and 4e-3 in bf16, whose kernels differ by
@@ -29,10 +33,7 @@ _INVARIANT_WITHIN = {"bf16": 1e-2, "fp16": 2e-3}
 _INVARIANT_WITHIN_DEFAULT = 1e-3
 # Some models enlarge rounding: a variant may move as far as this many times what its fp32 baseline moves.
 _OF_THE_BASELINE = 2.0
-_INVARIANCE_ROWS = 8
-_NEIGHBOURS = 3
 _WARM_UP_ROWS = 16
-_OUTLIERS_AMONG = 128
 # The sample is scored in so many parts of the same lengths, whose speeds show the spread.
 _PARTS = 4
 _PART_ROWS = 64
@@ -44,6 +45,7 @@ class Certificate:
     """What was measured of one artifact on one sample. Seconds, megabytes, rows per second of one replica.
 
     Attributes:
+        reference: how the baseline, which `fidelity` compares with, was held against the model's own library.
         mismatch: how what the runtime says it executed differs from what was asked for; empty where it does not.
         rows_per_second_range: slowest and fastest part of the sample.
         peak_rss_mb: most memory of a process that does nothing else but load and score.
@@ -55,6 +57,7 @@ class Certificate:
     sample: str
     precision: str
     device: str
+    reference: Reference
     fidelity: Fidelity
     batch_invariant: bool
     largest_difference: float
@@ -81,16 +84,8 @@ class Certificate:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Answers:
-    """The baseline's outputs for the sample rows `kept`, the ones it could score; and how far neighbours move them."""
-
-    outputs: Arrays
-    kept: np.ndarray[Any, Any]
-    largest_difference: float
-
-
 def certify(
+    replica: Replica,
     variant: str,
     settings: ReplicaSettings,
     sample: pa.Table,
@@ -98,28 +93,39 @@ def certify(
     baseline: Answers,
     metric: str,
     key: str,
+    gpu_taken_mb: float = 0.0,
+    without: Sequence[int] = (),
 ) -> Certificate:
-    """Load a replica, measure it on `sample` (a column per role) against the baseline's outputs, and keep the result.
+    """Measure a replica on `sample` (a column per role) against the baseline's outputs, and keep the result.
 
-    `labels` are the true answers of the sample's rows, where the metric is about them.
+    Args:
+        replica: made of `settings`, but it scores equal rows each by itself: a sample's speed is that of rows the model
+            really sees.
+        labels: the true answers of the sample's rows, where the metric is about them.
+        gpu_taken_mb: memory of the GPU that was taken before it was loaded.
+        without: rows that would end this process; they count against the variant. Those that the baseline could not
+            answer are left out, too, and count for nobody.
     """
-    taken, total = gpu_memory_mb() if settings.device == "cuda" else (0.0, 0.0)
-    # A sample's speed is that of rows the model really sees.
-    replica = Replica(replace(settings, dedupe=False))
-    replica.score(sample.slice(0, _WARM_UP_ROWS))
-    scored, speeds = _score_in_parts(replica, sample)
-    cases = invariance(replica, sample)
+    rows = np.delete(np.arange(sample.num_rows), [*without, *baseline.rejected])
+    tried = sample.take(pa.array(rows))
+    replica.score(tried.slice(0, _WARM_UP_ROWS))
+    scored, speeds = _score_in_parts(replica, tried)
+    cases = invariance(replica, tried, scored)
+    scored = replace(scored, kept=rows[scored.kept])
     worst = max(cases.values(), default=0.0)
     executed = replica.session.executed()
     ran = (settings.artifact.precision, *executed["precisions"])
     truth = None if labels is None else Truth(labels[baseline.kept], replica.family.answers)
+    outputs, answered = aligned(scored, baseline)
+    used, total = gpu_memory_mb() if settings.device == "cuda" else (0.0, 0.0)
     certificate = Certificate(
         variant=variant,
         artifact=settings.artifact.key,
         sample=key,
         precision=settings.artifact.precision,
         device=settings.device,
-        fidelity=measure(metric, baseline.outputs, _aligned(scored, baseline), truth),
+        reference=baseline.reference,
+        fidelity=measure(metric, baseline.outputs, outputs, truth, answered),
         batch_invariant=bool(cases or replica.max_batch_size == 1) and worst <= _tolerance(ran, baseline),
         largest_difference=worst,
         invariance=cases,
@@ -133,7 +139,7 @@ def certify(
         padding_fraction=scored.stats.padding_fraction,
         threads=settings.threads,
         peak_rss_mb=peak_rss_mb(),
-        gpu_memory_mb=max(gpu_memory_mb()[0] - taken, 0.0) if total else 0.0,
+        gpu_memory_mb=max(used - gpu_taken_mb, 0.0),
         gpu_total_mb=total,
         artifact_mb=settings.artifact.size_bytes / 1e6,
         build_seconds=settings.artifact.build_seconds,
@@ -152,45 +158,8 @@ def read(artifact: str, key: str) -> Certificate | None:
         return None
     raw = json.loads(path.read_text())
     lists = {name: tuple(raw[name]) for name in ("notes", "rows_per_second_range")}
-    return Certificate(**{**raw, **lists, "fidelity": Fidelity(**raw["fidelity"])})
-
-
-def invariance(replica: Replica, sample: pa.Table) -> dict[str, float]:
-    """Return the largest difference of any output component between a row alone and the same row in company.
-
-    Cases: ordinary neighbours, outlier neighbours (the longest rows, or those with the largest inputs), and padding to
-    twice the length. Empty where no two rows could share a micro-batch.
-    """
-    features = replica.family.preprocess(sample)
-    rows = np.array([i for i in range(features.rows) if i not in features.rejected])
-    chosen = rows[:_INVARIANCE_ROWS]
-    if len(chosen) < 2 or replica.max_batch_size < 2:
-        return {}
-    alone = {int(r): replica.session(features.collate(np.array([r]))) for r in chosen}
-    companies = {"neighbours": rows, "outlier neighbours": _outliers_first(features, rows)}
-    worst: dict[str, float] = {}
-    for row in chosen:
-        for case, pool in companies.items():
-            others = [r for r in pool if r != row and features.may_share(r, row)][:_NEIGHBOURS]
-            if others:
-                together = replica.session(features.collate(np.array([row, *others])))
-                worst[case] = max(worst.get(case, 0.0), _difference(alone[int(row)], together))
-        if features.lengths is not None and not features.same_length:
-            padded = features.collate(np.array([row]), pad_to=2 * int(features.lengths[row]))
-            difference = _difference(alone[int(row)], replica.session(padded))
-            worst["padding"] = max(worst.get("padding", 0.0), difference)
-    return worst
-
-
-def _outliers_first(features: Features, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return rows, those that stretch a shared scale the most first."""
-    if features.lengths is not None:
-        sizes = features.lengths[rows]
-    else:
-        rows = rows[:_OUTLIERS_AMONG]
-        inputs = [features.collate(np.array([row])).values() for row in rows]
-        sizes = np.array([max(float(np.abs(a.astype(np.float64)).max(initial=0)) for a in given) for given in inputs])
-    return np.asarray(rows[np.argsort(-sizes, kind="stable")])
+    fidelity = Fidelity(**{**raw["fidelity"], "outputs": tuple(raw["fidelity"]["outputs"])})
+    return Certificate(**{**raw, **lists, "fidelity": fidelity, "reference": Reference(**raw["reference"])})
 
 
 def mismatch(settings: ReplicaSettings, executed: dict[str, Any]) -> str:
@@ -218,12 +187,7 @@ def _score_in_parts(replica: Replica, sample: pa.Table) -> tuple[Scored, list[fl
         scored = replica.score(sample.take(pa.array(rows)))
         pieces.append((rows, scored))
         speeds.append(scored.stats.rows_out / _busy(scored.stats))
-    kept = np.concatenate([rows[scored.kept] for rows, scored in pieces])
-    order = np.argsort(kept)
-    answered = [scored.outputs for _, scored in pieces if len(scored.kept)]
-    outputs = {name: np.concatenate([o[name] for o in answered])[order] for name in (answered[0] if answered else {})}
-    rejected = {int(rows[i]): why for rows, scored in pieces for i, why in scored.rejected.items()}
-    return Scored(outputs, kept[order], rejected, sum((s.stats for _, s in pieces), Stats())), speeds
+    return joined(pieces), speeds
 
 
 def _busy(stats: Stats) -> float:
@@ -232,25 +196,28 @@ def _busy(stats: Stats) -> float:
 
 def _tolerance(precisions: Iterable[str], baseline: Answers) -> float:
     """Return how far a component may move; the coarsest arithmetic that ran sets it."""
-    floats = [np.abs(v).max() for v in baseline.outputs.values() if v.size and np.issubdtype(v.dtype, np.floating)]
-    scale = max(map(float, floats), default=1.0)
-    within = max(_INVARIANT_WITHIN.get(name, _INVARIANT_WITHIN_DEFAULT) for name in precisions) * scale
-    return max(within, _OF_THE_BASELINE * baseline.largest_difference)
+    within = max(_INVARIANT_WITHIN.get(name, _INVARIANT_WITHIN_DEFAULT) for name in precisions)
+    return max(within * scale(baseline.outputs), _OF_THE_BASELINE * baseline.largest_difference)
 
 
-def _aligned(scored: Scored, baseline: Answers) -> Arrays:
-    """Return outputs for the baseline's rows; NaN where the variant has no answer, which agrees with nothing."""
-    aligned = {}
+def aligned(scored: Scored, baseline: Answers) -> tuple[Arrays, np.ndarray[Any, Any]]:
+    """Return outputs for the baseline's rows, in their own types, and whether the variant answered each.
+
+    Raises:
+        LoadError: an output has another shape than the baseline's.
+    """
+    _, ours, theirs = np.intersect1d(scored.kept, baseline.kept, return_indices=True)
+    answered = np.zeros(len(baseline.kept), dtype=bool)
+    answered[theirs] = True
+    outputs = {}
     for name, values in baseline.outputs.items():
-        aligned[name] = np.full(values.shape, np.nan, dtype=np.float32)
-        both, ours, theirs = np.intersect1d(scored.kept, baseline.kept, return_indices=True)
-        if len(both):
-            aligned[name][theirs] = scored.outputs[name][ours]
-    return aligned
-
-
-def _difference(alone: Arrays, company: Arrays) -> float:
-    return max(float(np.abs(alone[name][0].astype(np.float64) - company[name][0]).max()) for name in alone)
+        given = scored.outputs.get(name, values[:0])
+        if len(ours) and given.shape[1:] != values.shape[1:]:
+            raise LoadError(f"output {name!r} has rows of {given.shape[1:]}, the baseline's of {values.shape[1:]}")
+        outputs[name] = np.zeros(values.shape, dtype=given.dtype if len(ours) else values.dtype)
+        if len(ours):
+            outputs[name][theirs] = given[ours]
+    return outputs, answered
 
 
 def _path(artifact: str, key: str) -> Path:

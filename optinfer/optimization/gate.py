@@ -22,6 +22,8 @@ _RESAMPLES = 1000
 # A metric of the whole sample is computed anew for each resample, which is slower than a mean of row values.
 _RESAMPLES_OF_A_WHOLE = 200
 _TAIL = 2.5
+# Of a number, what arithmetic in another order may change.
+_ROUNDING = 1e-5
 
 Array = np.ndarray[Any, Any]
 # From row indices to the metric of (candidate, baseline) on these rows.
@@ -41,6 +43,7 @@ class Fidelity:
     """How good a variant's answers are on the sample.
 
     Attributes:
+        outputs: the model's outputs that were compared.
         value: the metric; `ci_low` and `ci_high` are its 95% interval.
         worst: the lowest row's value, or None for a metric of the whole sample.
         baseline: the same metric of the baseline: 1 where its own answers are the truth.
@@ -48,6 +51,7 @@ class Fidelity:
     """
 
     metric: str
+    outputs: tuple[str, ...]
     value: float
     ci_low: float
     ci_high: float
@@ -75,30 +79,76 @@ class GateResult:
 
 
 def cosine(baseline: Arrays, candidate: Arrays) -> Array:
-    """Return (rows,) cosine similarity of two vectors a row: 1 for one direction, 0 where an answer is NaN."""
-    a, b = (np.asarray(_main(x), dtype=np.float64).reshape(len(_main(x)), -1) for x in (baseline, candidate))
-    if a.shape[1] == 1:
+    """Return (rows,) cosine similarity of two vectors a row: 1 for one direction, 0 where an answer is NaN.
+
+    The least of all outputs that are vectors; one of whole numbers or texts has to be the same, else the row has 0.
+    """
+    found = []
+    for name, values in baseline.items():
+        a, b = flat(values), flat(candidate[name])
+        if not _is_float(values):
+            found.append(_same(a, b))
+        elif a.shape[1] > 1:
+            found.append(_cosine(a.astype(np.float64), b.astype(np.float64)))
+    if not any(_is_float(values) and flat(values).shape[1] > 1 for values in baseline.values()):
         raise ConfigError("gate.metric: cosine compares vectors, this model gives one number a row; use r2")
+    return np.min(found, axis=0)
+
+
+def top1_agreement(baseline: Arrays, candidate: Arrays) -> Array:
+    """Return (rows,) 1 where both answers have the same largest component (or are the same value), else 0."""
+    found = []
+    for name, values in baseline.items():
+        a, b = flat(values), flat(candidate[name])
+        vector = _is_float(values) and a.shape[1] > 1
+        found.append((a.argmax(axis=1) == b.argmax(axis=1)).astype(np.float64) if vector else _same(a, b))
+    return np.min(found, axis=0)
+
+
+def r2(baseline: Arrays, candidate: Arrays, answered: Array, rows: Array) -> float:
+    """Return the share of the baseline's variance over `rows` that the candidate explains; 1 is all of it.
+
+    The least of all outputs of real numbers. Texts, and whole numbers beside real ones, count by the share that agrees.
+    """
+    floats = [name for name, values in baseline.items() if _is_float(values)]
+    numbers = floats or [name for name, values in baseline.items() if values.dtype.kind in "iub"]
+    found = []
+    for name, values in baseline.items():
+        a, b = flat(values)[rows], flat(candidate[name])[rows]
+        if name in numbers:
+            found.append(_explained(a.astype(np.float64), b.astype(np.float64), answered[rows]))
+        else:
+            found.append(float((_same(a, b) * answered[rows]).mean()))
+    return min(found)
+
+
+def _cosine(a: Array, b: Array) -> Array:
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     similarity = np.where(norms == 0, (a == b).all(axis=1), (a * b).sum(axis=1) / np.maximum(norms, 1e-30))
     return np.nan_to_num(similarity, nan=0.0)
 
 
-def top1_agreement(baseline: Arrays, candidate: Arrays) -> Array:
-    """Return (rows,) 1 where both answers have the same largest component (or are the same number), else 0."""
-    a, b = (_main(x).reshape(len(_main(x)), -1) for x in (baseline, candidate))
-    answered = _answered(candidate)
-    same = (a == b).all(axis=1) if a.shape[1] == 1 else a.argmax(axis=1) == b.argmax(axis=1)
-    return np.asarray(same & answered, dtype=np.float64)
-
-
-def r2(baseline: Arrays, candidate: Arrays, rows: Array) -> float:
-    """Return the share of the baseline's variance over `rows` that the candidate explains; 1 is all of it."""
-    a, b = (np.asarray(_main(x)[rows], dtype=np.float64).reshape(len(rows), -1) for x in (baseline, candidate))
+def _explained(a: Array, b: Array, answered: Array) -> float:
     mean = a.mean(axis=0)
-    residual = ((a - np.where(np.isnan(b), mean, b)) ** 2).sum()  # a row without an answer explains nothing
-    total = ((a - mean) ** 2).sum()
-    return float(1 - residual / total) if total else float(residual == 0)
+    b = np.where(answered[:, None] & ~np.isnan(b), b, mean)  # a row without an answer explains nothing
+    residual, total = ((a - b) ** 2).sum(), ((a - mean) ** 2).sum()
+    rounding = _ROUNDING**2 * (a**2).sum()
+    if total <= rounding:  # an output that does not vary explains nothing: it has to be the same
+        return float(residual <= rounding and answered.all())
+    return float(1 - residual / total)
+
+
+def _same(a: Array, b: Array) -> Array:
+    return (a == b).all(axis=1).astype(np.float64)
+
+
+def _is_float(values: Array) -> bool:
+    return bool(np.issubdtype(values.dtype, np.floating))
+
+
+def flat(values: Array) -> Array:
+    """Return (rows, numbers a row)."""
+    return values.reshape(len(values), -1)
 
 
 BY_ROW: dict[str, Callable[[Arrays, Arrays], Array]] = {"cosine": cosine, "top1_agreement": top1_agreement}
@@ -127,21 +177,27 @@ def metric_of(gate: GateConfig, family_metrics: Sequence[str]) -> str:
     return metric
 
 
-def measure(metric: str, baseline: Arrays, candidate: Arrays, truth: Truth | None = None) -> Fidelity:
-    """Measure a candidate's outputs and the baseline's, of the same rows; NaN where the candidate has no answer.
+def measure(
+    metric: str, baseline: Arrays, candidate: Arrays, truth: Truth | None = None, answered: Array | None = None
+) -> Fidelity:
+    """Measure a candidate's outputs and the baseline's, of the same rows.
+
+    Args:
+        answered: (rows,) whether the candidate has an answer; None where it has all. NaN is none either.
 
     Raises:
         ConfigError: the metric cannot be computed from these outputs.
     """
-    rows = len(_main(baseline))
+    rows = len(next(iter(baseline.values())))
+    given = _answered(candidate, np.ones(rows, dtype=bool) if answered is None else answered)
     draws = np.random.default_rng(0).integers(rows, size=(_RESAMPLES, rows))
     worst = None
     if metric in BY_ROW or metric == ACCURACY:
-        ours, theirs = _by_row(metric, baseline, candidate, truth)
+        ours, theirs = _by_row(metric, baseline, candidate, given, truth)
         value, base, worst = float(ours.mean()), float(theirs.mean()), float(ours.min())
         values, bases = ours[draws].mean(axis=1), theirs[draws].mean(axis=1)
     else:
-        score = _of_a_whole(metric, baseline, candidate, truth)
+        score = _of_a_whole(metric, baseline, candidate, given, truth)
         value, base = score(np.arange(rows))
         values, bases = np.array([score(draw) for draw in draws[:_RESAMPLES_OF_A_WHOLE]]).T
     if metric == ACCURACY and base == 0:
@@ -153,7 +209,8 @@ def measure(metric: str, baseline: Arrays, candidate: Arrays, truth: Truth | Non
     low, high = np.percentile(values, [_TAIL, 100 - _TAIL])
     relative = float(_relative(np.array(value), np.array(base)))
     relative_low = float(np.percentile(_relative(values, bases), _TAIL))
-    return Fidelity(metric, value, float(low), float(high), worst, base, relative, relative_low, rows)
+    outputs = tuple(baseline)
+    return Fidelity(metric, outputs, value, float(low), float(high), worst, base, relative, relative_low, rows)
 
 
 def judge(
@@ -185,29 +242,28 @@ def _shortfall(gate: GateConfig, fidelity: Fidelity, value: float) -> str:
     )
 
 
-def _main(outputs: Arrays) -> Array:
-    """Return the output that is compared: the first of real numbers, else the first."""
-    return next((v for v in outputs.values() if np.issubdtype(v.dtype, np.floating)), next(iter(outputs.values())))
-
-
-def _by_row(metric: str, baseline: Arrays, candidate: Arrays, truth: Truth | None) -> tuple[Array, Array]:
+def _by_row(
+    metric: str, baseline: Arrays, candidate: Arrays, answered: Array, truth: Truth | None
+) -> tuple[Array, Array]:
     if truth is None:
-        return BY_ROW[metric](baseline, candidate), np.ones(len(_main(baseline)))
-    ours, theirs = (_correct(truth, outputs) for outputs in (candidate, baseline))
-    return ours, theirs
+        return BY_ROW[metric](baseline, candidate) * answered, np.ones(len(answered))
+    everything = np.ones(len(answered), dtype=bool)
+    return _correct(truth, candidate, answered), _correct(truth, baseline, _answered(baseline, everything))
 
 
-def _correct(truth: Truth, outputs: Arrays) -> Array:
+def _correct(truth: Truth, outputs: Arrays, answered: Array) -> Array:
     answers, labels = truth.answers(outputs), truth.labels
     if answers.dtype == object or labels.dtype == object:
         answers, labels = answers.astype(str), labels.astype(str)
-    return np.asarray((answers == labels) & _answered(outputs), dtype=np.float64)
+    return np.asarray((answers == labels) & answered, dtype=np.float64)
 
 
-def _answered(outputs: Arrays) -> Array:
-    """Return (rows,) whether the model gave an answer."""
-    values = _main(outputs)
-    return np.asarray(~np.isnan(values.reshape(len(values), -1).astype(np.float64)).any(axis=1))
+def _answered(outputs: Arrays, answered: Array) -> Array:
+    """Return (rows,) whether there is an answer, and no part of it is NaN."""
+    for values in outputs.values():
+        if _is_float(values):
+            answered = answered & ~np.isnan(flat(values)).any(axis=1)
+    return answered
 
 
 def _examples(truth: Truth | None, baseline: Arrays) -> str:
@@ -216,11 +272,11 @@ def _examples(truth: Truth | None, baseline: Arrays) -> str:
     return f"its answers are like {truth.answers(baseline)[:3].tolist()}, the labels like {truth.labels[:3].tolist()}"
 
 
-def _of_a_whole(metric: str, baseline: Arrays, candidate: Arrays, truth: Truth | None) -> Score:
+def _of_a_whole(metric: str, baseline: Arrays, candidate: Arrays, answered: Array, truth: Truth | None) -> Score:
     if truth is None:
-        return lambda rows: (r2(baseline, candidate, rows), 1.0)
+        return lambda rows: (r2(baseline, candidate, answered, rows), 1.0)
     scorer, labels = _scorer(metric), truth.labels
-    if missing := int((~_answered(candidate)).sum()):
+    if missing := int((~answered).sum()):
         raise GateError(f"{missing} of {len(labels)} sample rows have no answer, {metric} needs one for each")
     ours, theirs = (_given(truth.answers(outputs)) for outputs in (candidate, baseline))
     return lambda rows: (float(scorer(ours, rows, labels[rows])), float(scorer(theirs, rows, labels[rows])))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,26 +21,30 @@ from optinfer.config import JobConfig
 from optinfer.data.fragments import Fragment
 from optinfer.data.reading import FragmentReader
 from optinfer.data.sampling import digest, draw
-from optinfer.errors import ConfigError, NoVariantError
+from optinfer.errors import ConfigError
 from optinfer.families import Family, as_roles
-from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.inference.preparing import prepare
+from optinfer.inference.replica import ReplicaSettings
 from optinfer.machine import cpu_features, gpu, installed
+from optinfer.optimization import baseline as baselines
 from optinfer.optimization import certificate as certificates
+from optinfer.optimization.baseline import Answers, answers_apart, kept_apart, require_sound
 from optinfer.optimization.build import build, cached
-from optinfer.optimization.certificate import Answers, Certificate, invariance
+from optinfer.optimization.certificate import Certificate
 from optinfer.optimization.gate import metric_of
 from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.trial import certify_apart
-from optinfer.optimization.tuned import Lengths, Tuned, lookup
+from optinfer.optimization.tuned import NO_LENGTHS, Lengths, Tuned, lookup
 from optinfer.optimization.variants import BASELINES, Variant, catalog, require
 
 CALIBRATION_ROWS = 256
 # Raised when certificates hold other facts: older ones are then measured anew.
-_LAYOUT = 3
+_LAYOUT = 4
+# Raised when the same files of a model give other answers than before.
+_ANSWERS = 2
 _SHORTEST_TRIAL = 600.0
 # Enough to see whether rows have lengths at all.
 _FIRST_ROWS = 16
-_KEPT, _DIFFERS = "optinfer_kept_rows", "optinfer_largest_difference"
 
 
 class Workbench:
@@ -58,7 +62,7 @@ class Workbench:
             columns = list(dict.fromkeys([*columns, config.gate.label]))
         self.config = config
         # What the family makes of the files is part of what every artifact is built from.
-        settings = json.dumps([config.model.family, family_settings(config)], sort_keys=True)
+        settings = json.dumps([_ANSWERS, config.model.family, family_settings(config)], sort_keys=True)
         self.model = replace(model, key=hashlib.sha256(f"{model.key} {settings}".encode()).hexdigest()[:16])
         self.catalog = catalog(config)
         self.sample = draw(
@@ -114,7 +118,7 @@ class Workbench:
     def certify(self, variant: Variant, settings: ReplicaSettings) -> Certificate:
         if kept := self.certificate(settings):
             return kept
-        baseline = self._baseline
+        baseline = self.baseline
         self._report(f"certifying {variant.name} on {self.sample.gate.num_rows} rows")
         return certify_apart(
             variant.name,
@@ -133,18 +137,20 @@ class Workbench:
 
     @cached_property
     def lengths(self) -> Lengths:
-        """The tokens that the sample's rows take."""
-        return self.lengths_of(self.sample.gate)
+        """The tokens that the sample's rows take; none while nobody knows which of them can be scored at all."""
+        known = self.__dict__.get("baseline") or baselines.read(self._baseline_path)
+        if known is None:
+            return NO_LENGTHS
+        return self.lengths_of(self.sample.gate.take(pa.array(known.kept)))
 
     def lengths_of(self, rows: pa.Table) -> Lengths:
         """Return the tokens that source rows take; decodes no more than a few where rows have no lengths."""
         roles = self.roles(rows)
-        if self.family.preprocess(roles.slice(0, _FIRST_ROWS)).lengths is None:
+        if prepare(self.family, roles.slice(0, _FIRST_ROWS)).features.lengths is None:
             return Lengths()
-        features = self.family.preprocess(roles)
-        assert features.lengths is not None
-        scored = [i for i in range(features.rows) if i not in features.rejected]
-        return Lengths.of(features.lengths[scored])
+        ready = prepare(self.family, roles)
+        assert ready.features.lengths is not None
+        return Lengths.of(ready.features.lengths[ready.usable])
 
     @cached_property
     def tuned(self) -> Tuned | None:
@@ -169,29 +175,43 @@ class Workbench:
 
     @cached_property
     def _context(self) -> BuildContext:
-        return BuildContext(self.family, self.family.preprocess(self.roles(self.sample.calibration)))
+        rows = self.roles(self.sample.calibration)
+        if rows.num_rows:  # techniques run the model on them in this process, which none of them may end
+            rows = rows.take(pa.array(kept_apart(self._baseline_settings, rows)))
+        return BuildContext(self.family, prepare(self.family, rows).features)
 
     @cached_property
-    def _baseline(self) -> Answers:
-        """The baseline's outputs for the sample, kept on disk: every variant is compared with the same ones."""
+    def baseline(self) -> Answers:
+        """The baseline's outputs for the sample, kept on disk: every variant is compared with the same ones.
+
+        Raises:
+            NoVariantError: it can score none of its rows.
+            GateError: it is not what the model's own library makes of the model.
+        """
+        found = baselines.read(self._baseline_path)
+        if found is None:
+            variant, rows = BASELINES[self.model.format], self.sample.gate.num_rows
+            self._report(f"scoring {rows} sample rows with the baseline {variant}")
+            found = answers_apart(self._baseline_settings, self.roles(self.sample.gate), self._report)
+            home.put(self._baseline_path, found.packed())
+            self._report(found.reference.said)
+        require_sound(found, self.config.gate)
+        return found
+
+    @property
+    def canary(self) -> pa.Table:
+        """One row that the model is known to answer."""
+        return self.roles(self.sample.gate).take(pa.array(self.baseline.kept[:1]))
+
+    @property
+    def _baseline_settings(self) -> ReplicaSettings:
         variant = require(BASELINES[self.model.format], self.catalog)
-        settings = self.settings(variant, self.model, threads=os.cpu_count() or 1)
-        path = home.home() / "baselines" / f"{self.model.key}-{self._certificate_key(settings)}.npz"
-        if not path.is_file():
-            self._report(f"scoring {self.sample.gate.num_rows} sample rows with the baseline {variant.name}")
-            rows, replica = self.roles(self.sample.gate), Replica(settings)
-            scored = replica.score(rows)
-            if not len(scored.kept):
-                why = next(iter(scored.rejected.values()), "all rows have nulls")
-                raise NoVariantError(f"the sample has no row that the baseline can score: {why}; check source.columns")
-            differs = max(invariance(replica, rows).values(), default=0.0)
-            content = io.BytesIO()
-            arrays: Any = {**scored.outputs, _KEPT: scored.kept, _DIFFERS: np.array(differs)}
-            np.savez(content, **arrays)
-            home.put(path, content.getvalue())
-        with np.load(path, allow_pickle=False) as stored:
-            outputs = {name: stored[name] for name in stored.files if name not in (_KEPT, _DIFFERS)}
-            return Answers(outputs, stored[_KEPT], float(stored[_DIFFERS]))
+        return self.settings(variant, self.model, threads=os.cpu_count() or 1)
+
+    @property
+    def _baseline_path(self) -> Path:
+        key = self._certificate_key(self._baseline_settings)
+        return home.home() / "baselines" / f"{self.model.key}-{key}.npz"
 
     def roles(self, table: pa.Table) -> pa.Table:
         """Return source rows as the family sees them: one column per role."""
@@ -206,7 +226,7 @@ class Workbench:
             "labels": None if self._labels is None else self._labels.tolist(),
             "runs_on": [settings.backend, settings.device, *cpu_features()],
             "gpu": gpu() if settings.device == "cuda" else None,
-            "runtime": {name: installed(name) for name in backend.REQUIRES},
+            "runtime": {name: installed(name) for name in (*backend.REQUIRES, *self.family.libraries)},
             "metric": self.metric,
             "batching": [
                 settings.max_batch_tokens or backend.MAX_BATCH_TOKENS[settings.device],

@@ -113,9 +113,10 @@ def candidates(bench: Workbench, only: str | None = None) -> Iterator[Prepared]:
 
     Raises:
         UnavailableError: a named variant cannot run on this machine.
-        GateError: none passes.
+        GateError: none passes, or the baseline is not the model as its own library reads it.
     """
     config = bench.config
+    _ = bench.baseline  # the model itself is proved first, and says which rows of the sample can be scored
     if only is None and config.variant == AUTO:
         return _fastest_first(bench)
     named = [only] if only else [config.variant, *([config.gate.fallback] if config.gate.fallback else [])]
@@ -146,6 +147,7 @@ def prove_all(
         names: those to try; None tries all that the job knows.
         time_budget: seconds after which no further variant is tried, as long as one has passed.
     """
+    _ = bench.baseline
     started, passed = clock(), False
     wanted = bench.catalog if names is None else names
     baseline = BASELINES[bench.model.format]
@@ -169,7 +171,7 @@ def prove(bench: Workbench, variant: Variant, chosen_by_us: bool, tuned: Tuned |
 
     With `tuned` it is proved with the micro-batches that `optinfer tune` found, as it will score.
     """
-    settings = bench.settings(variant, bench.build(variant), tuned=tuned)
+    settings = replace(bench.settings(variant, bench.build(variant), tuned=tuned), canary=bench.canary)
     return _judged(bench, variant, settings, bench.certify(variant, settings), chosen_by_us, tuned)
 
 

@@ -1,71 +1,63 @@
 """Measures a candidate in a process of its own: one that crashes or hangs ends its trial, not the job.
 
-Its memory is its own, too, and so are the threads its runtime starts. `python -m optinfer.optimization.trial FILE` is
-the other side; FILE holds the pickled arguments of `certify`, written by the parent a moment before.
+Its memory is its own, too, and so are the threads its runtime starts. A row that ends the process is no row that the
+variant can answer: it is found, counts against the variant, and the others are measured.
 """
 
 from __future__ import annotations
 
-import os
-import pickle
-import signal
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import optinfer.errors
+import numpy as np
+import pyarrow as pa
+
 from optinfer.errors import OptinferError
+from optinfer.inference.isolation import Died, IsolatedReplica
+from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.machine import gpu_memory_mb
+from optinfer.optimization.baseline import Answers
 from optinfer.optimization.certificate import Certificate, certify
-from optinfer.quiet import muted
-
-_LAST_WORDS = 500
 
 
-def certify_apart(*arguments: Any, time_limit: float) -> Certificate:
-    """Return `certify(*arguments)`, run in a new process of at most `time_limit` seconds.
+def certify_apart(
+    variant: str,
+    settings: ReplicaSettings,
+    sample: pa.Table,
+    labels: np.ndarray[Any, Any] | None,
+    baseline: Answers,
+    metric: str,
+    key: str,
+    time_limit: float,
+) -> Certificate:
+    """Return `certify(...)` of a replica in a new process, which has at most `time_limit` seconds for it.
 
     Raises:
-        OptinferError: of the class the trial raised; or it died, or took too long.
+        OptinferError: of the class the trial raised; or it died with every row, or took too long.
     """
-    with tempfile.TemporaryDirectory(prefix="optinfer-trial-") as folder:
-        task, answer = Path(folder, "task"), Path(folder, "answer")
-        task.write_bytes(pickle.dumps(arguments))
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        command = [sys.executable, "-m", "optinfer.optimization.trial", str(task), str(answer)]
+    taken = gpu_memory_mb()[0] if settings.device == "cuda" else 0.0
+    arguments = (variant, settings, sample, labels, baseline, metric, key, taken)
+    with IsolatedReplica(replace(settings, dedupe=False)) as isolated:
         try:
-            ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=time_limit)
-        except subprocess.TimeoutExpired:
-            raise OptinferError(
-                f"measuring it took more than {time_limit:g} s and was ended; raise selection.time_budget"
-            ) from None
-        if not answer.is_file():
-            raise OptinferError(f"the process that measured it {_death(ended)}")
-        result = pickle.loads(answer.read_bytes())
-    if isinstance(result, Certificate):
-        return result
-    raise getattr(optinfer.errors, result[0], OptinferError)(result[1])
-
-
-def _death(ended: subprocess.CompletedProcess[str]) -> str:
-    code = ended.returncode
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return f"{how} {ended.stderr.strip()[-_LAST_WORDS:]}".strip()
-
-
-def _main(task: str, answer: str) -> None:
-    with muted():
+            return _measured(isolated, arguments, time_limit)
+        except Died as died:
+            if died.late:
+                raise OptinferError(
+                    f"measuring {variant} took more than {time_limit:g} s and was ended; raise selection.time_budget"
+                ) from None
+            rows = np.delete(np.arange(sample.num_rows), list(baseline.rejected))
+            deadly = rows[sorted(isolated.score(sample.take(pa.array(rows))).rejected)].tolist()
         try:
-            result: Any = certify(*pickle.loads(Path(task).read_bytes()))
-        except OptinferError as error:
-            result = (type(error).__name__, str(error))
-        except Exception as error:
-            result = (OptinferError.__name__, f"{type(error).__name__}: {error}")
-    aside = Path(f"{answer}.part")
-    aside.write_bytes(pickle.dumps(result))
-    aside.rename(answer)
+            return _measured(isolated, (*arguments, deadly), time_limit)
+        except Died as died:
+            raise OptinferError(f"the process that measured {variant} ended: {died}") from None
 
 
-if __name__ == "__main__":
-    _main(sys.argv[1], sys.argv[2])
+def certify_here(variant: str, settings: ReplicaSettings, *arguments: Any, time_limit: float = 0.0) -> Certificate:
+    """Do what `certify_apart` does in this process, which a row may end."""
+    return certify(Replica(replace(settings, dedupe=False)), variant, settings, *arguments)
+
+
+def _measured(isolated: IsolatedReplica, arguments: tuple[Any, ...], time_limit: float) -> Certificate:
+    certificate: Certificate = isolated.ask(certify, *arguments, time_limit=time_limit)
+    return certificate

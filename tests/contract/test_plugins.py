@@ -108,7 +108,7 @@ def require_a_round_trip(replica: Replica, case: Case) -> None:
     assert first.rejected[last]
     for name in replica.family.outputs:
         np.testing.assert_array_equal(first.outputs[name], second.outputs[name])
-    table = replica.as_table(first)
+    table = first.added
     assert table.schema == replica.family.schema
     assert table.num_rows == last
 
@@ -144,8 +144,8 @@ class TestFamily:
         case = cases(name)
         replica = replica_of(case, "torch", case.model)
         scored = replica.score(case.table.slice(case.table.num_rows - 1))
-        assert replica.as_table(scored).num_rows == 0
-        assert replica.as_table(scored).schema == replica.family.schema
+        assert scored.added.num_rows == 0
+        assert scored.added.schema == replica.family.schema
 
 
 @pytest.mark.parametrize("name", OWN["techniques"])

@@ -45,7 +45,7 @@ def sections(train: Any, tmp_path_factory: pytest.TempPathFactory, sample_table:
         family="text-embedding", family_settings={"max_length": LENGTH}, model=model, backend="torch", artifact=model
     )
     replica = Replica(settings)
-    vectors = replica.as_table(replica.score(table.select(["text"])))
+    vectors = replica.score(table.select(["text"])).added
     (folder / "embeddings").mkdir()
     pq.write_table(
         table.select(["id", "section"]).append_column("embedding", vectors["embedding"]),
@@ -153,7 +153,7 @@ def test_a_transformers_classifier_scores_with_its_own_head(classifier: Path) ->
 
     ours = replica(classifier)
     scored = ours.score(TEXTS)
-    table = ours.as_table(scored)
+    table = scored.added
     features = ours.family.preprocess(TEXTS).collate(np.array([0, 1]))
     theirs = AutoModelForSequenceClassification.from_pretrained(classifier)
     with torch.inference_mode():
@@ -166,7 +166,7 @@ def test_a_transformers_classifier_scores_with_its_own_head(classifier: Path) ->
 
 def test_top_k_gives_the_best_classes_first(classifier: Path) -> None:
     ours = replica(classifier, top_k=3)
-    rows = ours.as_table(ours.score(TEXTS)).to_pylist()
+    rows = ours.score(TEXTS).added.to_pylist()
     for row in rows:
         assert sorted(row["labels"]) == ["bad", "good", "so so"]
         assert row["scores"] == sorted(row["scores"], reverse=True)
@@ -184,7 +184,7 @@ def test_a_multi_label_model_scores_each_class_for_itself(classifier: Path, tmp_
     scored = ours.score(TEXTS)
     logits = scored.outputs["logits"][0]
     expected = sorted((1 / (1 + np.exp(-logits))).tolist(), reverse=True)
-    assert ours.as_table(scored).to_pylist()[0]["scores"] == pytest.approx(expected, abs=1e-5)
+    assert scored.added.to_pylist()[0]["scores"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_more_classes_than_there_are_is_refused(classifier: Path) -> None:

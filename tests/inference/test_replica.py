@@ -85,7 +85,7 @@ def test_null_texts_are_rejected_and_the_rest_is_scored(replica: Replica) -> Non
     scored = replica.score(texts("a", None, "b"))
     assert scored.kept.tolist() == [0, 2]
     assert scored.rejected == {1: "text is null"}
-    assert replica.as_table(scored).num_rows == 2
+    assert scored.added.num_rows == 2
 
 
 def test_empty_and_very_long_texts_are_scored(replica: Replica) -> None:
@@ -96,7 +96,7 @@ def test_empty_and_very_long_texts_are_scored(replica: Replica) -> None:
 
 def test_only_nulls_give_an_empty_table_with_the_schema(replica: Replica) -> None:
     scored = replica.score(texts(None, None))
-    table = replica.as_table(scored)
+    table = scored.added
     assert table.num_rows == 0
     assert table.schema == replica.family.schema
 
@@ -230,3 +230,97 @@ def test_an_artifact_the_backend_cannot_load_is_refused(settings: ReplicaSetting
     artifact = replace(settings.artifact, format="openvino")
     with pytest.raises(ConfigError, match="backend fake loads torch, onnx, not openvino"):
         Replica(replace(settings, artifact=artifact))
+
+
+def test_a_session_that_answers_with_another_number_of_rows_is_refused(replica: Replica) -> None:
+    """It would shift all later answers, and its own baseline would agree."""
+    break_session(replica, lambda inputs, outputs: {name: np.concatenate([v, v]) for name, v in outputs.items()})
+    with pytest.raises(LoadError, match="gives 6 rows of 'sentence_embedding' for 3 rows"):
+        replica.score(texts("a", "b", "c"))
+
+
+@pytest.mark.parametrize("lost", [slice(1, None), slice(0, -1)])
+def test_a_session_that_drops_a_row_is_refused_also_where_it_answered_before(replica: Replica, lost: slice) -> None:
+    replica.score(texts("a", "b"))
+    break_session(replica, lambda inputs, outputs: {name: v[lost] for name, v in outputs.items()})
+    with pytest.raises(LoadError, match="gives 1 rows of 'sentence_embedding' for 2 rows"):
+        replica.score(texts("c", "d"))
+
+
+def test_answers_whose_size_varies_are_refused(replica: Replica) -> None:
+    break_session(replica, lambda inputs, outputs: {"sentence_embedding": inputs["input_ids"].astype(np.float32)})
+    with pytest.raises(LoadError, match="one size for all rows is needed"):
+        replica.score(texts(*["one"] * 8, *[f"{i} words and more of them" for i in range(8)], "x", "y"))
+
+
+def test_a_text_that_no_reader_can_decode_costs_only_itself(replica: Replica) -> None:
+    raw = pa.array([b"good", b"caf\xe9 latin", b"\xed\xa0\x80 surrogate", b"better"], pa.binary())
+    column = pa.Array.from_buffers(pa.string(), 4, raw.buffers())
+    scored = replica.score(pa.table({"text": column}))
+    assert scored.kept.tolist() == [0, 3]
+    assert sorted(scored.rejected) == [1, 2]
+    assert all("UnicodeDecodeError" in why for why in scored.rejected.values())
+    expected = replica.score(texts("good", "better")).outputs["sentence_embedding"]
+    np.testing.assert_allclose(scored.outputs["sentence_embedding"], expected, atol=1e-6)
+
+
+def test_a_row_that_postprocess_cannot_finish_costs_only_itself(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, poison = replica.family.postprocess, replica.score(texts("bad")).outputs["sentence_embedding"][0, 0]
+
+    def picky(outputs: Arrays) -> pa.Table:
+        if np.isclose(outputs["sentence_embedding"][:, 0], poison).any():
+            raise KeyError("no such class")
+        return finish(outputs)
+
+    monkeypatch.setattr(replica.family, "postprocess", picky)
+    scored = replica.score(texts("good", "bad", "better", "bad"))
+    assert scored.kept.tolist() == [0, 2]
+    assert scored.rejected == dict.fromkeys([1, 3], "KeyError: 'no such class'")
+    assert scored.added.num_rows == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda table: table.slice(1), "gives 2 rows for the answers to 3"),
+        (lambda table: table.rename_columns(["vector"]), r"gives the columns vector .*, announced are embedding"),
+    ],
+)
+def test_a_postprocess_that_does_not_keep_to_rows_or_schema_is_refused(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch, wrong: Callable[[pa.Table], pa.Table], said: str
+) -> None:
+    finish = replica.family.postprocess
+    monkeypatch.setattr(replica.family, "postprocess", lambda outputs: wrong(finish(outputs)))
+    with pytest.raises(LoadError, match=said):
+        replica.score(texts("a", "b", "c"))
+
+
+def test_bad_rows_are_told_from_a_broken_model_by_a_row_that_it_answered_before(settings: ReplicaSettings) -> None:
+    width = {3: "no row may have three tokens"}
+
+    def broken(inputs: Arrays, outputs: Arrays) -> Arrays:
+        if why := width.get(inputs["input_ids"].shape[1]):
+            raise RuntimeError(why)
+        return outputs
+
+    replica = Replica(replace(settings, canary=texts("the canary sings")))
+    break_session(replica, broken)
+    assert (
+        list(replica.score(texts("a", "b", "c")).rejected.values())
+        == ["RuntimeError: no row may have three tokens"] * 3
+    )
+    replica = Replica(replace(settings, canary=texts("silent")))
+    break_session(replica, broken)
+    with pytest.raises(LoadError, match="answers no row here"):
+        replica.score(texts("a", "b", "c"))
+
+
+def test_it_says_which_rows_are_at_work(settings: ReplicaSettings) -> None:
+    """Repeated rows are at work together; nothing named means all."""
+    seen: list[list[int]] = []
+    replica = Replica(settings, watch=lambda rows: seen.append(rows.tolist()))
+    replica.score(texts("b", None, "a much longer text than the other", "b"))
+    assert [rows for rows in seen if rows] == [[0, 2, 3]] or sorted(map(tuple, filter(None, seen))) == [(0, 3), (2,)]
+    assert seen[0] == seen[-1] == []

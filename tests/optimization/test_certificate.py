@@ -13,7 +13,10 @@ import pytest
 from optinfer.backends import Arrays
 from optinfer.families._numbers import NumericFeatures, read_numbers
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.optimization.certificate import Answers, _outliers_first, certify, invariance, mismatch
+from optinfer.optimization.baseline import Answers
+from optinfer.optimization.certificate import mismatch
+from optinfer.optimization.invariance import invariance, outliers_first
+from optinfer.optimization.trial import certify_here
 from tests.conftest import located
 
 
@@ -28,7 +31,8 @@ TEXTS = pa.table({"text": [f"package {i} " + "word " * (i % 7) for i in range(20
 
 def test_a_session_that_shares_a_scale_is_seen_to_depend_on_neighbours(settings: ReplicaSettings) -> None:
     replica = Replica(settings)
-    assert max(invariance(replica, TEXTS).values()) == 0
+    scored = replica.score(TEXTS)
+    assert max(invariance(replica, TEXTS, scored).values()) == 0
     inner = replica.session
 
     class Scaled:
@@ -39,18 +43,18 @@ def test_a_session_that_shares_a_scale_is_seen_to_depend_on_neighbours(settings:
             return {name: np.round(values / step) * step for name, values in inner(inputs).items()}
 
     replica.session = Scaled()  # type: ignore[assignment]
-    cases = invariance(replica, TEXTS)
+    cases = invariance(replica, TEXTS, scored)
     assert cases["neighbours"] > 1e-3
     assert cases["outlier neighbours"] > 1e-3
 
 
 def test_outliers_are_the_longest_rows_or_those_with_the_largest_numbers(settings: ReplicaSettings) -> None:
     rows = np.arange(20)
-    longest = _outliers_first(Replica(settings).family.preprocess(TEXTS), rows)
+    longest = outliers_first(Replica(settings).family.preprocess(TEXTS), rows)
     assert longest[0] % 7 == 6
     ragged, _ = read_numbers(pa.array([[1.0, -2.0], [900.0, 0.0], [3.0, -70.0]]), "float32")
     numbers = NumericFeatures(rows=3, columns={"x": ragged}, dims={"x": (2,)})
-    assert _outliers_first(numbers, np.arange(3)).tolist() == [1, 2, 0]
+    assert outliers_first(numbers, np.arange(3)).tolist() == [1, 2, 0]
 
 
 def test_speed_is_measured_on_rows_the_model_really_sees(settings: ReplicaSettings, tmp_path: Path) -> None:
@@ -58,7 +62,7 @@ def test_speed_is_measured_on_rows_the_model_really_sees(settings: ReplicaSettin
     scored = Replica(settings).score(same)
     one_each = replace(settings, max_batch_size=1)
     baseline = Answers(scored.outputs, scored.kept, 0.0)
-    assert certify("fake", one_each, same, None, baseline, "cosine", tmp_path.name).micro_batches == 20
+    assert certify_here("fake", one_each, same, None, baseline, "cosine", tmp_path.name).micro_batches == 20
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from optinfer.errors import ConfigError, OptinferError
+from optinfer.errors import ConfigError, LoadError, OptinferError
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization import certificate as certificates
-from optinfer.optimization.certificate import Answers
+from optinfer.optimization.baseline import Answers
 from optinfer.optimization.trial import certify_apart
 from tests.conftest import located
 
@@ -47,9 +47,19 @@ def test_what_a_trial_measures_is_kept_for_the_next_job(arguments: list[Any]) ->
     assert 50 < certificate.peak_rss_mb < 5000
 
 
-def test_a_candidate_that_kills_its_process_leaves_the_job_alive(arguments: list[Any], tmp_path: Path) -> None:
-    with pytest.raises(OptinferError, match="was ended by SIGKILL"):
-        certify_apart(*faulty(arguments, tmp_path, die_at_width=20), time_limit=120)
+def test_rows_that_kill_the_candidates_process_count_against_it(arguments: list[Any], tmp_path: Path) -> None:
+    certificate = certify_apart(*faulty(arguments, tmp_path, die_at_width=28), time_limit=120)
+    lengths = Replica(arguments[1]).family.preprocess(TEXTS).lengths
+    assert lengths is not None
+    deadly = float((lengths >= 28).mean())
+    assert 0 < deadly < 0.2
+    assert certificate.fidelity.worst == 0.0
+    assert certificate.fidelity.value == pytest.approx(1 - deadly)
+
+
+def test_a_candidate_that_every_row_kills_leaves_the_job_alive(arguments: list[Any], tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="the replica's process ends with every row that was tried: SIGKILL"):
+        certify_apart(*faulty(arguments, tmp_path, die_at_width=1), time_limit=120)
 
 
 def test_a_candidate_that_hangs_is_ended(arguments: list[Any], tmp_path: Path) -> None:

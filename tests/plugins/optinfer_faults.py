@@ -7,6 +7,8 @@ Options (they arrive in the artifact's load_options):
     (a file `refuse` there): replicas cannot be loaded as long as it exists.
     die_once: the first replica that claims the file `die` here is killed.
     die_at_width: a replica that sees a micro-batch at least this many tokens wide is killed.
+    hang_at_width: a replica that sees a micro-batch at least this many tokens wide blocks for ever.
+    raise_at_width: a replica that sees a micro-batch of just this many tokens raises.
     die_at_rows: a replica that sees a micro-batch of at least this many rows is killed.
     sign: what a replica's answers are multiplied with, so that they tell one variant from another.
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +53,8 @@ class FaultySession(FakeSession):
         die_once: bool = False,
         die_at_width: int | None = None,
         die_at_rows: int | None = None,
+        hang_at_width: int | None = None,
+        raise_at_width: int | None = None,
         sign: int = 1,
     ) -> None:
         super().__init__(execution)
@@ -58,15 +63,23 @@ class FaultySession(FakeSession):
         self._die_once = die_once
         self._die_at_width = die_at_width
         self._die_at_rows = die_at_rows
+        self._hang_at_width = hang_at_width
+        self._raise_at_width = raise_at_width
         self._sign = sign
 
     def __call__(self, inputs: Arrays) -> Arrays:
         rows, width = next(iter(inputs.values())).shape[:2]
+        if "attention_mask" in inputs:  # padding is no row's fault
+            width = int(inputs["attention_mask"].sum(axis=1).max())
         too_large = (self._die_at_width and width >= self._die_at_width) or (
             self._die_at_rows and rows >= self._die_at_rows
         )
         if (self._die_once and self._claimed("die")) or too_large:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._hang_at_width and width >= self._hang_at_width:
+            threading.Event().wait()
+        if width == self._raise_at_width:
+            raise ValueError(f"no row may be {width} wide")
         calls = self._folder / "calls"
         (calls / uuid.uuid4().hex).touch()
         if self._hold_after is not None and len(os.listdir(calls)) > self._hold_after:
