@@ -52,12 +52,23 @@ class ModelConfig(_Part):
     family: str
     allow_pickle: bool = Field(False, description="load files that can run code when they are opened")
     max_length: PositiveInt | None = Field(None, description="tokens kept of each text; default: what the model says")
+    prompt: str | None = Field(None, description="put before each text; default: what the model's own files say")
+    prompt_name: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="the one of the model's own prompts that is put before each text"
+    )
+    truncate_dim: PositiveInt | None = Field(None, description="numbers kept of each vector; default: the model's own")
     top_k: PositiveInt | None = Field(None, description="classes returned for each row; default: 1")
     class_path: str | None = Field(None, alias="class", pattern=r"^[\w.]+:\w+$", description="module:Class")
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the class")
     outputs: dict[str, int] = Field(
         default_factory=dict, description="output -> numbers a row has in it (0: one plain number), for a class"
     )
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> ModelConfig:
+        if self.prompt is not None and self.prompt_name is not None:
+            raise ValueError("prompt and prompt_name are both set; keep one")
+        return self
 
 
 class RecipeConfig(_Part):
