@@ -120,7 +120,7 @@ def preview(planned: Planned) -> dict[str, Any]:
     left[[i for i in map(index_of, output.committed()) if i < len(left)]] = False
     todo, rows = int(left.sum()), int((plan.fragments.stop - plan.fragments.start)[left].sum())
     job = output.job()
-    warnings = [f"{redact(path)} is left out: {why}" for path, why in plan.bad_files]
+    warnings = list(plan.warnings)
     if job and job["fingerprint"] != planned.fingerprint:
         warnings.append(f"{output.shown} belongs to another job: `run` would refuse (exit 5)")
     measured = last_measured(planned)
