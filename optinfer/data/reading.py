@@ -66,12 +66,11 @@ class FragmentReader:
                 f"{redact(fragment.path)} changed since it was planned ({table.num_rows} of {fragment.rows} rows in "
                 f"{fragment.start}-{fragment.stop}); choose a new sink.path to score the new table"
             )
-        table = conform(table, fragment.cast)
         partition = {name: pa.scalar(value, pa.type_for_alias(kind)) for name, value, kind in fragment.partition}
         for name in self._columns:
             if name not in table.column_names:
                 table = table.append_column(name, pa.repeat(partition[name], fragment.rows))
-        return table.select(list(self._columns))
+        return conform(table.select(list(self._columns)), fragment.cast)
 
     def _rows(self, file: PinnedFile, fragment: Fragment) -> pa.Table:
         version = (fragment.path, file.size, file.version)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from optinfer.errors import ConfigError, redact, suggest
 
-_MOST_DIGITS = 76
+_MOST_DIGITS = {32: 9, 64: 18, 128: 38, 256: 76}  # of a decimal, by its bits
 _Kind = Callable[[pa.DataType], bool]
 _TEXTS: tuple[_Kind, ...] = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _BYTES: tuple[_Kind, ...] = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
@@ -107,15 +107,10 @@ def _wider_integer(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
 def _wider_decimal(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
     scale = max(a.scale, b.scale)
     digits = max(a.precision - a.scale, b.precision - b.scale) + scale
-    if digits > _MOST_DIGITS:
-        return None
-    return (
-        pa.decimal256(digits, scale) if max(a.bit_width, b.bit_width) > 128 or digits > 38 else _decimal(digits, scale)
-    )
-
-
-def _decimal(digits: int, scale: int) -> pa.DataType:
-    return pa.decimal128(digits, scale)
+    widest = max(a.bit_width, b.bit_width)
+    kinds = {32: pa.decimal32, 64: pa.decimal64, 128: pa.decimal128, 256: pa.decimal256}
+    fitting = (kind for bits, kind in kinds.items() if bits >= widest and digits <= _MOST_DIGITS[bits])
+    return next((kind(digits, scale) for kind in fitting), None)
 
 
 def _wider_nested(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
