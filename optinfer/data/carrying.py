@@ -1,7 +1,7 @@
 """Carried unchanged, or refused: what writing a column does to it is tried before anything is scored.
 
-A list of types that survive would be out of date with the next pyarrow. So a column without rows and one of nulls go the
-way that every part goes, and have to come back as they were.
+A list of types that survive would be out of date with the next pyarrow. So a column without rows and one of nulls go
+the way that every part goes, and have to come back as they were.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """A Parquet file's footer: its schema and row groups, and all that can be refused by looking at it alone.
 
-Encrypted files are recognized before pyarrow touches a column of theirs: it ends the process there, not the call.
+pyarrow ends the process, not the call, where it is asked for a column's metadata that is encrypted or damaged. So
+encrypted files are recognized before that, and the metadata of columns is first looked at on the way that reads take,
+where such an error is one that can be caught.
 """
 
 from __future__ import annotations
@@ -68,6 +70,7 @@ def read_footer(file: PinnedFile, path: str, partition: Partition, columns: set[
     (length,) = struct.unpack("<I", tail[-8:-4])
     if length - meta.serialized_size == _SIGNATURE_BYTES:
         raise ConfigError(_encrypted(path))
+    _require_sound(meta, [name for name in parquet.schema_arrow.names if name in columns])
     require_agreement(path, meta, partition, columns)
     _require_readable(path, meta, parquet.schema_arrow, columns)
     groups = _groups(meta, columns)
@@ -78,6 +81,45 @@ def read_footer(file: PinnedFile, path: str, partition: Partition, columns: set[
 
 def _encrypted(path: str) -> str:
     return f"{redact(path)} is an encrypted Parquet file, and there are no keys here; write a decrypted copy to score"
+
+
+class _NoBytes:
+    """A file that gives no byte, and remembers that it was asked for one."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return offset
+
+    def tell(self) -> int:
+        return 2**62  # its size, as Arrow finds it out
+
+    def read(self, count: int) -> bytes:
+        self.asked = True
+        raise OSError("no bytes here")
+
+    def close(self) -> None:
+        pass
+
+
+def _require_sound(meta: pq.FileMetaData, columns: list[str]) -> None:
+    """Let Arrow look at the metadata of columns in every row group as it does before it reads them.
+
+    Raises:
+        ArrowException, OSError: it refuses one.
+    """
+    file = _NoBytes()
+    parquet = pq.ParquetFile(file, metadata=meta, pre_buffer=True)
+    for group in range(meta.num_row_groups if columns else 0):
+        file.asked = False
+        try:
+            parquet.read_row_group(group, columns=columns, use_threads=False)
+        except (pa.ArrowException, OSError):
+            if not file.asked:
+                raise
 
 
 def leaves_of(meta: pq.FileMetaData, columns: Collection[str]) -> dict[int, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from optinfer.data.fragments import Fragment, Plan
 from optinfer.data.reading import FragmentReader
 from optinfer.data.sampling import draw
 from optinfer.data.source import plan_source
-from optinfer.errors import CorruptFileError, SourceError
+from optinfer.errors import ConfigError, CorruptFileError, SourceError
 from tests.data import flaky_store
 from tests.data.flaky_store import Fault, FlakyStore
 
@@ -165,7 +167,7 @@ def test_reads_of_an_object_are_conditional_on_what_was_opened(bucket: str) -> N
     put(f"{bucket}/a.parquet", content())
     file = pinned.opened(f"{bucket}/a.parquet")
     put(f"{bucket}/a.parquet", content("next"))
-    with pytest.raises(OSError):  # noqa: PT011 - the store's own words differ
+    with pytest.raises(OSError):
         file.read(100)
     with pytest.raises(pinned.ChangedError):
         file.hold()
@@ -245,20 +247,27 @@ def test_a_local_file_written_over_while_its_footer_is_read_is_said(
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for no one: what the product does in minutes takes a fraction of a second."""
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.3)
-    monkeypatch.setattr(patience, "FIRST_WAIT_SECONDS", 0.01)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask again at once, where the product waits for up to twenty seconds."""
+    monkeypatch.setattr(patience, "FIRST_WAIT_SECONDS", 0.001)
     monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
 
 
 @pytest.fixture
-def flaky(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, impatient: None) -> Iterator[FlakyStore]:
-    monkeypatch.setattr("s3fs.S3FileSystem.cachable", False)
+def impatient(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up soon: what the product does after minutes comes in a fraction of a second."""
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.1)
+
+
+@pytest.fixture
+def flaky(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, quick: None) -> Iterator[FlakyStore]:
+    file_system: Any = fsspec.get_filesystem_class("s3")
     with flaky_store.in_front_of(s3_endpoint) as store:
         monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+        file_system.clear_instance_cache()  # what was connected before, and what is here
         yield store
+    file_system.clear_instance_cache()
 
 
 FAULTS: dict[str, Fault] = {
@@ -278,38 +287,27 @@ def fault(request: pytest.FixtureRequest) -> Fault:
     return FAULTS[request.param]
 
 
-def test_a_fragment_is_read_when_the_outage_is_over(
+def test_footers_and_fragments_are_read_when_the_outage_is_over(
     bucket: str, flaky: FlakyStore, fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(f"{bucket}/a.parquet", content())
-    fragment = plan(f"{bucket}/").fragments[1]
+    flaky.faults = [fault]
+    fragment = plan(f"{bucket}/", on_bad_file="quarantine").fragments[1]
     flaky.faults = [fault] * 2
-    with caplog.at_level(logging.WARNING, "optinfer"):
-        assert read(fragment) == rows()["text"].to_pylist()[16:32]
-    assert [r.message.partition(": ")[0] for r in caplog.records] == [f"cannot read {bucket}/a.parquet"]
+    assert read(fragment) == rows()["text"].to_pylist()[16:32]
+    said = [r.message.partition(": ")[0] for r in caplog.records if r.name.startswith("optinfer")]
+    assert said == [f"cannot read {bucket}/a.parquet"] * 2  # once for each read, however often it is tried
 
 
+@pytest.mark.usefixtures("impatient")
 def test_an_outage_that_lasts_ends_the_job_and_blames_no_file(bucket: str, flaky: FlakyStore, fault: Fault) -> None:
     put(f"{bucket}/a.parquet", content())
     fragment = plan(f"{bucket}/").fragments[1]
     flaky.forever = fault
-    with pytest.raises(SourceError, match=r"cannot read .*check credentials, permissions, endpoint") as raised:
-        read(fragment)
-    assert not isinstance(raised.value, CorruptFileError)
-
-
-def test_an_outage_while_planning_leaves_no_file_out(bucket: str, flaky: FlakyStore, fault: Fault) -> None:
-    for name in ("a", "b"):
-        put(f"{bucket}/{name}.parquet", content())
-    flaky.forever = fault
-    with pytest.raises(SourceError, match=r"cannot read .*check credentials, permissions, endpoint"):
-        plan(f"{bucket}/", on_bad_file="quarantine")
-
-
-def test_footers_are_read_when_the_outage_is_over(bucket: str, flaky: FlakyStore, fault: Fault) -> None:
-    put(f"{bucket}/a.parquet", content())
-    flaky.faults = [fault]
-    assert plan(f"{bucket}/", on_bad_file="quarantine").rows == ROWS
+    for attempt in (lambda: read(fragment), lambda: plan(f"{bucket}/", on_bad_file="quarantine")):
+        with pytest.raises(SourceError, match=r"cannot read .*check credentials, permissions, endpoint") as raised:
+            attempt()
+        assert not isinstance(raised.value, CorruptFileError)
 
 
 def test_a_byte_that_flips_on_the_way_is_fetched_again(bucket: str, flaky: FlakyStore) -> None:
@@ -320,7 +318,7 @@ def test_a_byte_that_flips_on_the_way_is_fetched_again(bucket: str, flaky: Flaky
     assert not flaky.faults
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), OSError(errno.ESTALE, "Stale handle")])
 def test_a_disk_that_fails_is_no_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
     (tmp_path / "a.parquet").write_bytes(content())
@@ -334,7 +332,8 @@ def test_a_disk_that_fails_is_no_bad_file(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "pread", sometimes)
     assert read(fragment) == rows()["text"].to_pylist()[16:32]
-    answers.extend([error] * 10_000)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.1)
+    answers.extend([error] * 100_000)
     with pytest.raises(SourceError, match=r"cannot read .*a\.parquet: OSError") as raised:
         read(fragment)
     assert not isinstance(raised.value, CorruptFileError)
@@ -368,14 +367,45 @@ def test_what_the_decoder_refuses_is_a_corrupt_file_and_only_those_rows(folder: 
         read(fragments[1])
 
 
-@pytest.mark.parametrize("byte", range(0, 2400, 40))
-def test_no_flipped_byte_gives_other_rows_or_the_stores_blame(tmp_path: Path, byte: int) -> None:
+@pytest.mark.parametrize("byte", range(0, 2900, 100))
+def test_no_flipped_byte_gives_other_rows(tmp_path: Path, byte: int) -> None:
     """With page checksums, as many writers set them, a damaged file is right or refused, whichever byte it is."""
     data = bytearray(content(write_page_checksum=True))
     data[byte % len(data)] ^= 0x20
     (tmp_path / "a.parquet").write_bytes(bytes(data))
     try:
-        assert [text for f in plan(tmp_path).fragments for text in read(f)] == rows()["text"].to_pylist()
-    except (SourceError, Exception) as error:
-        assert not isinstance(error, AssertionError), "other rows than were written"
-        assert isinstance(error, SourceError) or type(error).__name__ == "ConfigError"
+        found = [text for f in plan(tmp_path).fragments for text in read(f)]
+    except (SourceError, ConfigError):  # of columns that are not there any more, say
+        return
+    assert found == rows()["text"].to_pylist()
+
+
+DAMAGED_FOOTERS = """
+import sys
+from optinfer.data.footer import read_footer
+from optinfer.data.pinned import opened
+
+path = sys.argv[1]
+whole = open(path, "rb").read()
+start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+for at in range(start, len(whole)):
+    for bits in (0x01, 0x20):
+        with open(path, "r+b") as file:
+            file.seek(at)
+            file.write(bytes([whole[at] ^ bits]))
+        try:
+            read_footer(opened(path), path, (), {"id", "text"})
+        except Exception:
+            pass
+        with open(path, "r+b") as file:
+            file.seek(at)
+            file.write(whole[at : at + 1])
+print("alive")
+"""
+
+
+def test_no_damaged_footer_ends_the_process(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(content(write_page_checksum=True))
+    command = [sys.executable, "-c", DAMAGED_FOOTERS, str(tmp_path / "a.parquet")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.stdout == "alive\n", ended.stderr[-300:]
