@@ -77,6 +77,7 @@ def _listed(fs: Any, stripped: str, shown: str, local: bool) -> Listing:
             raise ConfigError(_nothing_at(fs, stripped, shown))
     refuse_foreign(fs, shown, root, names, whole=not pattern)
     seen = sorted(name for name in names if not _hidden(name, root))
+    seen = _without_second_names(seen) if local else seen
     files = tuple(_url(fs, name, local) for name in seen if name.lower().endswith(_SUFFIXES))
     left_out = tuple(
         name.removeprefix(root).lstrip("/") for name in seen if names[name] and not name.lower().endswith(_SUFFIXES)
@@ -126,6 +127,15 @@ def _size(name: str, info: dict[str, Any], local: bool) -> int:
         return os.stat(name).st_size
     except OSError:  # a link to nothing: whoever reads it says so
         return 1
+
+
+def _without_second_names(names: list[str]) -> list[str]:
+    """Leave out links to files that are listed anyway: `latest.parquet` would give its rows twice."""
+    real = {name: os.path.realpath(name) for name in names}
+    kept: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: (real[name] != name, name)):
+        kept.setdefault(real[name], name)
+    return sorted(kept.values())
 
 
 def _walk(folder: str, within: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:

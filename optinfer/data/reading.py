@@ -76,6 +76,8 @@ class FragmentReader:
         version = (fragment.path, file.size, file.version)
         parquet, edges = self._open(file, version)
         physical = [c for c in self._columns if c in parquet.schema_arrow.names]
+        if not physical:  # partitions are all that is read; a table without columns would have no rows either
+            return pa.table({"": pa.repeat(True, min(fragment.stop, int(edges[-1])) - fragment.start)})
         pieces = []
         for group in np.flatnonzero((edges[:-1] < fragment.stop) & (edges[1:] > fragment.start)).tolist():
             first, last = max(fragment.start, edges[group]), min(fragment.stop, edges[group + 1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import subprocess
 import sys
@@ -291,9 +290,9 @@ def test_footers_and_fragments_are_read_when_the_outage_is_over(
     bucket: str, flaky: FlakyStore, fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(f"{bucket}/a.parquet", content())
-    flaky.faults = [fault]
+    flaky.faults = [fault] * 3
     fragment = plan(f"{bucket}/", on_bad_file="quarantine").fragments[1]
-    flaky.faults = [fault] * 2
+    flaky.faults = [fault] * 3
     assert read(fragment) == rows()["text"].to_pylist()[16:32]
     said = [r.message.partition(": ")[0] for r in caplog.records if r.name.startswith("optinfer")]
     assert said == [f"cannot read {bucket}/a.parquet"] * 2  # once for each read, however often it is tried
