@@ -85,8 +85,8 @@ def run(config: JobConfig, address: str | None = None, say: Say = _silent) -> di
         tracker = MlflowTracker(config.tracking.uri or home.default_tracking_uri(), config.tracking.experiment)
         with Recorder(home.runs() / summary.run_id, tracker, time.time, say) as recorder:
             recorder.event("start", run_name=f"{config.name} {config.variant}", **summary.start(planned))
-            for path, reason in planned.plan.bad_files:
-                recorder.warn(f"{redact(path)} is left out: {reason}")
+            for line in planned.plan.warnings:
+                recorder.warn(line)
             tally = Tally(planned.plan.rows, config.sink.error_threshold)
             if planned.plan.rows == 0:
                 output.commit_empty(planned.plan, planned.fingerprint, planned.schema)

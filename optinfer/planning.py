@@ -17,6 +17,7 @@ from optinfer import plugins
 from optinfer.artifact import Artifact
 from optinfer.config import AUTO, JobConfig
 from optinfer.data.account import index_of
+from optinfer.data.carrying import require_carried
 from optinfer.data.fragments import Plan, rows_for_model
 from optinfer.data.lock import holder, is_live
 from optinfer.data.output import Output, fingerprint
@@ -89,6 +90,7 @@ def plan_job(config: JobConfig) -> Planned:
     plan = plan_source(config.source, list(dict.fromkeys(needed)), wanted_rows)
     family.check(plan.schema, config.source.columns)
     carried = pa.schema([plan.schema.field(name) for name in config.sink.columns])
+    require_carried(carried)
     _check_sink(config, family.schema.names)
     fields = {
         "source": {
@@ -120,7 +122,7 @@ def preview(planned: Planned) -> dict[str, Any]:
     left[[i for i in map(index_of, output.committed()) if i < len(left)]] = False
     todo, rows = int(left.sum()), int((plan.fragments.stop - plan.fragments.start)[left].sum())
     job = output.job()
-    warnings = [f"{redact(path)} is left out: {why}" for path, why in plan.bad_files]
+    warnings = list(plan.warnings)
     if job and job["fingerprint"] != planned.fingerprint:
         warnings.append(f"{output.shown} belongs to another job: `run` would refuse (exit 5)")
     measured = last_measured(planned)

@@ -54,8 +54,9 @@ def reaching(url: str) -> Iterator[None]:
 
 
 def version_of(info: dict[str, Any]) -> str:
-    """Return what tells a file from one that replaced it: its etag or modification time, as fsspec knows it."""
-    return str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "").strip('"')
+    """Return what tells an object from one that replaced it, as fsspec knows it: an etag, a generation or a time."""
+    known = ("ETag", "etag", "generation", "md5Hash", "last_modified", "LastModified", "updated", "mtime", "created")
+    return str(next((info[name] for name in known if info.get(name)), "")).strip('"')
 
 
 def is_local(url: str) -> bool:

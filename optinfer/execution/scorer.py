@@ -23,7 +23,7 @@ import pyarrow as pa
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
 from optinfer.data.reading import FragmentReader
-from optinfer.errors import AccountingError, LoadError, NoVariantError, OptinferError, RowError, SourceError, redact
+from optinfer.errors import AccountingError, CorruptFileError, LoadError, NoVariantError, OptinferError, RowError, redact
 from optinfer.families import Columns, as_roles
 from optinfer.inference.answers import Scored
 from optinfer.inference.isolation import IsolatedReplica
@@ -125,7 +125,7 @@ class FragmentScorer:
         started = perf_counter()
         try:
             table = self._reader.read(fragment)
-        except SourceError as error:
+        except CorruptFileError as error:
             if self._task.on_bad_file == "raise":
                 raise
             return self._commit(fragment, part, *self._unreadable(fragment, str(error)), Stats(rows_in=fragment.rows))
