@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from optinfer.errors import ConfigError, OptinferError, redact
 
 STATE = "_optinfer"
 _RETRIES_ON_CONFLICT = 5
+# Somebody may remove the whole folder between the steps of one write, and again.
+_RETRIES_ON_REMOVAL = 5
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -102,16 +104,27 @@ class Folder:
         raise AssertionError("unreachable")
 
     def _link_new(self, name: str, data: bytes) -> bool:
-        target = Path(self.url, name)
-        staged = self._stage(data)
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(staged, target)
+            self._from_stage(name, data, os.link)
         except FileExistsError:
             return False
-        finally:
-            staged.unlink()
         return True
+
+    def _from_stage(self, name: str, data: bytes, take: Callable[[Path, Path], None]) -> None:
+        """Write `data` aside and let `take` put it at its name; again where the folder was removed meanwhile."""
+        target = Path(self.url, name)
+        for attempt in range(_RETRIES_ON_REMOVAL):
+            staged = None
+            try:
+                staged = self._stage(data)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                return take(staged, target)
+            except FileNotFoundError:
+                if attempt + 1 == _RETRIES_ON_REMOVAL:
+                    raise
+            finally:
+                if staged is not None:
+                    staged.unlink(missing_ok=True)
 
     def _stage(self, data: bytes) -> Path:
         """Write `data` durably under a name no reader looks at."""
@@ -126,9 +139,7 @@ class Folder:
     def put(self, name: str, data: bytes) -> None:
         """Write `name`, replacing what is there; readers see the old or the new, never a part."""
         if is_local(self.url):
-            target = Path(self.url, name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self._stage(data), target)
+            self._from_stage(name, data, os.replace)
         else:
             fs, path = self._at(name)
             fs.pipe_file(path, data)
@@ -159,9 +170,47 @@ class Folder:
         except FileNotFoundError:
             return []
 
-    def _listed(self, under: str) -> list[str]:
-        if is_local(self.url):  # fsspec would ask for every file's size and times
+    def _listed(self, under: str) -> Iterable[str]:
+        if is_local(self.url):  # scandir would ask for every file's size
             return os.listdir(Path(self.url, under))
+        return (name for name, _ in self.entries(under))
+
+    def entries(self, under: str = "") -> Iterator[tuple[str, int | None]]:
+        """Yield (name, bytes) of what lies directly in the folder (or `under` it), page by page; a folder has None."""
         fs, root = self._fs_path
-        entries = fs.ls(f"{root}/{under}" if under else root, detail=False)
-        return [entry.rstrip("/").rpartition("/")[2] for entry in entries]
+        at = f"{root}/{under}" if under else root
+        with contextlib.suppress(FileNotFoundError):
+            if is_local(self.url):
+                yield from _scanned(at)
+            elif "s3" in fs.protocol:
+                yield from _paged(fs, at)
+            else:
+                for info in fs.ls(at, detail=True):
+                    name = info["name"].rstrip("/").rpartition("/")[2]
+                    yield name, None if info["type"] == "directory" else int(info["size"])
+
+
+def _scanned(at: str) -> Iterator[tuple[str, int | None]]:
+    with os.scandir(at) as found:
+        for entry in found:
+            try:
+                yield entry.name, None if entry.is_dir() else entry.stat().st_size
+            except FileNotFoundError:  # removed since, or a link to nothing: a reader finds nothing there either
+                continue
+
+
+def _paged(fs: Any, at: str) -> Iterator[tuple[str, int | None]]:
+    """List S3 itself: s3fs keeps a dictionary an object, a gigabyte for a million."""
+    bucket, key, _ = fs.split_path(at)
+    prefix = f"{key}/" if key else ""
+    more: dict[str, str] = {}
+    while True:
+        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, Delimiter="/", **fs.req_kw, **more)
+        for below in page.get("CommonPrefixes", ()):
+            yield below["Prefix"].removeprefix(prefix).rstrip("/"), None
+        for found in page.get("Contents", ()):
+            if name := found["Key"].removeprefix(prefix):  # else the marker of the folder itself
+                yield name, int(found["Size"])
+        if not page.get("IsTruncated"):
+            return
+        more = {"ContinuationToken": page["NextContinuationToken"]}

@@ -65,6 +65,7 @@ class Receipt:
         replica: the process that made it, `pid@node`.
         load_started: when its actor began to load the model, in seconds since the epoch, as is `committed`.
         max_batch_tokens, max_batch_size: the limits of a micro-batch that its replica has come to.
+        sha256: of the part as it was put; `quarantine_file` and its bytes lie beside it.
     """
 
     fragment: int
@@ -81,6 +82,19 @@ class Receipt:
     peak_rss_mb: float
     max_batch_tokens: int
     max_batch_size: int
+    sha256: str | None = None
+    quarantine_file: str | None = None
+    quarantine_bytes: int | None = None
+
+    @property
+    def files(self) -> dict[str, Any]:
+        """What the commit left in the folder."""
+        return {
+            "bytes": self.stats.bytes_out,
+            "sha256": self.sha256,
+            "quarantine_file": self.quarantine_file,
+            "quarantine_bytes": self.quarantine_bytes,
+        }
 
 
 class FragmentScorer:
@@ -200,6 +214,7 @@ class FragmentScorer:
             "peak_rss_mb": peak_rss_mb(),
             "max_batch_tokens": self._replica.max_batch_tokens,
             "max_batch_size": self._replica.max_batch_size,
+            **{name: record.get(name) for name in ("sha256", "quarantine_file", "quarantine_bytes")},
         }
 
     def _unreadable(self, fragment: Fragment, reason: str) -> tuple[pa.Table, pa.Table, dict[int, str]]:

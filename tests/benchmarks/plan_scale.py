@@ -47,7 +47,8 @@ import pyarrow.parquet as pq
 
 from optinfer.config import JobConfig, parse_job
 from optinfer.data.account import Accounts
-from optinfer.data.output import FOOTER_KEY, Output
+from optinfer.data.output import Output
+from optinfer.data.parts import FOOTER_KEY
 from optinfer.data.storage import STATE
 from optinfer.execution.pipeline import Todo
 from optinfer.planning import Planned, plan_job, status
