@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from optinfer.data.account import Accounts
-from optinfer.data.fragments import Fragment, Plan
 from optinfer.data.binding import fingerprint
+from optinfer.data.fragments import Fragment, Plan
 from optinfer.data.output import Output
 from optinfer.data.parts import FOOTER_KEY
 from optinfer.errors import OutputConflictError
