@@ -137,3 +137,56 @@ def test_rows_are_counted_by_the_variant_that_answered_whether_accounts_or_foote
     kept.flush()
     found = output.resume(accounts(output), PLAN).rows_by_variant
     assert found == {"fast": 2 * ROWS, "slow": ROWS, "unnamed": ROWS}
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"garbage"])
+def test_an_account_that_cannot_be_read_is_dropped_and_its_parts_are_opened(output: Output, content: bytes) -> None:
+    commit(output, 1, 4)
+    count(output, accounts(output), 1, 4)
+    (name,) = output.folder.names(under="_optinfer/accounts")
+    output.folder.put(f"_optinfer/accounts/{name}", content)
+    found = output.resume(accounts(output), PLAN)
+    assert (sorted(found.fragments.tolist()), found.dropped) == ([1, 4], (f"_optinfer/accounts/{name}",))
+    assert name not in output.folder.names(under="_optinfer/accounts")
+    assert output.resume(accounts(output), PLAN).dropped == ()
+
+
+def test_parts_that_were_opened_are_in_an_account_from_then_on(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(output, 1, 4)
+    first = output.resume(accounts(output), PLAN)
+    refuse_to_open(output, monkeypatch)
+    assert output.resume(accounts(output), PLAN).rows_in == first.rows_in == 2 * ROWS
+
+
+def test_of_two_accounts_the_one_counts_whose_size_is_there(output: Output) -> None:
+    commit(output, 1)
+    kept = accounts(output)
+    kept.add("a1", 1, ROWS, ROWS, 0, bytes=12)
+    kept.flush()
+    count(output, kept, 1)
+    kept.add("a1", 1, ROWS, ROWS, 0, bytes=13)
+    kept.flush()
+    found = output.resume(accounts(output), PLAN)
+    assert (found.fragments.tolist(), found.rows_quarantined, found.damaged) == ([1], 1, ())
+
+
+def test_a_part_of_another_size_than_every_account_says_is_removed(output: Output) -> None:
+    commit(output, 1)
+    kept = accounts(output)
+    kept.add("a1", 1, ROWS, ROWS, 0, bytes=12)
+    kept.flush()
+    found = output.resume(accounts(output), PLAN)
+    assert (found.fragments.tolist(), output.committed()) == ([], set())
+    assert found.damaged[0].endswith("bytes, 12 were written")
+
+
+def test_a_fragment_that_is_scored_again_replaces_its_receipt(output: Output) -> None:
+    kept = accounts(output)
+    kept.add("a1", 0, ROWS, ROWS, 0, variant="v", bytes=10)
+    kept.add("a1", 1, ROWS, ROWS, 0, variant="v", bytes=11)
+    lost = kept.forget(np.array([1]))
+    assert (lost.rows_in, lost.rows_by_variant) == (ROWS, {"v": ROWS})
+    kept.add("a1", 1, ROWS, ROWS - 1, 1, variant="v", bytes=12)
+    kept.add("a1", 0, ROWS, ROWS, 0, variant="v", bytes=13)
+    table = kept.table().sort_by("fragment")
+    assert (table["fragment"].to_pylist(), table["bytes"].to_pylist()) == ([0, 1], [13, 12])

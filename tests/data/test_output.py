@@ -250,3 +250,85 @@ def test_an_output_is_bound_to_both_variants(output: Output) -> None:
     assert (output.bound_variant(), output.bound_beside()) == ("a", "b")
     with pytest.raises(OutputConflictError, match=r"filled by a \(artifact 1\) and b \(artifact 2\), .* use a \(arti"):
         output.bind_variant({"variant": "a", "artifact": "1"})
+
+
+def reasons(output: Output, name: str) -> list[str]:
+    with output.folder.open(name) as file:
+        found: list[str] = pq.read_table(file)["_reason"].to_pylist()
+    return found
+
+
+def told(reason: str, *numbers: int) -> pa.Table:
+    return bad(*numbers).set_column(2, "_reason", [[reason] * len(numbers)])
+
+
+def test_a_row_is_once_in_quarantine_whatever_its_reason_was_called(
+    output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as dying:  # between its quarantine file and its part
+        put = output.folder.put_new
+        dying.setattr(output.folder, "put_new", lambda name, data: name == PART or put(name, data))
+        output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("cuda: out of memory at 0x1", 2))
+    assert output.committed() == set()
+    record = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("out of memory at 0x2", 2))
+    (name,) = output.folder.names(under="_quarantine")
+    assert record["quarantine_file"] == f"_quarantine/{name}"
+    assert record["quarantine_bytes"] == len(stored(output, record["quarantine_file"]))
+    assert reasons(output, record["quarantine_file"]) == ["cuda: out of memory at 0x1"]
+
+
+@pytest.mark.parametrize("left", [b"", b"PAR1 cut"])
+def test_a_quarantine_file_that_is_no_whole_one_is_put_again(output: Output, left: bytes) -> None:
+    name = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("odd", 2))["quarantine_file"]
+    output.folder.delete(PART)
+    output.folder.put(name, left)
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("odd", 2))
+    assert reasons(output, name) == ["odd"]
+
+
+def test_attempts_that_race_leave_the_winners_quarantine_file(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, raced = output.folder.put_new, []
+
+    def overtaken(name: str, data: bytes) -> bool:
+        if name == PART and not raced:  # another attempt goes from start to end before this one's part
+            raced.append(name)
+            output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("in other words", 2))
+        return put(name, data)
+
+    monkeypatch.setattr(output.folder, "put_new", overtaken)
+    record = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("odd", 2))
+    assert [f"_quarantine/{name}" for name in output.folder.names(under="_quarantine")] == [record["quarantine_file"]]
+    assert len(stored(output, record["quarantine_file"])) == record["quarantine_bytes"]
+
+
+@pytest.mark.parametrize("there", [b"", b"PAR1", b"not a part at all"], ids=["empty", "cut", "garbage"])
+def test_what_lies_at_a_parts_name_and_is_none_gives_way(output: Output, there: bytes) -> None:
+    output.folder.put(PART, there)
+    record = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    assert len(stored(output, PART)) == record["bytes"]
+    assert output.committed_record(PART) == record
+
+
+def test_a_part_that_was_written_again_with_fewer_rows_is_none(tmp_path: Path) -> None:
+    output = Output(str(tmp_path))
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    table = pq.read_table(tmp_path / PART)
+    pq.write_table(table.slice(1), tmp_path / PART)  # our footer is kept
+    assert output.committed_record(PART) is None
+
+
+def test_a_folder_that_goes_while_a_file_is_put_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+    import shutil
+
+    output, link, left = Output(str(tmp_path / "out")), os.link, [2]
+
+    def removed_before(staged: Path, target: Path) -> None:
+        if left[0]:
+            left[0] -= 1
+            shutil.rmtree(tmp_path / "out")
+        link(staged, target)
+
+    monkeypatch.setattr(os, "link", removed_before)
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    assert (output.committed(), left) == ({PART}, [0])

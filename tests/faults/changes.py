@@ -73,6 +73,9 @@ class Place:
             f["name"].rpartition("/")[2] for f in found if f["type"] == "file" and not f["name"].endswith("/")
         )
 
+    def __contains__(self, name: str) -> bool:
+        return bool(self.fs.exists(f"{self.root}/{name}"))
+
     def parts(self) -> list[str]:
         return [name for name in self.names() if name.startswith("part-")]
 

@@ -254,8 +254,17 @@ def as_before(here: Place, manifest: bool = True) -> None:
 
 
 class TestFinished:
-    @damages
-    @pytest.mark.parametrize("before", [False, True], ids=["", "by the version before"])
+    @pytest.mark.parametrize(
+        ("damage", "before"),
+        [
+            *[pytest.param(damage, False, id=name) for name, damage in DAMAGES.items()],
+            # Nobody knows the sizes.
+            *[
+                pytest.param(DAMAGES[name], True, id=f"{name}, of the version before")
+                for name in ("deleted", "emptied")
+            ],
+        ],
+    )
     def test_a_part_that_no_longer_agrees_is_said_and_made_again(
         self, damage: Damage, before: bool, here: Place, source: Path, make_job: MakeJob
     ) -> None:
@@ -265,8 +274,6 @@ class TestFinished:
         if before:
             as_before(here)
             assert (status(here.url)["state"], optinfer.run(job)["status"]) == ("done", "nothing to do")
-        if before and damage not in (DAMAGES["deleted"], DAMAGES["emptied"]):
-            return  # nobody knows the sizes
         damage(here)
         found = status(here.url)
         assert (found["state"], found["fragments_committed"]) == ("damaged", 3)
@@ -326,24 +333,34 @@ STATE_FILES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[1]", b"PAR1 garbage PAR1", None], ids=["empty", "cut", "other", "garbage", "gone"]
-)
+CONTENTS = {"empty": b"", "cut": b"{", "other": b"[1]", "garbage": b"PAR1 garbage PAR1", "gone": None}
+
+
+def spoil(here: Place, name: str, content: bytes | None) -> None:
+    for each in [name] if name else [f"_optinfer/accounts/{n}" for n in here.names("_optinfer/accounts")]:
+        if content is not None:
+            here.write(each, content)
+        elif each in here:
+            here.unlink(each)
+
+
 class TestState:
-    @pytest.mark.parametrize("name", STATE_FILES.values(), ids=STATE_FILES)
+    @pytest.mark.parametrize(
+        ("names", "content"),
+        [
+            *[pytest.param([name], b"PAR1 garbage PAR1", id=key) for key, name in STATE_FILES.items()],
+            *[pytest.param(list(STATE_FILES.values()), content, id=f"all {key}") for key, content in CONTENTS.items()],
+        ],
+    )
     def test_state_that_is_garbage_is_made_again(
-        self, name: str, content: bytes | None, here: Place, source: Path, make_job: MakeJob
+        self, names: list[str], content: bytes | None, here: Place, source: Path, make_job: MakeJob
     ) -> None:
         job = make_job(source, here.url)
         optinfer.run(job)
-        names = [name] if name else [f"_optinfer/accounts/{n}" for n in here.names("_optinfer/accounts")]
-        for each in names:
-            if content is not None:
-                here.write(each, content)
-            elif name != STATE_FILES["lock"]:
-                here.unlink(each)
+        for name in names:
+            spoil(here, name, content)
         here.unlink(PART)  # so that there is something to do
-        if name == STATE_FILES["job"]:
+        if STATE_FILES["job"] in names:
             with pytest.raises(
                 errors.ConfigError, match=r"cannot be read; `optinfer run`|not the output of an optinfer"
             ):
@@ -356,17 +373,26 @@ class TestState:
         assert (record["status"], record["fragments_resumed"], record["rows_out"]) == ("done", 3, ROWS)
         assert holds_every_row(here, source)
         assert status(here.url)["state"] == "done"
-        if not name and content is not None:
-            assert any("cannot be read and is dropped" in line for line in said)
+        dropped = any("cannot be read and is dropped" in line for line in said)
+        assert dropped == ("" in names and content is not None)
 
-    @pytest.mark.parametrize("name", ["job", "plan", "variant", "lock"])
+    @pytest.mark.parametrize("content", [b"", b"[1]", b"PAR1 garbage PAR1"], ids=["empty", "other", "garbage"])
     def test_an_output_without_parts_is_bound_anew(
-        self, name: str, content: bytes | None, here: Place, source: Path, make_job: MakeJob
+        self, content: bytes, here: Place, source: Path, make_job: MakeJob
     ) -> None:
-        if content is None:
-            return
-        here.write(STATE_FILES[name], content)
+        for name in STATE_FILES.values():
+            spoil(here, name, content)
         assert optinfer.run(make_job(source, here.url))["rows_out"] == ROWS
+
+    def test_success_over_a_manifest_that_is_garbage_is_not_believed(
+        self, here: Place, source: Path, make_job: MakeJob
+    ) -> None:
+        job = make_job(source, here.url)
+        optinfer.run(job)
+        here.cut("_manifest.json", 200)
+        assert status(here.url)["damage"] == ["_SUCCESS is there, and _manifest.json is missing, or cannot be read"]
+        assert optinfer.run(job)["fragments_resumed"] == 4
+        assert optinfer.run(job)["status"] == "nothing to do"
 
 
 class TestStrangers:
