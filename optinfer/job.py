@@ -215,8 +215,7 @@ def _lost(run: _Run) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
 def _commit_nothing(run: _Run, _: np.ndarray[Any, Any]) -> None:
     """Leave an output with a schema where the table is empty."""
     record = run.output.commit_empty(run.planned.plan, run.planned.fingerprint, run.planned.schema)
-    files = {name: record[name] for name in ("bytes", "sha256", "quarantine_file", "quarantine_bytes")}
-    run.accounts.add("", 0, 0, 0, 0, **files)
+    run.accounts.add("", 0, 0, 0, 0, bytes=record["bytes"], sha256=record["sha256"])
 
 
 def _stream(prepared: Prepared, run: _Run, left: np.ndarray[Any, Any]) -> None:

@@ -117,6 +117,7 @@ class Summary:
             **speeds,
             "forecast": None,
             "status": "nothing to do",
+            "fragments_scored_again": 0,
             "seconds": seconds,
             "fragments_resumed": run["fragments"],
         }

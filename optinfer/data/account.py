@@ -25,8 +25,14 @@ _FOLDER = f"{STATE}/accounts"
 _RECEIPTS_AN_ACCOUNT = 500
 _COUNTS = ("fragment", "rows_in", "rows_out", "rows_quarantined")
 _MAKERS = ("artifact", "variant")
-# Of the files: size and digest of the part, name and size of its quarantine file. Accounts of before lack them.
-_FILES = {"bytes": pa.int64(), "sha256": pa.string(), "quarantine_file": pa.string(), "quarantine_bytes": pa.int64()}
+# Of the files: size, digest and stamp of the part, name and size of its quarantine file. Accounts of before lack them.
+_FILES = {
+    "bytes": pa.int64(),
+    "sha256": pa.string(),
+    "stamp": pa.int64(),
+    "quarantine_file": pa.string(),
+    "quarantine_bytes": pa.int64(),
+}
 _UNNAMED = "unnamed"  # by a part, or its account, of before variants were recorded
 SCHEMA = pa.schema(
     [*((name, pa.int64()) for name in _COUNTS), *((name, pa.string()) for name in _MAKERS), *_FILES.items()]
@@ -101,7 +107,7 @@ class Accounts:
         """Count one committed fragment; it is written with others.
 
         Args:
-            files: `bytes`, `sha256`, `quarantine_file` and `quarantine_bytes` of what lies in the folder.
+            files: what lies in the folder: `bytes`, `sha256`, `stamp`, `quarantine_file`, `quarantine_bytes`.
         """
         counts = dict(zip(_COUNTS, (fragment, rows_in, rows_out, rows_quarantined), strict=True))
         self._open.append({**counts, "artifact": artifact, "variant": variant, **files})

@@ -88,7 +88,7 @@ class Binding(Parts):
         self._state[name] = data
 
     def _has_parts(self) -> bool:
-        return any(_is_part(name) for name, _ in self.folder.entries())
+        return any(_is_part(entry.name) for entry in self.folder.entries())
 
     def bound_variant(self) -> str | None:
         """Return the variant that committed rows here, None while none did, or none is known."""

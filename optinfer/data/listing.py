@@ -32,11 +32,13 @@ class Listing:
 
     Attributes:
         sizes: (fragments,) bytes of each fragment's part, -1 where it is not there.
+        stamps: (fragments,) what changes when a part is written again; 0 where it is not known.
         quarantined: columns `file` (as footers name it) and `bytes`.
         foreign: files that a reader would take for rows of this output, and no fragment has such a part.
     """
 
     sizes: np.ndarray[Any, Any]
+    stamps: np.ndarray[Any, Any]
     quarantined: pa.Table
     foreign: tuple[str, ...]
 
@@ -77,29 +79,29 @@ def few(lines: tuple[str, ...]) -> tuple[str, ...]:
 
 def listed(folder: Folder, total: int) -> Listing:
     """List the output of `total` fragments; that of an empty table has one part all the same."""
-    sizes = np.full(max(total, 1), ABSENT, dtype=np.int64)
+    sizes, stamps = np.full(max(total, 1), ABSENT, dtype=np.int64), np.zeros(max(total, 1), dtype=np.int64)
     is_part = re.compile(rf"part-(\d{{{part_digits(total)}}})\.parquet").fullmatch
     foreign: list[str] = []
-    for name, size in folder.entries():
+    for name, size, stamp in folder.entries():
         found = is_part(name)
         if found and size is not None and (index := int(found[1])) < len(sizes):
-            sizes[index] = size
+            sizes[index], stamps[index] = size, stamp
         elif size is None:
             foreign += () if name.startswith(("_", ".")) else _below(folder, name)
         elif name.lower().endswith(_READ_BY_OTHERS):
             foreign.append(name)
     names, lengths = [], []
-    for name, size in folder.entries(QUARANTINE):
+    for name, size, _ in folder.entries(QUARANTINE):
         if size is not None:
             names.append(f"{QUARANTINE}/{name}")
             lengths.append(size)
     quarantined = pa.table({"file": pa.array(names, pa.string()), "bytes": pa.array(lengths, pa.int64())})
-    return Listing(sizes, quarantined, tuple(sorted(foreign)))
+    return Listing(sizes, stamps, quarantined, tuple(sorted(foreign)))
 
 
 def _below(folder: Folder, under: str) -> Iterator[str]:
     """Yield the Parquet files in a folder that some readers would enter."""
-    for name, size in folder.entries(under):
+    for name, size, _ in folder.entries(under):
         if size is None:
             yield from _below(folder, f"{under}/{name}")
         elif name.lower().endswith(_READ_BY_OTHERS):
@@ -121,6 +123,14 @@ def differences(listing: Listing, committed: pa.Table, total: int) -> Difference
     lost = np.array(sorted(reasons), dtype=np.int64)
     orphans, strange = _unnamed(listing, committed)
     return Differences(lost, tuple(reasons[i] for i in lost.tolist()), orphans, (*listing.foreign, *strange))
+
+
+def written_again(listing: Listing, committed: pa.Table) -> np.ndarray[Any, Any]:
+    """Return the fragments whose part has the size that was put, and was written again since: content may differ."""
+    fragments = committed.column("fragment").to_numpy()
+    size, stamp = _known(committed.column("bytes")), committed.column("stamp").fill_null(0).to_numpy()
+    now = listing.stamps[fragments]
+    return fragments[(listing.sizes[fragments] == size) & (stamp != 0) & (now != 0) & (now != stamp)]
 
 
 def _known(sizes: pa.ChunkedArray) -> np.ndarray[Any, Any]:

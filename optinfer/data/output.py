@@ -26,7 +26,7 @@ from optinfer.data import inventory
 from optinfer.data.account import Accounts, Committed, committed, from_footers
 from optinfer.data.binding import Binding
 from optinfer.data.fragments import Plan, part_name
-from optinfer.data.listing import Differences, Listing, differences, few, listed
+from optinfer.data.listing import Differences, Listing, differences, few, listed, written_again
 from optinfer.data.parts import as_json
 from optinfer.data.storage import STATE
 from optinfer.errors import AccountingError, OutputConflictError
@@ -40,7 +40,10 @@ class Output(Binding):
 
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest of a finished job, None while it is unfinished, or where the manifest is garbage."""
-        return self._json_file("_manifest.json", "run") if self.folder.read("_SUCCESS") is not None else None
+        if self.folder.read("_SUCCESS") is None:
+            return None
+        found = self._json_file("_manifest.json", "run")
+        return found if found and isinstance(found["run"], dict) else None
 
     def finished(self, fingerprint: str) -> dict[str, Any] | None:
         """Return the manifest where the job of this fingerprint is done already."""
@@ -80,9 +83,9 @@ class Output(Binding):
         self._refuse(listing.foreign)
         known = _latest(told, listing.sizes)
         unknown = np.setdiff1d(listing.fragments, known.column("fragment").to_numpy())
-        opened, unreadable = self._open(accounts.fingerprint, unknown, listing.sizes, plan)
+        opened, unreadable = self._open(accounts.fingerprint, unknown, listing, plan)
         both = pa.concat_tables([known, opened])
-        wrong = differences(listing, both, total)
+        wrong = self._differences(listing, both, total)
         lost = np.union1d(wrong.lost, np.array(list(unreadable), dtype=np.int64))
         self.remove(lost, both, total)
         for name in dropped:
@@ -93,7 +96,7 @@ class Output(Binding):
         return committed(pa.concat_tables([known, opened]), damaged, dropped)
 
     def _open(
-        self, fingerprint: str, fragments: np.ndarray[Any, Any], sizes: np.ndarray[Any, Any], plan: Plan
+        self, fingerprint: str, fragments: np.ndarray[Any, Any], listing: Listing, plan: Plan
     ) -> tuple[pa.Table, dict[int, str]]:
         """Read the records of parts; return them as accounts, and what is wrong with the others, by fragment."""
         total, wrong, found = len(plan.fragments), {}, []
@@ -102,16 +105,17 @@ class Output(Binding):
         for index, name, record in zip(fragments.tolist(), names, records, strict=True):
             rows = plan.fragments[index].rows if total else 0
             if record is None:
-                wrong[index] = f"{name} ({sizes[index]:,} bytes) is cut short, or not by optinfer"
-            elif (record["fragment"], record["rows_in"]) != (index, rows):
-                wrong[index] = f"{name} holds fragment {record['fragment']}, {record['rows_in']} rows"
+                wrong[index] = f"{name} ({listing.sizes[index]:,} bytes) is cut short, or not by optinfer"
             elif record["fingerprint"] != fingerprint:
                 raise OutputConflictError(
                     f"{self.shown}/{name} is of another job (fingerprint {record['fingerprint']}, this one "
                     f"{fingerprint}); choose a new sink.path, or move that part away"
                 )
+            elif (record["fragment"], record["rows_in"]) != (index, rows):
+                wrong[index] = f"{name} holds fragment {record['fragment']}, {record['rows_in']} rows"
             else:
-                found.append({"bytes": int(sizes[index]), **record})
+                lies = {"bytes": int(listing.sizes[index]), "stamp": int(listing.stamps[index])}
+                found.append({**lies, **record})
         return from_footers(found), wrong
 
     def compare(self, accounts: Accounts, plan: Plan) -> Differences:
@@ -121,11 +125,26 @@ class Output(Binding):
             AccountingError: it holds files that a reader would take for rows of this output.
         """
         total, table = len(plan.fragments), accounts.table()
-        found = differences(listed(self.folder, total), table, total)
+        found = self._differences(listed(self.folder, total), table, total)
         self._refuse(found.foreign)
         never = np.setdiff1d(np.arange(max(total, 1)), table.column("fragment").to_numpy())
         reasons = tuple(f"{part_name(index, total)} was never committed" for index in never.tolist())
         return replace(found, lost=np.union1d(found.lost, never), reasons=(*found.reasons, *reasons))
+
+    def _differences(self, listing: Listing, table: pa.Table, total: int) -> Differences:
+        """Hold a listing against accounts, and what was written again since against its digest."""
+        found = differences(listing, table, total)
+        suspects = table.filter(pa.array(np.isin(table.column("fragment").to_numpy(), written_again(listing, table))))
+        names = [part_name(index, total) for index in suspects.column("fragment").to_pylist()]
+        told = zip(suspects.column("fragment").to_pylist(), suspects.column("sha256").to_pylist(), strict=True)
+        other = {
+            index: f"{name} has other content than was written"
+            for (index, digest), name, now in zip(told, names, self.digests(names), strict=True)
+            if digest is not None and digest != now and index not in found.lost
+        }
+        reasons = {**dict(zip(found.lost.tolist(), found.reasons, strict=True)), **other}
+        lost = sorted(reasons)
+        return replace(found, lost=np.array(lost, dtype=np.int64), reasons=tuple(reasons[index] for index in lost))
 
     def _refuse(self, foreign: tuple[str, ...]) -> None:
         if foreign:

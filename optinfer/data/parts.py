@@ -93,10 +93,13 @@ class Parts:
             record |= self._set_aside(plan_name, quarantined)
         data = parquet_bytes(scored.replace_schema_metadata({FOOTER_KEY: as_json(record)}))
         for _ in range(_MOST_TRIES):
-            if self.folder.put_new(plan_name, data):
-                return {**record, **_measured(data)}
+            if (stamp := self.folder.create(plan_name, data)) is not None:
+                return {**record, **_measured(data), "stamp": stamp}
             winner = self.committed_record(plan_name)
-            if winner is not None and winner["fragment"] == fragment.index:
+            copied = (
+                winner is not None and winner["fingerprint"] == fingerprint and winner["fragment"] != fragment.index
+            )
+            if winner is not None and not copied:
                 return self._give_way(plan_name, record, winner, allowed)
             _log.warning("%s/%s is not the part of its fragment: it is removed and put again", self.shown, plan_name)
             self.folder.delete(plan_name)
@@ -173,6 +176,15 @@ class Parts:
         except OSError:  # the storage's, or Arrow's for some damaged footers: reading all of it tells which
             return self.committed_record(part)
 
+    def digests(self, parts: list[str]) -> list[str | None]:
+        """Return the sha256 of parts as they lie there, None for what is gone."""
+
+        def digest(part: str) -> str | None:
+            data = self.folder.read(part)
+            return None if data is None else str(_measured(data)["sha256"])
+
+        return self._each(digest, parts)
+
     def _each(self, work: Any, parts: list[str]) -> list[Any]:
         if is_local(self.folder.url):  # threads would wait for each other's Python, not for the disk
             return list(map(work, parts))
@@ -188,7 +200,11 @@ def _record_in(file: Any) -> dict[str, Any] | None:
     try:
         metadata = pq.read_metadata(file)
         record: dict[str, Any] = json.loads((metadata.metadata or {})[FOOTER_KEY])
-        return record if record["rows_out"] == metadata.num_rows and "fragment" in record else None
+        return (
+            record
+            if record["rows_out"] == metadata.num_rows and {"fragment", "fingerprint", "rows_in"} <= {*record}
+            else None
+        )
     except (pa.ArrowException, KeyError, ValueError, TypeError):
         return None
 

@@ -65,7 +65,7 @@ class Receipt:
         replica: the process that made it, `pid@node`.
         load_started: when its actor began to load the model, in seconds since the epoch, as is `committed`.
         max_batch_tokens, max_batch_size: the limits of a micro-batch that its replica has come to.
-        sha256: of the part as it was put; `quarantine_file` and its bytes lie beside it.
+        sha256, stamp: of the part as it was put; `quarantine_file` and its bytes lie beside it.
     """
 
     fragment: int
@@ -83,6 +83,7 @@ class Receipt:
     max_batch_tokens: int
     max_batch_size: int
     sha256: str | None = None
+    stamp: int | None = None
     quarantine_file: str | None = None
     quarantine_bytes: int | None = None
 
@@ -92,6 +93,7 @@ class Receipt:
         return {
             "bytes": self.stats.bytes_out,
             "sha256": self.sha256,
+            "stamp": self.stamp,
             "quarantine_file": self.quarantine_file,
             "quarantine_bytes": self.quarantine_bytes,
         }
@@ -214,7 +216,7 @@ class FragmentScorer:
             "peak_rss_mb": peak_rss_mb(),
             "max_batch_tokens": self._replica.max_batch_tokens,
             "max_batch_size": self._replica.max_batch_size,
-            **{name: record.get(name) for name in ("sha256", "quarantine_file", "quarantine_bytes")},
+            **{name: record.get(name) for name in ("sha256", "stamp", "quarantine_file", "quarantine_bytes")},
         }
 
     def _unreadable(self, fragment: Fragment, reason: str) -> tuple[pa.Table, pa.Table, dict[int, str]]:

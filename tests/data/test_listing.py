@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optinfer.data.account import SCHEMA
-from optinfer.data.listing import ABSENT, Listing, differences, few, listed
+from optinfer.data.listing import ABSENT, Listing, differences, few, listed, written_again
 from optinfer.data.storage import Folder
 
 NONE = pa.table({"file": pa.array([], pa.string()), "bytes": pa.array([], pa.int64())})
@@ -58,14 +58,30 @@ def test_s3_is_listed_page_by_page(bucket: str, monkeypatch: pytest.MonkeyPatch)
         return call(self, method, MaxKeys=2, **options)
 
     monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", two_at_a_time)
-    assert dict(folder.entries()) == {f"part-{i:06d}.parquet": i for i in range(5)}
+    assert {entry.name: entry.size for entry in folder.entries()} == {f"part-{i:06d}.parquet": i for i in range(5)}
     assert calls == ["list_objects_v2"] * 3
     assert folder.names(r"part-.*") == [f"part-{i:06d}.parquet" for i in range(5)]
 
 
+def test_a_listing_shows_whether_a_file_was_written_again(folder: Folder) -> None:
+    stamps = {i: folder.create(f"part-{i:06d}.parquet", b"content") for i in range(3)}
+    assert folder.create("part-000000.parquet", b"content") is None
+    told = accounts(*({"fragment": i, "bytes": 7, "stamp": stamps[i]} for i in range(3)))
+    assert written_again(listed(folder, 3), told).tolist() == []
+    folder.put("part-000001.parquet", b"CONTENT")
+    folder.put("part-000002.parquet", b"shorter"[:6])
+    assert written_again(listed(folder, 3), told).tolist() == [1]
+    assert (
+        written_again(
+            listed(folder, 3), told.set_column(SCHEMA.get_field_index("stamp"), "stamp", pa.nulls(3, pa.int64()))
+        ).tolist()
+        == []
+    )
+
+
 def test_each_kind_of_difference_is_named() -> None:
     files = {"file": ["_quarantine/q1", "_quarantine/part-000009-0123456789ab.parquet"], "bytes": [7, 1]}
-    listing = Listing(np.array([10, ABSENT, 12, 13, 0, 15]), pa.table(files), ("x.parquet",))
+    listing = Listing(np.array([10, ABSENT, 12, 13, 0, 15]), np.zeros(6), pa.table(files), ("x.parquet",))
     found = differences(
         listing,
         accounts(
@@ -102,7 +118,7 @@ def test_very_many_differences_are_counted() -> None:
 def test_a_fragment_is_lost_unless_its_part_has_the_committed_size(pairs: list[tuple[int | None, int | None]]) -> None:
     sizes = np.array([ABSENT if there is None else there for there, _ in pairs])
     told = accounts(*({"fragment": i, "bytes": wanted} for i, (_, wanted) in enumerate(pairs)))
-    found = differences(Listing(sizes, NONE, ()), told, len(pairs))
+    found = differences(Listing(sizes, np.zeros(len(pairs)), NONE, ()), told, len(pairs))
     assert found.lost.tolist() == [
         i for i, (there, wanted) in enumerate(pairs) if (not there if wanted is None else there != wanted)
     ]
