@@ -137,8 +137,16 @@ class Plan:
 
     def part_name(self, index: int) -> str:
         """Return the deterministic name of a fragment's output file."""
-        width = max(6, len(str(max(len(self.fragments) - 1, 0))))
-        return f"part-{index:0{width}d}.parquet"
+        return part_name(index, len(self.fragments))
+
+
+def part_name(index: int, total: int) -> str:
+    """Return the name of a fragment's output file in an output of `total` fragments."""
+    return f"part-{index:0{part_digits(total)}d}.parquet"
+
+
+def part_digits(total: int) -> int:
+    return max(6, len(str(max(total - 1, 0))))
 
 
 def rows_for_model(family_rows: int, model_bytes: int) -> int:

@@ -18,10 +18,10 @@ import pyarrow as pa
 from optinfer.config import SourceConfig
 from optinfer.data.footer import Footer, read_footer
 from optinfer.data.fragments import Fragments, Partition, Plan, SourceFile, cut, rows_per_fragment, tapered
-from optinfer.data.listing import list_source
 from optinfer.data.partitions import partitions, with_partitions
 from optinfer.data.patience import read_patiently
 from optinfer.data.schema import cast_of, require_casts, table_schema
+from optinfer.data.source_listing import list_source
 from optinfer.errors import CorruptFileError, SourceError, redact
 
 _FOOTER_THREADS = 16

@@ -23,7 +23,15 @@ import pyarrow as pa
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
 from optinfer.data.reading import FragmentReader
-from optinfer.errors import AccountingError, CorruptFileError, LoadError, NoVariantError, OptinferError, RowError, redact
+from optinfer.errors import (
+    AccountingError,
+    CorruptFileError,
+    LoadError,
+    NoVariantError,
+    OptinferError,
+    RowError,
+    redact,
+)
 from optinfer.families import Columns, as_roles
 from optinfer.inference.answers import Scored
 from optinfer.inference.isolation import IsolatedReplica
@@ -66,6 +74,7 @@ class Receipt:
         replica: the process that made it, `pid@node`.
         load_started: when its actor began to load the model, in seconds since the epoch, as is `committed`.
         max_batch_tokens, max_batch_size: the limits of a micro-batch that its replica has come to.
+        sha256, stamp: of the part as it was put; `quarantine_file` and its bytes lie beside it.
     """
 
     fragment: int
@@ -82,6 +91,21 @@ class Receipt:
     peak_rss_mb: float
     max_batch_tokens: int
     max_batch_size: int
+    sha256: str | None = None
+    stamp: int | None = None
+    quarantine_file: str | None = None
+    quarantine_bytes: int | None = None
+
+    @property
+    def files(self) -> dict[str, Any]:
+        """What the commit left in the folder."""
+        return {
+            "bytes": self.stats.bytes_out,
+            "sha256": self.sha256,
+            "stamp": self.stamp,
+            "quarantine_file": self.quarantine_file,
+            "quarantine_bytes": self.quarantine_bytes,
+        }
 
 
 class FragmentScorer:
@@ -214,6 +238,7 @@ class FragmentScorer:
             "peak_rss_mb": peak_rss_mb(),
             "max_batch_tokens": self._replica.max_batch_tokens,
             "max_batch_size": self._replica.max_batch_size,
+            **{name: record.get(name) for name in ("sha256", "stamp", "quarantine_file", "quarantine_bytes")},
         }
 
     def _unreadable(self, fragment: Fragment, reason: str) -> tuple[pa.Table, pa.Table, dict[int, str]]:
