@@ -10,7 +10,6 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def optimize(
     journal = Journal(folder / "journal.jsonl", time.time)
     runs = NestedRuns(config.tracking.uri or home.default_tracking_uri(), config.tracking.experiment, time.time)
     runs.start(f"{config.name} optimize", planned.params, {"optinfer.run_id": run_id})
-    with closing(journal), runs:
+    with journal, runs:
         bench = Workbench(planned.config, planned.model, planned.plan.fragments, say)
         results = list(_measured(bench, names, journal, runs, say))
         record = _record(planned, run_id, bench, results)

@@ -12,7 +12,6 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,7 +69,7 @@ def tune(
     journal = Journal(folder / "journal.jsonl", time.time)
     runs = NestedRuns(config.tracking.uri or home.default_tracking_uri(), config.tracking.experiment, time.time)
     runs.start(f"{config.name} tune", _params(planned), {"optinfer.run_id": run_id})
-    with closing(journal), runs:
+    with journal, runs:
         bench = Workbench(config, planned.model, planned.plan.fragments, say)
         plausible, left_out = _plausible(bench)
         trials = _trials(bench, planned, plausible, worth)
