@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import select
 import signal
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import click
 
-from optinfer.errors import INTERRUPTED, NoVariantError, OptinferError
+from optinfer.errors import INTERRUPTED, ConfigError, NoVariantError, OptinferError
 
 _job = click.argument("job", metavar="JOB.yaml")
 _set = click.option(
@@ -61,10 +62,15 @@ def run(job: str, overrides: tuple[str, ...], address: str | None, as_json: bool
 def plan(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show what `run` would do on this machine; start nothing, write nothing to the sink."""
     from optinfer.config import load_job
+    from optinfer.data.storage import reaching
     from optinfer.planning import plan_job, preview
     from optinfer.render import plan_text
 
-    _print(preview(plan_job(load_job(job, overrides))), as_json, plan_text)
+    config = load_job(job, overrides)
+    planned = plan_job(config)
+    with reaching(config.sink.path):
+        record = preview(planned)
+    _print(record, as_json, plan_text)
 
 
 @cli.command()
@@ -133,10 +139,13 @@ def doctor(address: str | None, as_json: bool, job: str | None) -> None:
 @_json
 def status(output: str, as_json: bool) -> None:
     """Show how far the job that writes OUTPUT is."""
+    from optinfer.data.storage import reaching
     from optinfer.planning import status as status_of
     from optinfer.render import status_text
 
-    _print(status_of(output), as_json, status_text)
+    with reaching(output):
+        record = status_of(output)
+    _print(record, as_json, status_text)
 
 
 def say(line: str) -> None:
@@ -175,6 +184,7 @@ def main(argv: list[str] | None = None) -> None:
         signal.signal(signal.SIGTERM, _terminate)
     as_json = "--json" in (sys.argv if argv is None else argv)
     try:
+        _require_working_directory()
         cli.main(args=argv, prog_name="optinfer", standalone_mode=False)
     except OptinferError as error:
         say(f"error: {error}")
@@ -194,6 +204,13 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit(1)
         _fail_unforeseen(as_json, error)
     sys.exit(0)
+
+
+def _require_working_directory() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError("the folder that this command was started in is gone; cd to one that exists") from error
 
 
 def _fail_unforeseen(as_json: bool, error: Exception) -> None:

@@ -87,6 +87,34 @@ def read(path: Path, make: Callable[[Path], T]) -> T | None:
         return None
 
 
+def note_files(folder: Path, inside: Path) -> None:
+    """Note, beside a cached `folder`, the files that are to be in it; they are in `inside` now."""
+    put(_noted(folder), json.dumps(_sizes(inside)).encode())
+
+
+def is_whole(folder: Path) -> bool:
+    """Tell whether a cached folder holds what was noted of it; one that lost files is said, and counts as none."""
+    if not folder.is_dir():
+        return False
+    noted = read_json(_noted(folder), dict[str, int])
+    found = _sizes(folder)
+    lost = sorted(name for name, size in (noted or {}).items() if found.get(name) != size)
+    if found and not lost:
+        return True
+    _log.warning(
+        "warning: %s is damaged (%s) and is made again", folder, f"{lost[0]} is not as it was" if lost else "empty"
+    )
+    return False
+
+
+def _noted(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.files.json")
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn a failure to write `path` inside a `with` block into an error that says what to do."""

@@ -20,7 +20,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def line(error: BaseException) -> str:
     """Say what happened and where the traceback is."""
-    return f"{_said(error)}; {_where(error)}"
+    return f"{said(error)}; {_where(error)}"
 
 
 def whole(error: BaseException) -> str:
@@ -40,7 +40,8 @@ def named(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
+    """Say what happened, and what to do where that is known."""
     what = named(error)
     if isinstance(error, MemoryError):
         return f"this process ran out of memory ({what}): run where there is more, or fewer replicas"

@@ -20,6 +20,7 @@ from optinfer.data.account import index_of
 from optinfer.data.fragments import Plan, rows_for_model
 from optinfer.data.lock import holder, is_live
 from optinfer.data.output import Output, fingerprint
+from optinfer.data.places import require_apart
 from optinfer.data.source import plan_source
 from optinfer.data.storage import absolute
 from optinfer.errors import ConfigError, redact
@@ -204,12 +205,7 @@ def _check_sink(config: JobConfig, gained: list[str]) -> None:
         raise ConfigError(f"sink.columns {clash} has the name of a column the model adds; leave it out")
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise ConfigError(f"sink.columns names {twice} twice; name each column once")
-    source, sink = (absolute(path).rstrip("/") for path in (config.source.path, config.sink.path))
-    if sink.startswith(f"{source}/"):
-        raise ConfigError(
-            f"sink.path {redact(sink)} lies inside source.path: the next run would read its own output; "
-            "choose a folder beside it"
-        )
+    require_apart(config.source.path, config.sink.path)
 
 
 def _digest(value: Any) -> str:

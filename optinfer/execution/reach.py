@@ -14,6 +14,9 @@ _CONNECT_SECONDS = 5.0
 # What the kernel takes as a socket's name, without the byte that ends it.
 _LONGEST_SOCKET = 107
 _SESSION = "ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
+# An HTTP/2 client's first bytes, and a frame of settings without any.
+_SETTINGS = 4
+_HTTP2_BEGINS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0))
 _FORMS = "HOST:6379, ray://HOST:10001 or auto"
 
 
@@ -55,9 +58,19 @@ def require_reachable(where: str, named_by: str) -> None:
     try:
         if not host:
             raise ValueError("there is no HOST:PORT in it")
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS) as connection:
+            encrypted = os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true")
+            if not encrypted and not _speaks_grpc(connection):
+                raise ValueError("something else than Ray listens there")
     except (OSError, ValueError, OverflowError) as error:
         raise OptinferError(f"cannot connect to Ray at {where}: {error}; {what_to_check(where, named_by)}") from error
+
+
+def _speaks_grpc(connection: socket.socket) -> bool:
+    """Tell whether Ray may be at the other end: gRPC is HTTP/2, and its server begins with settings (RFC 9113, 3.4)."""
+    connection.sendall(_HTTP2_BEGINS)
+    frame = connection.recv(9)
+    return len(frame) > 3 and frame[3] == _SETTINGS
 
 
 def require_startable() -> None:

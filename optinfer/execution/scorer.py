@@ -237,7 +237,7 @@ def _described(error: Exception) -> dict[str, str]:
     told = {"traceback": last_resort.whole(error)}
     if isinstance(error, OptinferError):
         return {**told, "error": type(error).__name__, "message": str(error)}
-    message = f"a replica on {socket.gethostname()} failed: {last_resort.named(error)}"
+    message = f"a replica on {socket.gethostname()} failed: {last_resort.said(error)}"
     return {**told, "error": OptinferError.__name__, "message": message}
 
 
