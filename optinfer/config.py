@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from optinfer import yaml_file
 from optinfer.errors import ConfigError, suggest
@@ -18,8 +18,16 @@ from optinfer.errors import ConfigError, suggest
 AUTO: Literal["auto"] = "auto"
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(ge=1)]
-# Nothing at all would mean the folder that the command was started in; no file system takes a NUL.
-PathText = Annotated[str, Field(pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
+
+
+def _a_place(path: str) -> str:
+    """Refuse no path at all, which would mean the folder that the command was started in."""
+    if not path.strip() or "\0" in path:
+        raise ValueError("give a path or a URL")
+    return path
+
+
+PathText = Annotated[str, AfterValidator(_a_place)]
 
 # YAML's aliases make values out of a few lines that would fill the memory when written out.
 _shown = reprlib.Repr()

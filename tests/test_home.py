@@ -38,7 +38,7 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("OPTINFER_HOME")
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(pwd, "getpwuid", nobody)
-    with pytest.raises(ConfigError, match="no folder for optinfer's own files: .*; set OPTINFER_HOME"):
+    with pytest.raises(ConfigError, match=r"no folder for optinfer's own files: .*; set OPTINFER_HOME"):
         home.home()
 
 
@@ -63,7 +63,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_a_file(tmp_path: Path, monkeypat
     with full_disk():
         with pytest.raises(OptinferError, match=rf"cannot write {tmp_path}: File too large"):
             home.require_writable()
-        with pytest.raises(OptinferError, match="cannot write .*record: File too large"):
+        with pytest.raises(OptinferError, match=r"cannot write .*record: File too large"):
             home.put(tmp_path / "record", b"x")
     assert list(tmp_path.iterdir()) == []
 

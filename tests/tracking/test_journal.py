@@ -53,13 +53,13 @@ def test_a_full_disk_is_said_by_name(tmp_path: Path) -> None:
 
 
 def test_what_ends_a_run_is_kept_whole_and_passed_on(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError) as error, Journal(tmp_path / "journal.jsonl", clock=lambda: 0.0) as journal:
-        journal.write("start")
+    path = tmp_path / "journal.jsonl"
+    with pytest.raises(ZeroDivisionError) as error, Journal(path, clock=lambda: 0.0):
         1 / 0  # noqa: B018
-    last = list(read(journal.path))[-1]
+    last = list(read(path))[-1]
     assert (last["event"], last["message"]) == ("error", "ZeroDivisionError: division by zero")
     assert "1 / 0" in last["traceback"]
-    assert error.value.optinfer_kept_in == str(journal.path)  # type: ignore[attr-defined]
+    assert error.value.optinfer_kept_in == str(path)  # type: ignore[attr-defined]
 
 
 def test_a_full_disk_does_not_hide_what_ended_a_run(tmp_path: Path) -> None:
