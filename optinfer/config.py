@@ -32,6 +32,7 @@ PathText = Annotated[str, AfterValidator(_a_place)]
 # YAML's aliases make values out of a few lines that would fill the memory when written out.
 _shown = reprlib.Repr()
 _shown.maxstring = _shown.maxother = 200
+_shown.maxlevel = 2
 
 
 class _Part(BaseModel):

@@ -6,7 +6,6 @@ The plan has refused what the job file and the table tell; this asks the places 
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import uuid
 
@@ -17,6 +16,7 @@ from optinfer.config import AUTO
 from optinfer.data.storage import STATE, Folder, is_local, reaching
 from optinfer.errors import ConfigError, OptinferError, redact
 from optinfer.estimate import placed
+from optinfer.execution.cluster import connected_already
 from optinfer.execution.placement import Node
 from optinfer.execution.reach import chosen
 from optinfer.machine import nvidia_gpus
@@ -34,7 +34,7 @@ def require_ready(planned: Planned, address: str | None) -> None:
     require_temporary()
     if not is_local(planned.config.sink.path):  # a local one is written to next, by the lock
         require_conditional(planned.config.sink.path)
-    if chosen(address)[0] is None and not _is_connected():
+    if chosen(address)[0] is None and not connected_already():
         _require_room(planned)
 
 
@@ -75,8 +75,3 @@ def _require_room(planned: Planned) -> None:
     )
     here = Node(os.cpu_count() or 1, nvidia_gpus(), memory_mb=psutil.virtual_memory().total / 1e6)
     placed(planned, None, device, [here], max(len(planned.plan.fragments), 1))
-
-
-def _is_connected() -> bool:
-    ray = sys.modules.get("ray")
-    return ray is not None and bool(ray.is_initialized())

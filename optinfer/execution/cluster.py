@@ -105,8 +105,8 @@ class Connection:
 
     def _is_there(self) -> bool:
         """Tell whether this process has a Ray that this job may use: not one that ends with another thread's job."""
-        ray, holder = sys.modules.get("ray"), Connection._holder
-        if ray is None or not ray.is_initialized():
+        holder = Connection._holder
+        if not connected_already():
             return False
         if holder is not None and (holder._caller != threading.get_ident() or holder._unneeded.is_set()):
             return False
@@ -150,13 +150,19 @@ class Connection:
             _init(where)
         except BaseException as error:  # Ray ends its process in places; here that would leave others waiting
             self._error = OptinferError(
-                f"{_failed(where)}: {last_resort.named(error)}; {what_to_check(where, named_by)}"
+                f"{_failed(where)}: {last_resort.named(error).rstrip('.')}; {what_to_check(where, named_by)}"
             )
             self._error.__cause__ = error
             return
         self._answered.set()
         self._unneeded.wait()
         _shut_down()
+
+
+def connected_already() -> bool:
+    """Tell whether this process has a Ray, without importing it: another thread may be half way through that."""
+    is_initialized = getattr(sys.modules.get("ray"), "is_initialized", None)
+    return is_initialized is not None and bool(is_initialized())
 
 
 def _init(where: str | None) -> None:

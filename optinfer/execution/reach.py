@@ -7,6 +7,8 @@ import socket
 import tempfile
 from pathlib import Path
 
+import psutil
+
 from optinfer.errors import OptinferError
 
 ADDRESS, VARIABLE = "--address", "RAY_ADDRESS"
@@ -17,6 +19,8 @@ _SESSION = "ray/session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 # An HTTP/2 client's first bytes, and a frame of settings without any.
 _SETTINGS = 4
 _HTTP2_BEGINS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0))
+# Ray itself looks for one of these where the address is `auto`.
+_NODE_PROCESS = "raylet"
 _FORMS = "HOST:6379, ray://HOST:10001 or auto"
 
 
@@ -49,6 +53,8 @@ def require_reachable(where: str, named_by: str) -> None:
         OptinferError: it is no address, or nobody answers there.
     """
     if where == "auto":
+        if not any(process.info["name"] == _NODE_PROCESS for process in psutil.process_iter(["name"])):
+            raise OptinferError(f"no Ray runs on this machine; {what_to_check(where, named_by)}")
         return
     scheme, has_scheme, rest = where.partition("://")
     if has_scheme and scheme != "ray":

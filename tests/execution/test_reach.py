@@ -12,7 +12,7 @@ import pytest
 
 from optinfer.errors import OptinferError
 from optinfer.execution import reach
-from optinfer.execution.reach import chosen, require_reachable, require_startable, what_to_check
+from optinfer.execution.reach import chosen, require_reachable, require_startable
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,7 @@ def test_a_ray_that_runs_is_found() -> None:
     import ray
 
     require_reachable(ray.get_runtime_context().gcs_address, "--address")
+    require_reachable("auto", "--address")
 
 
 @pytest.mark.usefixtures("shared_ray")
@@ -140,7 +141,7 @@ def test_a_temporary_folder_that_is_a_file_is_refused(tmp_path: Path, monkeypatc
         require_startable()
 
 
-def test_a_ray_that_is_nowhere_is_to_be_started() -> None:
-    assert what_to_check("auto", "RAY_ADDRESS") == (
-        "start one with `ray start --head`, or leave RAY_ADDRESS out to run here"
-    )
+def test_a_ray_that_is_nowhere_is_to_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reach.psutil, "process_iter", lambda _: iter([]))
+    with pytest.raises(OptinferError, match=r"no Ray runs on this machine; start one .*or leave RAY_ADDRESS out"):
+        require_reachable("auto", "RAY_ADDRESS")
