@@ -80,7 +80,7 @@ def read(path: Path, make: Callable[[Path], T]) -> T | None:
     """Return `make(path)`, None where there is no file; a damaged one is said and counts as none."""
     try:
         return make(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except _DAMAGE as error:
         _log.warning("warning: %s is damaged (%s) and is made again", path, type(error).__name__)

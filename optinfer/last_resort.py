@@ -6,6 +6,7 @@ A run's journal takes it (see tracking/journal.py); before there is one, a file 
 from __future__ import annotations
 
 import errno
+import re
 import time
 import traceback
 from pathlib import Path
@@ -15,6 +16,8 @@ from optinfer.errors import OptinferError
 
 # Set on an error whose traceback a journal has: its path.
 KEPT_IN = "optinfer_kept_in"
+_PASSWORD = re.compile(r"://[^/\s@'\"]+@")
+_QUERY = re.compile(r"(\w://[^\s?'\"]+)\?[^\s'\")]+")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -26,7 +29,7 @@ def line(error: BaseException) -> str:
 def whole(error: BaseException) -> str:
     """Return the traceback, and what replicas said of theirs."""
     try:
-        return "".join(traceback.format_exception(error))
+        return _scrubbed("".join(traceback.format_exception(error)))
     except Exception as second:  # an error whose own text cannot be made
         return f"{type(error).__name__}, which cannot be printed: {type(second).__name__}"
 
@@ -34,7 +37,7 @@ def whole(error: BaseException) -> str:
 def named(error: BaseException) -> str:
     """Return an error's type and the first line of its text."""
     try:
-        text = str(error).strip().partition("\n")[0][:300]
+        text = _scrubbed(str(error).strip().partition("\n")[0])[:300]
     except Exception:
         text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -50,6 +53,11 @@ def said(error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"the system refused something ({what}): correct it and run the same command again"
     return f"something failed that optinfer did not foresee ({what}): please report it"
+
+
+def _scrubbed(text: str) -> str:
+    """Take passwords and queries out of the URLs in a text that nobody wrote for others to read."""
+    return _QUERY.sub(r"\1?...", _PASSWORD.sub("://...@", text))
 
 
 def _where(error: BaseException) -> str:

@@ -77,6 +77,7 @@ def plan_job(config: JobConfig) -> Planned:
         SourceError: an input file cannot be read.
         UnavailableError: the variant cannot run on this machine.
     """
+    require_apart(config.source.path, config.sink.path)
     family_settings(config)
     recipes(config)  # what cannot run here is refused before a model is fetched
     cpu_recipes(config)
@@ -205,7 +206,6 @@ def _check_sink(config: JobConfig, gained: list[str]) -> None:
         raise ConfigError(f"sink.columns {clash} has the name of a column the model adds; leave it out")
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise ConfigError(f"sink.columns names {twice} twice; name each column once")
-    require_apart(config.source.path, config.sink.path)
 
 
 def _digest(value: Any) -> str:

@@ -79,6 +79,20 @@ class TestTheLastResort:
         assert (failure["status"], failure["error"], failure["exit_code"]) == ("failed", type(error).__name__, 1)
         assert says in failure["message"]
 
+    def test_passwords_and_tokens_in_urls_are_kept_nowhere(
+        self, run_cli: RunCli, own_home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def listing() -> Any:
+            raise RuntimeError("GET https://me:secret@host/a/b?X-Amz-Signature=hidden failed")
+
+        monkeypatch.setattr("optinfer.optimization.variants.listing", listing)
+        _, _, err = run_cli("variants")
+        (kept,) = (own_home / "crashes").iterdir()
+        for text in (err, kept.read_text().rpartition("RuntimeError")[2]):
+            assert "GET https://...@host/a/b?... failed" in text
+            assert "secret" not in text
+            assert "hidden" not in text
+
     def test_it_works_without_a_place_to_keep_anything(
         self, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
