@@ -126,11 +126,7 @@ def keep_startup(planned: Planned, prepared: Prepared, seconds: float) -> None:
 
 def _last_startup(planned: Planned, prepared: Prepared) -> float | None:
     """Return how long it took last time; a record that is garbage is as good as none, and the run writes it anew."""
-    file = _startup_file(planned, prepared)
-    try:
-        return float(json.loads(file.read_text())["seconds"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
+    return home.read_json(_startup_file(planned, prepared), lambda raw: float(raw["seconds"]))
 
 
 def _startup_file(planned: Planned, prepared: Prepared) -> Path:

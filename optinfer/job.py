@@ -37,6 +37,7 @@ from optinfer.optimization.mixed import beside
 from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, candidates
 from optinfer.planning import Planned, plan_job
+from optinfer.readiness import require_ready
 from optinfer.summary import Summary
 from optinfer.tracking.mlflow_tracker import MlflowTracker
 from optinfer.tracking.recorder import Recorder
@@ -88,6 +89,7 @@ def run(config: JobConfig, address: str | None = None, say: Say = _silent) -> di
         if done.get("job", {}).get("gate") != config.gate.model_dump(mode="json"):
             say("warning: this output was finished under another gate; to score under this one, choose a new sink.path")
         return summary.nothing_to_do(done["run"])
+    require_ready(planned, address)
     with Connection(address) as ray, RunLock(output.folder) as lock:
         output.freeze({"fingerprint": planned.fingerprint, "fields": planned.fields}, planned.plan)
         output.reopen()

@@ -22,6 +22,7 @@ from optinfer.data.carrying import require_carried
 from optinfer.data.fragments import Plan, rows_for_model
 from optinfer.data.lock import holder, is_live
 from optinfer.data.output import Output
+from optinfer.data.places import require_apart
 from optinfer.data.source import plan_source
 from optinfer.data.storage import STATE, absolute
 from optinfer.errors import ConfigError, redact
@@ -78,6 +79,7 @@ def plan_job(config: JobConfig) -> Planned:
         SourceError: an input file cannot be read.
         UnavailableError: the variant cannot run on this machine.
     """
+    require_apart(config.source.path, config.sink.path)
     family_settings(config)
     recipes(config)  # what cannot run here is refused before a model is fetched
     cpu_recipes(config)
@@ -224,12 +226,6 @@ def _check_sink(config: JobConfig, gained: list[str]) -> None:
         raise ConfigError(f"sink.columns {clash} has the name of a column the model adds; leave it out")
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise ConfigError(f"sink.columns names {twice} twice; name each column once")
-    source, sink = (absolute(path).rstrip("/") for path in (config.source.path, config.sink.path))
-    if sink.startswith(f"{source}/"):
-        raise ConfigError(
-            f"sink.path {redact(sink)} lies inside source.path: the next run would read its own output; "
-            "choose a folder beside it"
-        )
 
 
 def _digest(value: Any) -> str:

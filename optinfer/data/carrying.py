@@ -11,7 +11,7 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from optinfer.data.output import _parquet_bytes
+from optinfer.data.parts import parquet_bytes
 from optinfer.errors import ConfigError
 
 
@@ -37,7 +37,7 @@ def _written(field: pa.Field) -> str:
         tables.append(pa.table([pa.nulls(2, field.type)], schema=pa.schema([field.with_nullable(True)])))
     try:
         for table in (rows.take(pa.array(range(rows.num_rows)[:1], pa.int64())) for rows in tables):
-            found = pq.ParquetFile(io.BytesIO(_parquet_bytes(table))).read()
+            found = pq.ParquetFile(io.BytesIO(parquet_bytes(table))).read()
             if found.schema.types != [field.type] or found.column(0).null_count != table.num_rows:
                 return f"it would be read back as {found.schema.types[0]}"
     except (pa.ArrowException, ValueError) as error:

@@ -68,7 +68,12 @@ def is_local(url: str) -> bool:
 
 def absolute(url: str) -> str:
     """Make a local path absolute, so that it means the same on every process of this machine."""
-    return str(Path(url.removeprefix("file://")).expanduser().absolute()) if is_local(url) else url
+    if not is_local(url):
+        return url
+    try:
+        return str(Path(url.removeprefix("file://")).expanduser().absolute())
+    except (RuntimeError, OSError) as error:  # ~ of nobody, or a working directory that is gone
+        raise ConfigError(f"{url} cannot be found: {error}; give the full path") from error
 
 
 class Folder:

@@ -10,7 +10,6 @@ import os
 import socket
 import sys
 import time
-import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from optinfer import last_resort
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
 from optinfer.data.reading import FragmentReader
@@ -270,9 +270,12 @@ def _node_name() -> str:
 
 
 def _described(error: Exception) -> dict[str, str]:
+    """Return an error as plain values: one line for a person, the traceback for the journal."""
+    told = {"traceback": last_resort.whole(error)}
     if isinstance(error, OptinferError):
-        return {"error": type(error).__name__, "message": str(error)}
-    return {"error": OptinferError.__name__, "message": "".join(traceback.format_exception(error))}
+        return {**told, "error": type(error).__name__, "message": str(error)}
+    message = f"a replica on {socket.gethostname()} failed: {last_resort.said(error)}"
+    return {**told, "error": OptinferError.__name__, "message": message}
 
 
 def _load(settings: ReplicaSettings) -> Replica:

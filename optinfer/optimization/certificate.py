@@ -153,10 +153,10 @@ def certify(
 
 def read(artifact: str, key: str) -> Certificate | None:
     """Return the certificate kept for this artifact and sample, if any."""
-    path = _path(artifact, key)
-    if not path.is_file():
-        return None
-    raw = json.loads(path.read_text())
+    return home.read_json(_path(artifact, key), _from_dict)
+
+
+def _from_dict(raw: dict[str, Any]) -> Certificate:
     lists = {name: tuple(raw[name]) for name in ("notes", "rows_per_second_range")}
     fidelity = Fidelity(**{**raw["fidelity"], "outputs": tuple(raw["fidelity"]["outputs"])})
     return Certificate(**{**raw, **lists, "fidelity": fidelity, "reference": Reference(**raw["reference"])})
