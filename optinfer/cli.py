@@ -5,7 +5,10 @@ Nothing but click is imported here; a command imports what it runs, so that `--h
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -13,7 +16,7 @@ from typing import Any
 
 import click
 
-from optinfer.errors import INTERRUPTED, NoVariantError, OptinferError
+from optinfer.errors import INTERRUPTED, ConfigError, NoVariantError, OptinferError
 
 _job = click.argument("job", metavar="JOB.yaml")
 _set = click.option(
@@ -59,10 +62,15 @@ def run(job: str, overrides: tuple[str, ...], address: str | None, as_json: bool
 def plan(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show what `run` would do on this machine; start nothing, write nothing to the sink."""
     from optinfer.config import load_job
+    from optinfer.data.storage import reaching
     from optinfer.planning import plan_job, preview
     from optinfer.render import plan_text
 
-    _print(preview(plan_job(load_job(job, overrides))), as_json, plan_text)
+    config = load_job(job, overrides)
+    planned = plan_job(config)
+    with reaching(config.sink.path):
+        record = preview(planned)
+    _print(record, as_json, plan_text)
 
 
 @cli.command()
@@ -80,7 +88,7 @@ def optimize(
     from optinfer.optimizing import optimize as optimize_job
     from optinfer.render import optimize_text
 
-    wanted = [name.strip() for name in names.split(",") if name.strip()] if names else None
+    wanted = None if names is None else [name.strip() for name in names.split(",") if name.strip()]
     record = optimize_job(load_job(job, overrides), wanted, register, plot, say)
     _print(record, as_json, optimize_text)
     if record["winner"] is None:
@@ -131,18 +139,39 @@ def doctor(address: str | None, as_json: bool, job: str | None) -> None:
 @_json
 def status(output: str, as_json: bool) -> None:
     """Show how far the job that writes OUTPUT is."""
+    from optinfer.data.storage import reaching
     from optinfer.planning import status as status_of
     from optinfer.render import status_text
 
-    _print(status_of(output), as_json, status_text)
+    with reaching(output):
+        record = status_of(output)
+    _print(record, as_json, status_text)
 
 
 def say(line: str) -> None:
-    click.echo(line, err=True)
+    """Tell a person; a terminal that went away ends no job."""
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(line, err=True)
+
+
+class _NobodyReadsError(Exception):
+    """Whoever read stdout has gone, as `head` does."""
 
 
 def _print(value: Any, as_json: bool, render: Callable[[Any], str]) -> None:
-    click.echo(json.dumps(value, default=str) if as_json else render(value))
+    _out(json.dumps(value, default=str) if as_json else render(value))
+
+
+def _out(text: str) -> None:
+    try:
+        click.echo(text)
+    except BrokenPipeError as error:
+        raise _NobodyReadsError from error
+    except OSError as error:
+        raise OptinferError(
+            f"cannot write to stdout: {error.strerror or error}; what the command did stands, only its answer is lost: "
+            "give stdout a place with room"
+        ) from error
 
 
 def _terminate(*_: object) -> None:
@@ -151,19 +180,61 @@ def _terminate(*_: object) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with its code; SIGTERM ends a job as an interrupt does, with its record closed."""
-    signal.signal(signal.SIGTERM, _terminate)
+    with contextlib.suppress(ValueError):  # in a thread: signals belong to the main one
+        signal.signal(signal.SIGTERM, _terminate)
+    as_json = "--json" in (sys.argv if argv is None else argv)
     try:
+        _require_working_directory()
         cli.main(args=argv, prog_name="optinfer", standalone_mode=False)
     except OptinferError as error:
         say(f"error: {error}")
-        if "--json" in (sys.argv if argv is None else argv):
-            failure = {"status": "failed", "error": type(error).__name__, "message": str(error)}
-            click.echo(json.dumps({**failure, "exit_code": error.exit_code}))
-        sys.exit(error.exit_code)
+        _fail(as_json, error, str(error), error.exit_code)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        say("interrupted: committed fragments are kept, the same command goes on from them")
-        sys.exit(INTERRUPTED)
+        with contextlib.suppress(OSError, ValueError):
+            error.show()
+        _fail(as_json, error, error.format_message(), error.exit_code)
+    except (KeyboardInterrupt, click.Abort) as error:
+        line = "interrupted: committed fragments are kept, the same command goes on from them"
+        say(line)
+        _fail(as_json, error, line, INTERRUPTED, status="interrupted")
+    except _NobodyReadsError:
+        sys.exit(1)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(1)
+        _fail_unforeseen(as_json, error)
     sys.exit(0)
+
+
+def _require_working_directory() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError("the folder that this command was started in is gone; cd to one that exists") from error
+
+
+def _fail_unforeseen(as_json: bool, error: Exception) -> None:
+    """Say what nobody foresaw in one line; its traceback is kept, not shown."""
+    from optinfer import last_resort
+
+    line = last_resort.line(error)
+    say(f"error: {line}")
+    _fail(as_json, error, line, OptinferError.exit_code)
+
+
+def _fail(as_json: bool, error: BaseException, message: str, code: int, status: str = "failed") -> None:
+    if as_json:
+        failure = {"status": status, "error": type(error).__name__, "message": message, "exit_code": code}
+        with contextlib.suppress(_NobodyReadsError, OptinferError):
+            _out(json.dumps(failure))
+    sys.exit(code)
+
+
+def _nobody_reads() -> bool:
+    """Tell whether stdout is a pipe whose other end is closed."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(state & select.POLLERR for _, state in poll.poll(0))
+    except (OSError, ValueError, AttributeError):
+        return False

@@ -5,17 +5,34 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from optinfer import yaml_file
 from optinfer.errors import ConfigError, suggest
 
 AUTO: Literal["auto"] = "auto"
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(ge=1)]
+
+
+def _a_place(path: str) -> str:
+    """Refuse no path at all, which would mean the folder that the command was started in."""
+    if not path.strip() or "\0" in path:
+        raise ValueError("give a path or a URL")
+    return path
+
+
+PathText = Annotated[str, AfterValidator(_a_place)]
+
+# YAML's aliases make values out of a few lines that would fill the memory when written out.
+_shown = reprlib.Repr()
+_shown.maxstring = _shown.maxother = 200
+_shown.maxlevel = 2
 
 
 class _Part(BaseModel):
@@ -25,7 +42,7 @@ class _Part(BaseModel):
 class SourceConfig(_Part):
     """The table: a Parquet file, a folder (hive-partitioned or not) or a glob, local or any fsspec URL."""
 
-    path: str
+    path: PathText
     columns: dict[str, str | tuple[str, ...]] = Field(
         default_factory=dict, description="what the family needs <- source column (or several, side by side)"
     )
@@ -48,16 +65,27 @@ class SourceConfig(_Part):
 class ModelConfig(_Part):
     """The model and what it means; which of the settings below `allow_pickle` a family takes, the family says."""
 
-    path: str = Field(description="folder, .onnx, .pt2, .safetensors; package:, s3://, models:/, runs:/, hf://")
+    path: PathText = Field(description="folder, .onnx, .pt2, .safetensors; package:, s3://, models:/, runs:/, hf://")
     family: str
     allow_pickle: bool = Field(False, description="load files that can run code when they are opened")
     max_length: PositiveInt | None = Field(None, description="tokens kept of each text; default: what the model says")
+    prompt: str | None = Field(None, description="put before each text; default: what the model's own files say")
+    prompt_name: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="the one of the model's own prompts that is put before each text"
+    )
+    truncate_dim: PositiveInt | None = Field(None, description="numbers kept of each vector; default: the model's own")
     top_k: PositiveInt | None = Field(None, description="classes returned for each row; default: 1")
     class_path: str | None = Field(None, alias="class", pattern=r"^[\w.]+:\w+$", description="module:Class")
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the class")
     outputs: dict[str, int] = Field(
         default_factory=dict, description="output -> numbers a row has in it (0: one plain number), for a class"
     )
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> ModelConfig:
+        if self.prompt is not None and self.prompt_name is not None:
+            raise ValueError("prompt and prompt_name are both set; keep one")
+        return self
 
 
 class RecipeConfig(_Part):
@@ -76,7 +104,9 @@ class GateConfig(_Part):
     """
 
     metric: str | Auto = Field("auto", description="default: the family's first; accuracy where there is a label")
-    min: float | None = Field(None, description="what the lower 95% bound of the metric must reach")
+    min: float | None = Field(
+        None, allow_inf_nan=False, description="what the lower 95% bound of the metric must reach"
+    )
     max_drop: float | None = Field(
         None, ge=0, lt=1, description="share of the baseline's value that may be lost, at the upper 95% bound"
     )
@@ -173,7 +203,7 @@ class BatchingConfig(_Part):
 class SinkConfig(_Part):
     """Where the scored rows go, and what happens to those that cannot be scored."""
 
-    path: str
+    path: PathText
     columns: tuple[str, ...] = Field((), description="source columns carried unchanged")
     on_error: Literal["quarantine", "raise"] = "quarantine"
     error_threshold: float = Field(0.01, ge=0, description="a fraction below 1, or a row count")
@@ -235,19 +265,7 @@ def load_job(path: str | Path, overrides: tuple[str, ...] = ()) -> JobConfig:
     Raises:
         ConfigError: the file cannot be read, is not YAML, or a key or value is wrong; names file and line.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read the job file {path}: {error.strerror}; check the path") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); is it a job file?"
-        ) from error
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    node, raw = yaml_file.read(Path(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a job is a mapping with the keys {', '.join(JobConfig.model_fields)}")
     for override in overrides:
@@ -273,21 +291,20 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         target = target.setdefault(name, {})
         if not isinstance(target, dict):
             raise ConfigError(f"--set {override!r}: {name!r} is a value, not a section, in the job file")
-    try:
-        target[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}") from error
+    target[leaf] = yaml_file.value(value, f"--set {override!r}: the value")
 
 
 def _explain(error: Any, where: Any) -> str:
-    loc = tuple(part for part in error["loc"] if not _is_union_branch(part))
+    known = error["type"] != "extra_forbidden"  # else its last part is a name of the user's, whatever it looks like
+    loc = tuple(part for part in error["loc"][: None if known else -1] if not _is_union_branch(part))
+    loc += () if known else error["loc"][-1:]
     place = f"{where(loc)}: " if where else ""
     dotted = ".".join(str(part) for part in loc)
     if error["type"] == "extra_forbidden":
         return f"{place}unknown key {dotted!r}" + suggest(str(loc[-1]), _fields_at(loc[:-1]))
     if error["type"] == "missing":
         return f"{place}missing key {dotted!r}: add it to the job"
-    return f"{place}{dotted}: {error['msg']} (got {error['input']!r})"
+    return f"{place}{dotted}: {error['msg']} (got {_shown.repr(error['input'])})"
 
 
 def _is_union_branch(part: Any) -> bool:

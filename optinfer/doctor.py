@@ -8,17 +8,17 @@ from __future__ import annotations
 import os
 import platform
 import socket
-import uuid
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
 from optinfer import home
 from optinfer.config import JobConfig
-from optinfer.data.storage import STATE, Folder, reaching
 from optinfer.errors import OptinferError, redact
+from optinfer.execution.reach import chosen, require_startable
 from optinfer.machine import cpu_features, gpu, lacks_nvidia_gpu, nvidia_gpus
 from optinfer.optimization.variants import listing
+from optinfer.readiness import require_conditional
 
 _PACKAGES = ("ray", "torch", "onnxruntime-gpu", "openvino", "nncf", "pyarrow", "s3fs", "mlflow", "transformers")
 _CONNECT_SECONDS = 3.0
@@ -89,23 +89,18 @@ def _variants() -> str:
 
 
 def _writable(url: str) -> str:
-    folder, probe = Folder(url), f"{STATE}/doctor-{uuid.uuid4().hex}"
-    with reaching(url):
-        try:
-            if not folder.put_new(probe, b"probe") or folder.put_new(probe, b"again"):
-                raise OptinferError(f"{redact(url)} does not create files conditionally; use S3, GCS or a local disk")
-        finally:
-            folder.delete(probe)
-    return f"{redact(folder.url)} takes conditional writes"
+    require_conditional(url)
+    return f"{redact(url)} takes conditional writes"
 
 
 def _ray(address: str | None) -> str:
-    where = address or os.environ.get("RAY_ADDRESS")
-    if where in (None, "local"):
+    where, _ = chosen(address)
+    if where is None:
+        require_startable()
         return f"{version('ray')}, would be started here with {os.cpu_count()} CPUs"
     from optinfer.execution.cluster import connected, free_nodes
 
-    with connected(where):
+    with connected(address):
         nodes = free_nodes()
     return (
         f"{where}: {len(nodes)} nodes, {sum(n.cpus for n in nodes):g} CPUs and {sum(n.gpus for n in nodes):g} GPUs free"

@@ -92,7 +92,10 @@ def redact(url: str) -> str:
     """Strip `user:password@` and the query string, so that a URL may be logged."""
     if "://" not in url:
         return url
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # half an IPv6 address, say: what could be a secret in it nobody knows
+        return f"{url.partition('://')[0]}://..."
     if not parts.netloc:
         return url.partition("?")[0]
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
@@ -100,7 +103,10 @@ def redact(url: str) -> str:
 
 def without_secrets(url: str, text: str) -> str:
     """Return the first line of an error, cleaned where it quotes the URL that was asked, password, query and all."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return text.replace(url, redact(url)).partition("\n")[0][:200]
     for secret in (parts.netloc.rpartition("@")[0], parts.query):
         text = text.replace(secret, "...") if secret else text
     return text.partition("\n")[0][:200]

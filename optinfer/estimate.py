@@ -125,8 +125,8 @@ def keep_startup(planned: Planned, prepared: Prepared, seconds: float) -> None:
 
 
 def _last_startup(planned: Planned, prepared: Prepared) -> float | None:
-    file = _startup_file(planned, prepared)
-    return float(json.loads(file.read_text())["seconds"]) if file.is_file() else None
+    """Return how long it took last time; a record that is garbage is as good as none, and the run writes it anew."""
+    return home.read_json(_startup_file(planned, prepared), lambda raw: float(raw["seconds"]))
 
 
 def _startup_file(planned: Planned, prepared: Prepared) -> Path:

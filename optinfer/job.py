@@ -4,7 +4,8 @@ plan      list the source, cut it into fragments, compute the fingerprint     pl
 prepare   build, certify and gate the variant on a sample of the job's rows   optimization/
 place     replicas and their share of the cluster; refuse what cannot run     execution/placement
 stream    Ray Data actors read, score and commit one fragment after another   execution/pipeline
-account   rows in = rows scored + rows quarantined, manifest, then _SUCCESS   tracking/tally, data/output
+account   rows in = rows scored + rows quarantined, and the folder holds      tracking/tally, data/output
+          just that: else what it lacks is scored again; manifest, _SUCCESS
 record    journal first, MLflow from it                                       tracking/
 """
 
@@ -12,20 +13,23 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from optinfer import home
 from optinfer.config import AUTO, JobConfig
-from optinfer.data.account import Accounts
+from optinfer.data.account import Accounts, Committed
 from optinfer.data.lock import RunLock
 from optinfer.data.output import Output
+from optinfer.data.output_listing import few
 from optinfer.data.storage import reaching
-from optinfer.errors import LoadError, redact
+from optinfer.errors import AccountingError, LoadError, redact
 from optinfer.estimate import placed
 from optinfer.execution.cluster import Connection
 from optinfer.execution.placement import Placement
@@ -33,6 +37,7 @@ from optinfer.optimization.mixed import beside
 from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, candidates
 from optinfer.planning import Planned, plan_job
+from optinfer.readiness import require_ready
 from optinfer.summary import Summary
 from optinfer.tracking.mlflow_tracker import MlflowTracker
 from optinfer.tracking.recorder import Recorder
@@ -40,6 +45,8 @@ from optinfer.tracking.report import Progress
 from optinfer.tracking.tally import Tally
 
 Say = Callable[[str], None]
+# How often the folder is looked at: each time, what it lacks has been scored (again).
+_LOOKS = 4
 
 
 def _silent(line: str) -> None:
@@ -52,6 +59,7 @@ class _Run:
 
     planned: Planned
     output: Output
+    lock: RunLock
     accounts: Accounts
     tally: Tally
     summary: Summary
@@ -76,28 +84,28 @@ def run(config: JobConfig, address: str | None = None, say: Say = _silent) -> di
     output = Output(config.sink.path)
     with reaching(config.sink.path):
         done = output.finished(planned.fingerprint)
-    if done:
-        if done["job"].get("gate") != config.gate.model_dump(mode="json"):
+        damage = output.damage(done)[1].named() if done else ()
+    if done and not damage:
+        if done.get("job", {}).get("gate") != config.gate.model_dump(mode="json"):
             say("warning: this output was finished under another gate; to score under this one, choose a new sink.path")
         return summary.nothing_to_do(done["run"])
-    with Connection(address) as ray, RunLock(output.folder):
+    require_ready(planned, address)
+    with Connection(address) as ray, RunLock(output.folder) as lock:
         output.freeze({"fingerprint": planned.fingerprint, "fields": planned.fields}, planned.plan)
+        output.reopen()
         tracker = MlflowTracker(config.tracking.uri or home.default_tracking_uri(), config.tracking.experiment)
         with Recorder(home.runs() / summary.run_id, tracker, time.time, say) as recorder:
             recorder.event("start", run_name=f"{config.name} {config.variant}", **summary.start(planned))
-            for path, reason in planned.plan.bad_files:
-                recorder.warn(f"{redact(path)} is left out: {reason}")
+            for line in planned.plan.warnings:
+                recorder.warn(line)
+            for line in damage:
+                recorder.warn(f"{output.shown} was finished, and no longer is what it was: {line}")
             tally = Tally(planned.plan.rows, config.sink.error_threshold)
-            if planned.plan.rows == 0:
-                output.commit_empty(planned.plan, planned.fingerprint, planned.schema)
-            else:
-                output.forget_attempts()
-                accounts = Accounts(output.folder, planned.fingerprint)
-                _score(_Run(planned, output, accounts, tally, summary, recorder, ray, say))
+            accounts = Accounts(output.folder, planned.fingerprint)
+            _score(_Run(planned, output, lock, accounts, tally, summary, recorder, ray, say))
             tally.check_threshold(f"{output.shown}/_quarantine")
             tally.check_complete(output.shown)
-            manifest = summary.manifest(planned, tally, recorder)
-            output.finish(manifest)
+            manifest = output.finish(summary.manifest(planned, tally, recorder), accounts, planned.plan)
             ray.release()  # takes a second; the output is finished whatever becomes of Ray
             mlflow = recorder.finish("done", **summary.finish(planned, tally, manifest))
     return {**manifest["run"], "mlflow": mlflow}
@@ -109,6 +117,11 @@ def _score(run: _Run) -> None:
     A variant that was proved here may still not load on a replica: then the next one takes over, as long as nothing is
     committed, so that no output mixes two. Of two that score together nobody knows which did not load: that ends it.
     """
+    run.output.forget_attempts()
+    found = _resume(run)
+    left = np.setdiff1d(np.arange(max(len(run.planned.plan.fragments), 1)), found.fragments)
+    if run.planned.plan.rows == 0:
+        return _complete(run, left, partial(_commit_nothing, run))
     bench = Workbench(run.planned.config, run.planned.model, run.planned.plan.fragments, run.say)
     failed: list[tuple[str, str]] = []
     error: LoadError | None = None
@@ -117,14 +130,14 @@ def _score(run: _Run) -> None:
         prepared = replace(candidate, others=(*failed, *candidate.others), beside=second)
         run.summary.prepared = prepared
         _announce(prepared, dict(failed), run)
-        run.output.bind_variant(prepared.identity)
-        todo = _resume(prepared, run)
+        run.output.bind_variant(prepared.identity, found)
+        run.output.require_artifacts([one.artifact.key for one in prepared.variants], found)
         try:
-            return _stream(prepared, todo, run)
+            return _complete(run, left, partial(_stream, prepared, run))
         except LoadError as caught:
-            if run.output.committed() or (run.summary.placement and run.summary.placement.beside):
+            if run.tally.counted or run.output.committed() or (run.summary.placement and run.summary.placement.beside):
                 raise
-            error = caught
+            error, run.summary.placement = caught, None
             failed.append((prepared.variant.name, f"a replica cannot load it: {error}"))
     raise error or AssertionError("there is a candidate, or none passed")
 
@@ -148,20 +161,66 @@ def _announce(prepared: Prepared, failed: dict[str, str], run: _Run) -> None:
     run.recorder.event("selection", chosen=prepared.variant.name, others=dict(prepared.others))
 
 
-def _resume(prepared: Prepared, run: _Run) -> np.ndarray[Any, Any]:
-    """Count what is committed and return the indices of what is not: a listing decides."""
-    found, total = run.output.resume(run.accounts), len(run.planned.plan.fragments)
-    run.output.require_artifacts([one.artifact.key for one in prepared.variants], found)
+def _resume(run: _Run) -> Committed:
+    """Count what is committed: a listing decides. What is damaged is removed, and is scored again."""
+    found, total = run.output.resume(run.accounts, run.planned.plan), len(run.planned.plan.fragments)
+    for name in found.dropped:
+        run.recorder.warn(f"{name} cannot be read and is dropped; the parts it names are opened instead")
+    for line in found.damaged:
+        run.recorder.warn(f"{line}; it is removed and scored again")
     run.tally.take_over(found.fragments.tolist(), found.rows_in, found.rows_out, found.rows_quarantined)
     run.tally.rows_by_variant.update(found.rows_by_variant)
-    if len(found.fragments):
+    if len(found.fragments) and total:
         run.say(f"resuming: {len(found.fragments):,} of {total:,} fragments are committed")
-    left = np.ones(total, dtype=bool)
-    left[found.fragments] = False
-    return np.flatnonzero(left)
+    return found
 
 
-def _stream(prepared: Prepared, left: np.ndarray[Any, Any], run: _Run) -> None:
+def _complete(run: _Run, left: np.ndarray[Any, Any], score: Callable[[np.ndarray[Any, Any]], None]) -> None:
+    """Score what is left, look at the folder, and again while it lacks something: parts may go while others are made.
+
+    Raises:
+        AccountingError: it never held them all; says what is missing.
+    """
+    for _ in range(_LOOKS):
+        score(left)
+        run.accounts.flush()
+        left, reasons = _lost(run)
+        if not len(left):
+            return
+    raise AccountingError(
+        f"{run.output.shown} loses parts as fast as they are made: {'; '.join(reasons)}; it is left without _SUCCESS: "
+        "stop whoever writes there and run the same command again"
+    )
+
+
+def _lost(run: _Run) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
+    """Hold the folder against plan and receipts; name, uncount and remove what is not there as it was committed."""
+    if gone := run.output.put_back_state():
+        run.recorder.warn(f"{', '.join(gone)} was removed or changed during the run, and is put back")
+        run.lock.renew()
+        run.accounts.write_again()
+    found, plan = run.output.compare(run.accounts, run.planned.plan), run.planned.plan
+    for name in found.orphans:
+        run.output.folder.delete(name)
+    for line in few(found.reasons):
+        run.recorder.warn(f"{line}: its fragment is scored again")
+    if len(found.lost):
+        run.output.remove(found.lost, run.accounts.table(), len(plan.fragments))
+        held = run.accounts.forget(found.lost)
+        run.accounts.write_again()
+        run.tally.lose(found.lost.tolist(), held.rows_in, held.rows_out, held.rows_quarantined)
+        run.tally.rows_by_variant -= Counter(held.rows_by_variant)
+        run.output.forget_attempts()
+    return found.lost, few(found.reasons)
+
+
+def _commit_nothing(run: _Run, _: np.ndarray[Any, Any]) -> None:
+    """Leave an output with a schema where the table is empty."""
+    record = run.output.commit_empty(run.planned.plan, run.planned.fingerprint, run.planned.schema)
+    run.accounts.add("", 0, 0, 0, 0, bytes=record["bytes"], sha256=record["sha256"])
+
+
+def _stream(prepared: Prepared, run: _Run, left: np.ndarray[Any, Any]) -> None:
     """Place the replicas and count their receipts as fragments are committed."""
     if not len(left):
         return run.recorder.params(prepared.params)
@@ -172,13 +231,14 @@ def _stream(prepared: Prepared, left: np.ndarray[Any, Any], run: _Run) -> None:
     config, tally = run.planned.config, run.tally
     run.ray.ready()
     run.summary.mark("ray")
-    placement = run.summary.placement = placed(
+    # What is scored again has the place of the replicas that have just ended, which Ray may still count as taken.
+    placement = run.summary.placement = run.summary.placement or placed(
         run.planned, prepared, prepared.variant.device, run.ray.free(), len(left), run.ray.growing
     )
     for one, part in zip(prepared.variants, placement.parts, strict=False):
         run.say(f"scoring with {one.variant.name}: {'; '.join(part.reasons)}")
     task, todo = _task(prepared, placement, run), Todo(run.planned.plan, left)
-    progressing = Progress(run.planned.plan.rows, tally.resumed.rows_in)
+    progressing = Progress(run.planned.plan.rows, tally.total.rows_in)
     # Closed also where a receipt ends the job: whoever keeps that error would keep the replicas scoring.
     with progressing as progress, closing(stream(task, placement, todo)) as receipts:
         for count, receipt in enumerate(receipts):
@@ -187,7 +247,7 @@ def _stream(prepared: Prepared, left: np.ndarray[Any, Any], run: _Run) -> None:
                 run.recorder.params({**prepared.params, **params})
             run.recorder.event("receipt", **{**asdict(receipt), "stats": receipt.stats.as_dict()})
             counts = (receipt.stats.rows_in, receipt.stats.rows_out, receipt.stats.rows_quarantined)
-            run.accounts.add(receipt.artifact, receipt.fragment, *counts, variant=receipt.variant)
+            run.accounts.add(receipt.artifact, receipt.fragment, *counts, variant=receipt.variant, **receipt.files)
             tally.rows_by_variant[receipt.variant] += receipt.stats.rows_out
             tally.add(receipt.fragment, receipt.stats, receipt.reasons, receipt.committed, receipt.replica)
             tally.replica_peak_rss_mb = max(tally.replica_peak_rss_mb, receipt.peak_rss_mb)
@@ -195,7 +255,6 @@ def _stream(prepared: Prepared, left: np.ndarray[Any, Any], run: _Run) -> None:
             tally.first_load = tally.first_load or (receipt.load_started, receipt.load_seconds)
             progress.advance(receipt.stats.rows_in, receipt.stats.rows_quarantined)
             tally.check_threshold(f"{redact(config.sink.path)}/_quarantine")
-    run.accounts.flush()
 
 
 def _task(prepared: Prepared, placement: Placement, run: _Run) -> Any:

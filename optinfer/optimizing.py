@@ -10,7 +10,6 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,14 @@ from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, Skipped, prove_all
 from optinfer.optimization.variants import BASELINES, catalog, get
 from optinfer.planning import Planned, plan_job
+from optinfer.readiness import require_temporary
 from optinfer.render import optimize_table
 from optinfer.tracking.journal import Journal
 from optinfer.tracking.mlflow_tracker import NestedRuns
+from optinfer.tracking.plot import require_drawable
+
+# MLflow's own rule.
+_NOT_IN_MODEL_NAMES = frozenset("/:")
 
 
 def optimize(
@@ -45,18 +49,18 @@ def optimize(
     Raises:
         ConfigError: the job cannot work, or a name is no variant.
     """
-    known = catalog(config)
-    for name in names or ():
-        get(name, known)
+    _require_arguments(config, names, register, plot)
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
     planned = plan_job(config.model_copy(update={"variant": AUTO}))
     if planned.plan.rows == 0:
         raise ConfigError("optimize measures on the job's rows, and its table has none; give one with rows")
+    home.require_writable()
+    require_temporary()
     folder = home.runs() / run_id
     journal = Journal(folder / "journal.jsonl", time.time)
     runs = NestedRuns(config.tracking.uri or home.default_tracking_uri(), config.tracking.experiment, time.time)
     runs.start(f"{config.name} optimize", planned.params, {"optinfer.run_id": run_id})
-    with closing(journal), runs:
+    with journal, runs:
         bench = Workbench(planned.config, planned.model, planned.plan.fragments, say)
         results = list(_measured(bench, names, journal, runs, say))
         record = _record(planned, run_id, bench, results)
@@ -71,6 +75,19 @@ def optimize(
             record["registered"] = _register(register, record, results, bench, say)
         journal.write("finish", winner=record["winner"], pareto=record["pareto"], mlflow=record["mlflow"])
     return record
+
+
+def _require_arguments(config: JobConfig, names: Sequence[str] | None, register: str | None, plot: str | None) -> None:
+    """Refuse before anything is measured what would fail when all is."""
+    known = catalog(config)
+    for name in names or ():
+        get(name, known)
+    if names is not None and not names:
+        raise ConfigError("--variants names none; leave it out to try all that fit")
+    if register is not None and (not register.strip() or set(register) & _NOT_IN_MODEL_NAMES):
+        raise ConfigError(f"--register {register!r}: MLflow's model names are not empty and hold no '/' or ':'")
+    if plot is not None:
+        require_drawable(Path(plot))
 
 
 def _measured(

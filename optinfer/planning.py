@@ -16,12 +16,15 @@ import pyarrow as pa
 from optinfer import plugins
 from optinfer.artifact import Artifact
 from optinfer.config import AUTO, JobConfig
-from optinfer.data.account import index_of
+from optinfer.data.account import Accounts, index_of
+from optinfer.data.binding import fingerprint
+from optinfer.data.carrying import require_carried
 from optinfer.data.fragments import Plan, rows_for_model
 from optinfer.data.lock import holder, is_live
-from optinfer.data.output import Output, fingerprint
+from optinfer.data.output import Output
+from optinfer.data.places import require_apart
 from optinfer.data.source import plan_source
-from optinfer.data.storage import absolute
+from optinfer.data.storage import STATE, absolute
 from optinfer.errors import ConfigError, redact
 from optinfer.estimate import before_run, last_measured, placed
 from optinfer.execution.placement import Node
@@ -76,6 +79,7 @@ def plan_job(config: JobConfig) -> Planned:
         SourceError: an input file cannot be read.
         UnavailableError: the variant cannot run on this machine.
     """
+    require_apart(config.source.path, config.sink.path)
     family_settings(config)
     recipes(config)  # what cannot run here is refused before a model is fetched
     cpu_recipes(config)
@@ -89,6 +93,7 @@ def plan_job(config: JobConfig) -> Planned:
     plan = plan_source(config.source, list(dict.fromkeys(needed)), wanted_rows)
     family.check(plan.schema, config.source.columns)
     carried = pa.schema([plan.schema.field(name) for name in config.sink.columns])
+    require_carried(carried)
     _check_sink(config, family.schema.names)
     fields = {
         "source": {
@@ -116,13 +121,9 @@ def preview(planned: Planned) -> dict[str, Any]:
     device = chosen.device if chosen else "cpu" if wished == AUTO else wished
     here = Node(os.cpu_count() or 1, nvidia_gpus(), memory_mb=psutil.virtual_memory().available / 1e6)
     output = Output(config.sink.path)
-    left = np.ones(len(plan.fragments), dtype=bool)
-    left[[i for i in map(index_of, output.committed()) if i < len(left)]] = False
+    left, said = _left(planned, output)
+    warnings = [*plan.warnings, *said]
     todo, rows = int(left.sum()), int((plan.fragments.stop - plan.fragments.start)[left].sum())
-    job = output.job()
-    warnings = [f"{redact(path)} is left out: {why}" for path, why in plan.bad_files]
-    if job and job["fingerprint"] != planned.fingerprint:
-        warnings.append(f"{output.shown} belongs to another job: `run` would refuse (exit 5)")
     measured = last_measured(planned)
     device = measured.variant.device if measured else device
     placement = placed(planned, measured, device, [here], max(todo, 1))
@@ -141,6 +142,18 @@ def preview(planned: Planned) -> dict[str, Any]:
         "forecast": before_run(planned, measured, placement, rows).as_dict(),
         "warnings": warnings,
     }
+
+
+def _left(planned: Planned, output: Output) -> tuple[np.ndarray[Any, Any], list[str]]:
+    """Return a (fragments,) mask of what is to score, and what a person should know of the output."""
+    count, job = len(planned.plan.fragments), output.job()
+    left = np.ones(count, dtype=bool)
+    if job and job["fingerprint"] != planned.fingerprint:
+        left[[i for i in map(index_of, output.committed()) if i < count]] = False
+        return left, [f"{output.shown} belongs to another job: `run` would refuse (exit 5)"]
+    there, wrong = output.intact(Accounts(output.folder, planned.fingerprint), count)
+    left[: len(there)] = ~there[:count]
+    return left, [f"{output.shown} is not as it was written: {line}" for line in wrong]
 
 
 def _cpu_variant(config: JobConfig, measured: Prepared | None, device: str) -> dict[str, str]:
@@ -171,22 +184,31 @@ def status(url: str) -> dict[str, Any]:
     output = Output(url)
     job = output.job()
     if job is None:
+        if output.folder.read(f"{STATE}/job.json") is not None:
+            raise ConfigError(
+                f"{output.shown}/{STATE}/job.json cannot be read; `optinfer run` with the job makes it anew"
+            )
         raise ConfigError(f"{output.shown} is not the output of an optinfer job; give the job's sink.path")
     held = holder(output.folder)
     live = held is not None and is_live(held, time.time())
     manifest = output.manifest()
     total = output.planned_fragments()
-    committed = min(len(output.committed()), total)  # an empty table has a part and no fragment
+    planned = total or 0
+    there, damage = output.intact(Accounts(output.folder, job["fingerprint"]), planned)
+    damage += () if total is not None else (f"{STATE}/plan.parquet is missing, or cannot be read",)
+    if manifest is None and output.folder.read("_SUCCESS") is not None and not live:
+        damage += ("_SUCCESS is there, and _manifest.json is missing, or cannot be read",)
     return {
         "output": output.shown,
-        "state": "done" if manifest else "running" if live else "interrupted",
+        "state": "running" if live else "damaged" if damage else "done" if manifest else "interrupted",
         "fingerprint": job["fingerprint"],
         "fragments": total,
-        "fragments_committed": committed,
-        "rows": job["fields"]["source"]["rows"],
+        "fragments_committed": int(there[:planned].sum()),  # an empty table has a part and no fragment
+        "rows": job["fields"].get("source", {}).get("rows"),
         "quarantine_files": len(output.folder.names(under="_quarantine")),
         "run_id": manifest["run"]["run_id"] if manifest else None,
         "holder": f"process {held['pid']} on {held['host']}" if held and live else None,
+        "damage": list(damage),
     }
 
 
@@ -204,12 +226,6 @@ def _check_sink(config: JobConfig, gained: list[str]) -> None:
         raise ConfigError(f"sink.columns {clash} has the name of a column the model adds; leave it out")
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise ConfigError(f"sink.columns names {twice} twice; name each column once")
-    source, sink = (absolute(path).rstrip("/") for path in (config.source.path, config.sink.path))
-    if sink.startswith(f"{source}/"):
-        raise ConfigError(
-            f"sink.path {redact(sink)} lies inside source.path: the next run would read its own output; "
-            "choose a folder beside it"
-        )
 
 
 def _digest(value: Any) -> str:

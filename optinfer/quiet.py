@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -32,9 +33,34 @@ def hush() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+_lock = threading.Lock()
+_depth = 0
+_muting = contextlib.ExitStack()
+
+
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
-    """Drop what is printed, warned or logged below an error in a `with` block; for builds, which cannot be told to."""
+    """Drop what is printed, warned or logged below an error in a `with` block; for builds, which cannot be told to.
+
+    The streams belong to the whole process: of several threads in such a block the first takes them away and the last
+    brings them back. Each doing both would leave them lost.
+    """
+    global _depth
+    with _lock:
+        _depth += 1
+        if _depth == 1:
+            _muting.enter_context(_mute())
+    try:
+        yield
+    finally:
+        with _lock:
+            _depth -= 1
+            if _depth == 0:
+                _muting.close()
+
+
+@contextlib.contextmanager
+def _mute() -> Iterator[None]:
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

@@ -236,4 +236,7 @@ def doctor_text(checks: list[dict[str, Any]]) -> str:
 
 
 def status_text(status: dict[str, Any]) -> str:
-    return "\n".join(f"{key:<20} {value}" for key, value in status.items())
+    lines = [f"{key:<20} {value}" for key, value in status.items() if key != "damage"]
+    damage = [f"{'' if i else 'damage':<20} {line}" for i, line in enumerate(status["damage"])]
+    fix = "`optinfer run` with the same job scores what is missing again" if damage else ""
+    return "\n".join([*lines, *damage, *([f"{'':<20} {fix}"] if fix else [])])

@@ -65,6 +65,7 @@ class Summary:
             "output": redact(absolute(planned.config.sink.path)),
             "fragments": len(planned.plan.fragments),
             "fragments_resumed": len(planned.plan.fragments) - tally.counted,
+            "fragments_scored_again": tally.scored_again,
             "rows_in": total.rows_in,
             "rows_out": total.rows_out,
             "rows_quarantined": total.rows_quarantined,
@@ -116,6 +117,7 @@ class Summary:
             **speeds,
             "forecast": None,
             "status": "nothing to do",
+            "fragments_scored_again": 0,
             "seconds": seconds,
             "fragments_resumed": run["fragments"],
         }

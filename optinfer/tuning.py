@@ -12,7 +12,6 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +32,7 @@ from optinfer.optimization.selection import Prepared, prove, rank
 from optinfer.optimization.tuned import Tuned
 from optinfer.optimization.variants import require
 from optinfer.planning import Planned, plan_job
+from optinfer.readiness import require_temporary
 from optinfer.render import tune_table
 from optinfer.tracking.journal import Journal
 from optinfer.tracking.mlflow_tracker import NestedRuns
@@ -66,11 +66,13 @@ def tune(
     if planned.plan.rows == 0:
         raise ConfigError("tune measures on the job's rows, and its table has none; give one with rows")
     worth = _worth(config)
+    home.require_writable()
+    require_temporary()
     folder = home.runs() / run_id
     journal = Journal(folder / "journal.jsonl", time.time)
     runs = NestedRuns(config.tracking.uri or home.default_tracking_uri(), config.tracking.experiment, time.time)
     runs.start(f"{config.name} tune", _params(planned), {"optinfer.run_id": run_id})
-    with closing(journal), runs:
+    with journal, runs:
         bench = Workbench(config, planned.model, planned.plan.fragments, say)
         plausible, left_out = _plausible(bench)
         trials = _trials(bench, planned, plausible, worth)
@@ -314,5 +316,8 @@ def _plot(record: dict[str, Any], path: Path, say: Say) -> Path | None:
         draw_tuning(record, path)
     except ImportError:
         say("warning: no plot: matplotlib is not installed; fix: pip install 'optinfer[plot]'")
+        return None
+    except OSError as error:
+        say(f"warning: no plot: {path} cannot be written: {error.strerror or error}")
         return None
     return path

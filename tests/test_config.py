@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,48 @@ def test_an_error_in_an_override_points_at_the_override(load: Load) -> None:
         ConfigError, match=r"^--set sink\.colums=\[id\]: unknown key 'sink\.colums'; did you mean 'columns'"
     ):
         load(JOB, "sink.colums=[id]")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (JOB + "name: other\n", r"the key 'name' is there twice; keep one\n.*line 11"),
+        (JOB.replace("  path: out", "  path: out\n  path: elsewhere"), "the key 'path' is there twice"),
+        ("a: " + "[" * 20_000, "nested too deeply"),
+        (JOB + f"gate: {{sample_rows: {'9' * 5000}}}\n", "Exceeds the limit"),
+        ("# " + "x" * 1_000_000 + "\n" + JOB, "more than 1,000,000 characters; is it a job file"),
+        (JOB + "gate: {min: .nan}\n", r"job.yaml:11: gate.min: .* finite number"),
+        (JOB + "gate: {min: -.inf}\n", r"gate.min: .* finite number"),
+        (JOB.replace("path: out", "path: ' '"), r"sink.path: .*give a path or a URL"),
+        (JOB.replace("path: out", 'path: "a\\0b"'), r"sink.path: .*give a path or a URL"),
+        (JOB.replace("path: table.parquet", "path: ''"), r"source.path: .*give a path or a URL"),
+        (JOB + "? {a: b}\n: 1\n", "unhashable key"),
+        (JOB + "---\na: 1\n", "expected a single document"),
+        (JOB + "x: !!python/object/apply:os.system [id]\n", "could not determine a constructor"),
+    ],
+    ids=lambda value: value[-20:].strip().replace("\n", " ") if isinstance(value, str) else "",
+)
+def test_a_file_that_says_two_things_or_none_is_refused(load: Load, text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=f"(?s){says}"):
+        load(text)
+
+
+def test_a_byte_order_mark_and_merged_keys_are_read_as_yaml_has_them(load: Load) -> None:
+    merged = "\ufeff" + JOB + "gate: {sample_rows: 16, <<: {min: 0.5, sample_rows: 32}}\n"
+    assert (load(merged).gate.sample_rows, load(merged).gate.min) == (16, 0.5)
+
+
+@pytest.mark.timeout(20)
+def test_a_few_lines_that_would_fill_the_memory_are_shown_short(load: Load) -> None:
+    letters = "abcdefghijklmnopqrst"
+    laughs = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise(letters))
+    with pytest.raises(ConfigError) as error:
+        load(f"a: &a [x]\n{laughs}{JOB.replace('name: embed', 'name: *t')}")
+    assert "name: Input should be a valid string" in str(error.value)
+    assert len(str(error.value)) < 10_000
+
+
+@pytest.mark.parametrize("override", ["a: [=1", "a[0]=1", "int=1", "str.x=1"])
+def test_a_set_that_looks_like_no_key_is_an_unknown_key(load: Load, override: str) -> None:
+    with pytest.raises(ConfigError, match="unknown key"):
+        load(JOB, override)

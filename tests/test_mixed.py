@@ -19,7 +19,7 @@ import optinfer
 from optinfer import errors, estimate, job, planning
 from optinfer.backends.fake import FakeSession
 from optinfer.data.account import Accounts
-from optinfer.data.output import FOOTER_KEY
+from optinfer.data.parts import FOOTER_KEY
 from optinfer.data.storage import Folder
 from optinfer.execution import pipeline, scorer
 from optinfer.execution.placement import Node
@@ -80,7 +80,7 @@ def makers(sink: Path, plain: np.ndarray[Any, Any]) -> dict[str, str]:
 
 def told(sink: Path, fingerprint: str) -> list[dict[str, Any]]:
     """Return who made each fragment by the accounts, in order."""
-    table = Accounts(Folder(str(sink)), fingerprint).read().select(["fragment", "artifact", "variant"])
+    table = Accounts(Folder(str(sink)), fingerprint).read()[0].select(["fragment", "artifact", "variant"])
     rows: list[dict[str, Any]] = table.sort_by("fragment").to_pylist()
     return rows
 

@@ -2,7 +2,8 @@
 
 The driver adds an account, a small Parquet file, for every few hundred receipts. An account is only a shortcut: a part
 that no account names (the driver died before writing it) is opened, a part that is not listed does not count whatever
-an account says. Without accounts a resume of half a million parts would open half a million files.
+an account says, and an account that cannot be read is left out. Without accounts a resume of half a million parts would
+open half a million files. Those of this run are also kept as columns: at its end the folder is held against them.
 """
 
 from __future__ import annotations
@@ -24,8 +25,18 @@ _FOLDER = f"{STATE}/accounts"
 _RECEIPTS_AN_ACCOUNT = 500
 _COUNTS = ("fragment", "rows_in", "rows_out", "rows_quarantined")
 _MAKERS = ("artifact", "variant")
+# Of the files: size, digest and stamp of the part, name and size of its quarantine file. Accounts of before lack them.
+_FILES = {
+    "bytes": pa.int64(),
+    "sha256": pa.string(),
+    "stamp": pa.int64(),
+    "quarantine_file": pa.string(),
+    "quarantine_bytes": pa.int64(),
+}
 _UNNAMED = "unnamed"  # by a part, or its account, of before variants were recorded
-_SCHEMA = pa.schema([*((name, pa.int64()) for name in _COUNTS), *((name, pa.string()) for name in _MAKERS)])
+SCHEMA = pa.schema(
+    [*((name, pa.int64()) for name in _COUNTS), *((name, pa.string()) for name in _MAKERS), *_FILES.items()]
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +45,8 @@ class Committed:
 
     Attributes:
         rows_by_variant: rows in the output by the variant that answered.
+        damaged: parts that were found damaged, and what each was, in words; they do not count, and are gone.
+        dropped: accounts that could not be read.
     """
 
     fragments: np.ndarray[Any, Any]
@@ -42,23 +55,26 @@ class Committed:
     rows_quarantined: int = 0
     artifacts: frozenset[str] = frozenset()
     rows_by_variant: dict[str, int] = field(default_factory=dict)
+    damaged: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 NOTHING = Committed(np.array([], dtype=np.int64))
 
 
-def committed(table: pa.Table) -> Committed:
+def committed(table: pa.Table, damaged: tuple[str, ...] = (), dropped: tuple[str, ...] = ()) -> Committed:
     """Add up a table of accounts."""
     sums = {name: int(np.sum(table.column(name).to_numpy())) for name in _COUNTS[1:]}
     artifacts = frozenset(table.column("artifact").unique().to_pylist())
     rows = pa.table({"of": table.column("variant").fill_null(_UNNAMED), "rows": table.column("rows_out")})
     summed = rows.group_by("of").aggregate([("rows", "sum")])
     by_variant = dict(zip(summed.column("of").to_pylist(), summed.column("rows_sum").to_pylist(), strict=True))
-    return Committed(table.column("fragment").to_numpy(), **sums, artifacts=artifacts, rows_by_variant=by_variant)
+    return Committed(table.column("fragment").to_numpy(), **sums, artifacts=artifacts, rows_by_variant=by_variant,
+                     damaged=damaged, dropped=dropped)  # fmt: skip
 
 
 def from_footers(footers: Iterable[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist([{name: f.get(name) for name in _SCHEMA.names} for f in footers], schema=_SCHEMA)
+    return pa.Table.from_pylist([{name: f.get(name) for name in SCHEMA.names} for f in footers], schema=SCHEMA)
 
 
 def index_of(part: str) -> int:
@@ -74,8 +90,9 @@ class Accounts:
 
     def __init__(self, folder: Folder, fingerprint: str) -> None:
         self._folder = folder
-        self._fingerprint = fingerprint
+        self.fingerprint = fingerprint
         self._open: list[dict[str, Any]] = []
+        self._held: list[pa.Table] = []
 
     def add(
         self,
@@ -85,10 +102,15 @@ class Accounts:
         rows_out: int,
         rows_quarantined: int,
         variant: str | None = None,
+        **files: Any,
     ) -> None:
-        """Count one committed fragment; it is written with others."""
-        counts = (fragment, rows_in, rows_out, rows_quarantined)
-        self._open.append({**dict(zip(_COUNTS, counts, strict=True)), "artifact": artifact, "variant": variant})
+        """Count one committed fragment; it is written with others.
+
+        Args:
+            files: what lies in the folder: `bytes`, `sha256`, `stamp`, `quarantine_file`, `quarantine_bytes`.
+        """
+        counts = dict(zip(_COUNTS, (fragment, rows_in, rows_out, rows_quarantined), strict=True))
+        self._open.append({**counts, "artifact": artifact, "variant": variant, **files})
         if len(self._open) >= _RECEIPTS_AN_ACCOUNT:
             self.flush()
 
@@ -96,16 +118,53 @@ class Accounts:
         """Write what is counted and not written yet."""
         if not self._open:
             return
-        sink = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(self._open, schema=_SCHEMA), sink, compression="zstd")
-        self._folder.put(f"{_FOLDER}/{self._fingerprint}-{uuid.uuid4().hex}.parquet", sink.getvalue())
+        table = from_footers(self._open)
+        self._write(table)
+        self._held.append(table)
         self._open = []
 
-    def read(self) -> pa.Table:
-        """Return all accounts as one table; a fragment may be in several, with the same counts."""
-        names = self._folder.names(rf"{self._fingerprint}-\w+\.parquet", under=_FOLDER)
-        tables = [_SCHEMA.empty_table()]
-        for name in names:
-            with self._folder.open(f"{_FOLDER}/{name}") as file:
-                tables.append(pq.read_table(file, schema=_SCHEMA))
-        return pa.concat_tables(tables)
+    def hold(self, known: pa.Table, opened: pa.Table) -> None:
+        """Start from what earlier attempts committed, as accounts tell and parts that were opened for want of one."""
+        self._held = [known, opened]
+        if opened.num_rows:
+            self._write(opened)
+
+    def write_again(self) -> None:
+        """Write all that is counted, where the folder was removed."""
+        if (table := self.table()).num_rows:
+            self._write(table)
+        self._held, self._open = [table], []
+
+    def table(self) -> pa.Table:
+        """Return what is counted in this run, resumed fragments included; each once, as it was committed last."""
+        table = pa.concat_tables([SCHEMA.empty_table(), *self._held, from_footers(self._open)])
+        fragments = table.column("fragment").to_numpy()
+        _, last = np.unique(fragments[::-1], return_index=True)
+        return table if len(last) == len(fragments) else table.take(pa.array(len(fragments) - 1 - last))
+
+    def forget(self, fragments: np.ndarray[Any, Any]) -> Committed:
+        """Count these no more, as their parts are lost; return what they held."""
+        table = self.table()
+        lost = np.isin(table.column("fragment").to_numpy(), fragments)
+        self._held, self._open = [table.filter(pa.array(~lost))], []
+        return committed(table.filter(pa.array(lost)))
+
+    def read(self) -> tuple[pa.Table, tuple[str, ...]]:
+        """Return all accounts on disk as one table, and the names of those that cannot be read.
+
+        A fragment may be in several: with other sizes where its part was lost and made again.
+        """
+        tables, damaged = [SCHEMA.empty_table()], []
+        for name in self._folder.names(rf"{self.fingerprint}-\w+\.parquet", under=_FOLDER):
+            data = self._folder.read(f"{_FOLDER}/{name}")
+            try:
+                # Columns that an account of before lacks are null.
+                tables.append(pq.read_table(io.BytesIO(data or b""), schema=SCHEMA))
+            except (pa.ArrowException, OSError):
+                damaged.append(f"{_FOLDER}/{name}")
+        return pa.concat_tables(tables), tuple(damaged)
+
+    def _write(self, table: pa.Table) -> None:
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        self._folder.put(f"{_FOLDER}/{self.fingerprint}-{uuid.uuid4().hex}.parquet", sink.getvalue())

@@ -33,7 +33,7 @@ _FEWEST_ROWS = 64
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One input file as it was when planned; `version` is an etag or modification time."""
+    """One input file as it was when planned; `version` is an etag, locally the modification time in nanoseconds."""
 
     path: str
     size: int
@@ -43,13 +43,22 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Fragment:
-    """Rows [start, stop) of one file; `partition` holds its hive partition values as (column, value, Arrow type)."""
+    """Rows [start, stop) of one file at one version: plain values, it travels as JSON.
+
+    Attributes:
+        partition: the file's hive partition values as (column, value, Arrow type).
+        size, version: the file as it was planned; read at whatever version it has where there is none.
+        cast: columns that this file holds in another type than the plan, as schema.py writes them.
+    """
 
     index: int
     path: str
     start: int
     stop: int
     partition: tuple[tuple[str, Any, str], ...] = ()
+    size: int = 0
+    version: str = ""
+    cast: str = ""
 
     @property
     def rows(self) -> int:
@@ -65,7 +74,8 @@ class Fragments(Sequence[Fragment]):
 
     Attributes:
         paths: (files,) paths and `partitions` their hive partition values.
-        file: (n,) index into both; `start` and `stop`: (n,) rows.
+        file: (n,) index into these; `start` and `stop`: (n,) rows.
+        files: (files,) as they were planned, and `casts` what must be cast; none of either where nobody planned.
     """
 
     paths: tuple[str, ...]
@@ -73,6 +83,8 @@ class Fragments(Sequence[Fragment]):
     file: np.ndarray[Any, Any]
     start: np.ndarray[Any, Any]
     stop: np.ndarray[Any, Any]
+    files: tuple[SourceFile, ...] = ()
+    casts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.file)
@@ -86,7 +98,11 @@ class Fragments(Sequence[Fragment]):
             return [self[i] for i in range(*index.indices(len(self)))]
         at = range(len(self))[index]
         file = int(self.file[at])
-        return Fragment(at, self.paths[file], int(self.start[at]), int(self.stop[at]), self.partitions[file])
+        start, stop, partition = int(self.start[at]), int(self.stop[at]), self.partitions[file]
+        if not self.files:
+            return Fragment(at, self.paths[file], start, stop, partition)
+        planned, cast = self.files[file], self.casts[file]
+        return Fragment(at, planned.path, start, stop, partition, planned.size, planned.version, cast)
 
     @property
     def rows(self) -> int:
@@ -94,7 +110,7 @@ class Fragments(Sequence[Fragment]):
 
     def digest(self) -> str:
         """Identify the cuts and what they are cut from."""
-        found = hashlib.sha256(repr((self.paths, self.partitions)).encode())
+        found = hashlib.sha256(repr((self.paths, self.partitions, self.casts)).encode())
         for column in (self.file, self.start, self.stop):
             found.update(np.ascontiguousarray(column, dtype="<i8").tobytes())
         return found.hexdigest()[:16]
@@ -102,12 +118,18 @@ class Fragments(Sequence[Fragment]):
 
 @dataclass(frozen=True)
 class Plan:
-    """The table, cut. `bad_files` holds (path, reason) of files left out because the job says so."""
+    """The table, cut.
+
+    Attributes:
+        bad_files: (path, reason) of files left out because the job says so.
+        warnings: what a person should know of the table, those files included.
+    """
 
     files: tuple[SourceFile, ...]
     fragments: Fragments
     schema: pa.Schema
     bad_files: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -115,8 +137,16 @@ class Plan:
 
     def part_name(self, index: int) -> str:
         """Return the deterministic name of a fragment's output file."""
-        width = max(6, len(str(max(len(self.fragments) - 1, 0))))
-        return f"part-{index:0{width}d}.parquet"
+        return part_name(index, len(self.fragments))
+
+
+def part_name(index: int, total: int) -> str:
+    """Return the name of a fragment's output file in an output of `total` fragments."""
+    return f"part-{index:0{part_digits(total)}d}.parquet"
+
+
+def part_digits(total: int) -> int:
+    return max(6, len(str(max(total - 1, 0))))
 
 
 def rows_for_model(family_rows: int, model_bytes: int) -> int:

@@ -24,6 +24,7 @@ from optinfer.errors import OutputConflictError, redact
 STALE_SECONDS = 60.0
 _BEAT_SECONDS = 10.0
 _NAME = f"{STATE}/lock.json"
+_RECORD = {"token": str, "host": str, "pid": int, "started": int | float, "beat": int | float}
 _log = logging.getLogger(__name__)
 
 
@@ -63,13 +64,19 @@ class RunLock:
     def _beat(self) -> None:
         while not self._stop.wait(_BEAT_SECONDS):
             try:
-                holder = self._holder()
-                if holder is not None and holder["token"] != self._token:
+                if not self.renew():
                     _log.warning("another run took over %s; commits stay exactly once", redact(self._folder.url))
                     return
-                self._folder.put(_NAME, self._record())
             except OSError as error:
                 _log.warning("the lock's heartbeat failed and is tried again: %s", error)
+
+    def renew(self) -> bool:
+        """Write the lock again, with the time of now; return False where another run holds it."""
+        holder = self._holder()
+        if holder is not None and holder["token"] != self._token:
+            return False
+        self._folder.put(_NAME, self._record())
+        return True
 
     def _record(self) -> bytes:
         me = psutil.Process()
@@ -87,9 +94,13 @@ class RunLock:
 
 
 def holder(folder: Folder) -> dict[str, Any] | None:
-    """Return the record of whoever holds the output, dead or alive; None where nobody does."""
-    data = folder.read(_NAME)
-    return json.loads(data) if data else None
+    """Return the record of whoever holds the output, dead or alive; None where nobody does, or nobody can tell who."""
+    try:
+        found = json.loads(folder.read(_NAME) or b"")
+        whole = all(isinstance(found[name], kind) for name, kind in _RECORD.items())
+    except (ValueError, TypeError, KeyError):
+        return None
+    return found if whole else None
 
 
 def is_live(record: dict[str, Any], now: float) -> bool:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from optinfer.data.fragments import Fragment
 from optinfer.data.reading import FragmentReader
-from optinfer.errors import SourceError
+from optinfer.errors import CorruptFileError
 
 # Spread over the table, yet few enough that sampling reads a small part of it.
 _MOST_FRAGMENTS = 16
@@ -44,7 +44,7 @@ def draw(
 ) -> Sample:
     """Draw disjoint gate and calibration rows, evenly over the table; rows with nulls in `required` are left out.
 
-    Fragments that cannot be read are an error, or left out with `skip_unreadable` as long as one can be read.
+    Fragments that cannot be decoded are an error, or left out with `skip_unreadable` as long as one can be read.
 
     A table too small for both gives two thirds to the gate.
     """
@@ -56,7 +56,7 @@ def draw(
         share = -(-left // (len(chosen) - position))
         try:
             rows = _without_nulls(reader.read(fragment), required)
-        except SourceError:
+        except CorruptFileError:
             if not skip_unreadable or not (tables or position + 1 < len(chosen)):
                 raise
             continue

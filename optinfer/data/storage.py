@@ -7,19 +7,22 @@ which either appears whole or not at all. There is no rename, and nobody overwri
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from optinfer.errors import ConfigError, OptinferError, redact
 
 STATE = "_optinfer"
 _RETRIES_ON_CONFLICT = 5
+# Somebody may remove the whole folder between the steps of one write, and again.
+_RETRIES_ON_REMOVAL = 5
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -54,8 +57,9 @@ def reaching(url: str) -> Iterator[None]:
 
 
 def version_of(info: dict[str, Any]) -> str:
-    """Return what tells a file from one that replaced it: its etag or modification time, as fsspec knows it."""
-    return str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "").strip('"')
+    """Return what tells an object from one that replaced it, as fsspec knows it: an etag, a generation or a time."""
+    known = ("ETag", "etag", "generation", "md5Hash", "last_modified", "LastModified", "updated", "mtime", "created")
+    return str(next((info[name] for name in known if info.get(name)), "")).strip('"')
 
 
 def is_local(url: str) -> bool:
@@ -64,7 +68,12 @@ def is_local(url: str) -> bool:
 
 def absolute(url: str) -> str:
     """Make a local path absolute, so that it means the same on every process of this machine."""
-    return str(Path(url.removeprefix("file://")).expanduser().absolute()) if is_local(url) else url
+    if not is_local(url):
+        return url
+    try:
+        return str(Path(url.removeprefix("file://")).expanduser().absolute())
+    except (RuntimeError, OSError) as error:  # ~ of nobody, or a working directory that is gone
+        raise ConfigError(f"{url} cannot be found: {error}; give the full path") from error
 
 
 class Folder:
@@ -86,32 +95,56 @@ class Folder:
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Create `name` holding `data`; return False, changing nothing, where it exists already."""
+        return self.create(name, data) is not None
+
+    def create(self, name: str, data: bytes) -> int | None:
+        """Create `name` as `put_new` does; return the stamp of what was put, None where it exists already.
+
+        A listing shows the same stamp for as long as nobody writes the file again; 0 is one that nobody knows.
+        """
         if is_local(self.url):
             return self._link_new(name, data)
         fs, path = self._at(name)
         for attempt in range(_RETRIES_ON_CONFLICT):
             try:
-                fs.pipe_file(path, data, mode="create")
-                return True
+                put = fs.pipe_file(path, data, mode="create")
+                return _stamp(put.get("ETag") if isinstance(put, dict) else None)
             except FileExistsError:
-                return False
+                return None
             except OSError as error:
                 # S3 answers 409 when two conditional writes race: neither is decided, the loser asks again.
                 if "Conflict" not in str(error) or attempt + 1 == _RETRIES_ON_CONFLICT:
                     raise
         raise AssertionError("unreachable")
 
-    def _link_new(self, name: str, data: bytes) -> bool:
-        target = Path(self.url, name)
-        staged = self._stage(data)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
+    def _link_new(self, name: str, data: bytes) -> int | None:
+        stamps = []
+
+        def link(staged: Path, target: Path) -> None:
+            stamps.append(staged.stat().st_mtime_ns)
             os.link(staged, target)
+
+        try:
+            self._from_stage(name, data, link)
         except FileExistsError:
-            return False
-        finally:
-            staged.unlink()
-        return True
+            return None
+        return stamps[-1]
+
+    def _from_stage(self, name: str, data: bytes, take: Callable[[Path, Path], None]) -> None:
+        """Write `data` aside and let `take` put it at its name; again where the folder was removed meanwhile."""
+        target = Path(self.url, name)
+        for attempt in range(_RETRIES_ON_REMOVAL):
+            staged = None
+            try:
+                staged = self._stage(data)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                return take(staged, target)
+            except FileNotFoundError:
+                if attempt + 1 == _RETRIES_ON_REMOVAL:
+                    raise
+            finally:
+                if staged is not None:
+                    staged.unlink(missing_ok=True)
 
     def _stage(self, data: bytes) -> Path:
         """Write `data` durably under a name no reader looks at."""
@@ -126,9 +159,7 @@ class Folder:
     def put(self, name: str, data: bytes) -> None:
         """Write `name`, replacing what is there; readers see the old or the new, never a part."""
         if is_local(self.url):
-            target = Path(self.url, name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self._stage(data), target)
+            self._from_stage(name, data, os.replace)
         else:
             fs, path = self._at(name)
             fs.pipe_file(path, data)
@@ -159,9 +190,64 @@ class Folder:
         except FileNotFoundError:
             return []
 
-    def _listed(self, under: str) -> list[str]:
-        if is_local(self.url):  # fsspec would ask for every file's size and times
+    def _listed(self, under: str) -> Iterable[str]:
+        if is_local(self.url):  # scandir would ask for every file's size
             return os.listdir(Path(self.url, under))
+        return (entry.name for entry in self.entries(under))
+
+    def entries(self, under: str = "") -> Iterator[Entry]:
+        """Yield what lies directly in the folder (or `under` it), page by page."""
         fs, root = self._fs_path
-        entries = fs.ls(f"{root}/{under}" if under else root, detail=False)
-        return [entry.rstrip("/").rpartition("/")[2] for entry in entries]
+        at = f"{root}/{under}" if under else root
+        with contextlib.suppress(FileNotFoundError):
+            if is_local(self.url):
+                yield from _scanned(at)
+            elif "s3" in fs.protocol:
+                yield from _paged(fs, at)
+            else:
+                for info in fs.ls(at, detail=True):
+                    name = info["name"].rstrip("/").rpartition("/")[2]
+                    yield Entry(name, None if info["type"] == "directory" else int(info["size"]), 0)
+
+
+class Entry(NamedTuple):
+    """One name of a listing; a folder's `size` is None, a `stamp` that nobody knows 0 (see `Folder.create`)."""
+
+    name: str
+    size: int | None
+    stamp: int
+
+
+def _stamp(etag: str | None) -> int:
+    """Return an etag as a number, so that a million of them fit into a column."""
+    return int.from_bytes(hashlib.sha256(etag.strip('"').encode()).digest()[:7]) if etag else 0
+
+
+def _scanned(at: str) -> Iterator[Entry]:
+    with os.scandir(at) as found:
+        for entry in found:
+            try:
+                if entry.is_dir():
+                    yield Entry(entry.name, None, 0)
+                else:
+                    known = entry.stat()
+                    yield Entry(entry.name, known.st_size, known.st_mtime_ns)
+            except FileNotFoundError:  # removed since, or a link to nothing: a reader finds nothing there either
+                continue
+
+
+def _paged(fs: Any, at: str) -> Iterator[Entry]:
+    """List S3 itself: s3fs keeps a dictionary an object, a gigabyte for a million."""
+    bucket, key, _ = fs.split_path(at)
+    prefix = f"{key}/" if key else ""
+    more: dict[str, str] = {}
+    while True:
+        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, Delimiter="/", **fs.req_kw, **more)
+        for below in page.get("CommonPrefixes", ()):
+            yield Entry(below["Prefix"].removeprefix(prefix).rstrip("/"), None, 0)
+        for found in page.get("Contents", ()):
+            if name := found["Key"].removeprefix(prefix):  # else the marker of the folder itself
+                yield Entry(name, int(found["Size"]), _stamp(found.get("ETag")))
+        if not page.get("IsTruncated"):
+            return
+        more = {"ContinuationToken": page["NextContinuationToken"]}

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import socket
 import sys
 import threading
 from collections.abc import Iterator
 
+from optinfer import last_resort
 from optinfer.errors import OptinferError
 from optinfer.execution.placement import Node
+from optinfer.execution.reach import chosen, require_reachable, require_startable, what_to_check
 
 # Only descriptions and receipts pass through the object store; rows never do.
 _OBJECT_STORE_BYTES = 256 * 2**20
-_CONNECT_SECONDS = 5.0
 _ACCELERATOR = "accelerator_type:"
 _BUILT_IN = ("CPU", "GPU", "memory", "object_store_memory")
+_WAIT_SECONDS = 0.2
+
+_log = logging.getLogger(__name__)
 
 
 class Connection:
@@ -26,17 +28,27 @@ class Connection:
     Starting Ray takes seconds of waiting, so it goes on in a thread while the driver does other things, and so does its
     end: `open`, then `ready`, then `release` as soon as nothing needs it. The thread lives as long as the connection:
     Ray's processes are told to die with the thread that started them.
+
+    A process has one Ray. Of two jobs in two threads the second waits for the end of what the first started.
     """
 
+    # Whoever connected this process, and who may be next.
+    _turn = threading.Lock()
+    _holder: Connection | None = None
+
     def __init__(self, address: str | None) -> None:
-        self._address = address
+        self._given = address
         self._thread: threading.Thread | None = None
+        self._caller = 0
         self._answered, self._unneeded = threading.Event(), threading.Event()
         self._error: OptinferError | None = None
         self._local = False
         self._free: list[Node] | None = None
 
     def __enter__(self) -> Connection:
+        """Refuse at once what Ray would find out only when a job has proved its variant."""
+        if not self._is_there():
+            self._check()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,22 +66,14 @@ class Connection:
             return
         self._join()
         self._error = None
-        if self._address not in (None, "auto", "local"):
-            _require_listening(str(self._address))
-        ray = sys.modules.get("ray")
-        if ray is not None and ray.is_initialized():
-            if self._address not in (None, "auto", "local"):
-                raise OptinferError(
-                    f"this process is connected to Ray already, it cannot also use {self._address}; "
-                    "leave the address out to use the connection it has, or call ray.shutdown() first"
-                )
+        if self._is_there():
             return
-        where = None if self._address == "local" else self._address or os.environ.get("RAY_ADDRESS")
-        if where not in (None, "auto", self._address):
-            _require_listening(str(where))
+        self._check()
+        where, named_by = chosen(self._given)
         self._local = where is None
+        self._caller = threading.get_ident()
         self._answered, self._unneeded = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._live, args=(where,), name="optinfer-ray", daemon=True)
+        self._thread = threading.Thread(target=self._live, args=(where, named_by), name="optinfer-ray", daemon=True)
         self._thread.start()
 
     def ready(self) -> None:
@@ -99,25 +103,91 @@ class Connection:
             self._thread.join()
             self._thread = None
 
-    def _live(self, where: str | None) -> None:
-        import ray
+    def _is_there(self) -> bool:
+        """Tell whether this process has a Ray that this job may use: not one that ends with another thread's job."""
+        holder = Connection._holder
+        if not connected_already():
+            return False
+        if holder is not None and (holder._caller != threading.get_ident() or holder._unneeded.is_set()):
+            return False
+        if (self._given or "").strip() not in ("", "auto", "local"):
+            raise OptinferError(
+                f"this process is connected to Ray already, it cannot also use {self._given}; "
+                "leave the address out to use the connection it has, or call ray.shutdown() first"
+            )
+        return True
 
-        quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    def _check(self) -> None:
+        where, named_by = chosen(self._given)
+        if where is None:
+            require_startable()
+        else:
+            require_reachable(where, named_by)
+
+    def _live(self, where: str | None, named_by: str) -> None:
         try:
-            if where is None:
-                ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
-            else:
-                ray.init(address=where, **quiet)
-        except Exception as error:
+            if self._has_turn():
+                try:
+                    self._connected(where, named_by)
+                finally:
+                    Connection._holder = None
+                    Connection._turn.release()
+        finally:
+            self._answered.set()
+
+    def _has_turn(self) -> bool:
+        """Wait for the end of another job's Ray in this process; return False where this is not needed any more."""
+        if not Connection._turn.acquire(blocking=False):
+            _log.warning("another job of this process uses Ray: this one goes on when that has ended")
+            while not Connection._turn.acquire(timeout=_WAIT_SECONDS):
+                if self._unneeded.is_set():
+                    return False
+        Connection._holder = self
+        return True
+
+    def _connected(self, where: str | None, named_by: str) -> None:
+        try:
+            _init(where)
+        except BaseException as error:  # Ray ends its process in places; here that would leave others waiting
             self._error = OptinferError(
-                f"cannot connect to Ray at {where or 'local'}: {error}; check --address, or leave it out to run here"
+                f"{_failed(where)}: {last_resort.named(error).rstrip('.')}; {what_to_check(where, named_by)}"
             )
             self._error.__cause__ = error
             return
-        finally:
-            self._answered.set()
+        self._answered.set()
         self._unneeded.wait()
-        ray.shutdown()
+        _shut_down()
+
+
+def connected_already() -> bool:
+    """Tell whether this process has a Ray, without importing it: another thread may be half way through that."""
+    is_initialized = getattr(sys.modules.get("ray"), "is_initialized", None)
+    return is_initialized is not None and bool(is_initialized())
+
+
+def _init(where: str | None) -> None:
+    import ray
+
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if where is None:
+            ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+        else:
+            ray.init(address=where, **quiet)
+    except BaseException:
+        with contextlib.suppress(Exception):  # the processes of a start that came half way
+            _shut_down()
+        raise
+
+
+def _shut_down() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+def _failed(where: str | None) -> str:
+    return "Ray cannot start here" if where is None else f"cannot connect to Ray at {where}"
 
 
 @contextlib.contextmanager
@@ -134,18 +204,6 @@ def connected(address: str | None) -> Iterator[None]:
         connection.open()
         connection.ready()
         yield
-
-
-def _require_listening(address: str) -> None:
-    """Refuse an address nobody listens on at once: Ray would ask it for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise OptinferError(
-            f"cannot connect to Ray at {address}: {error}; check --address (HOST:PORT or ray://HOST:PORT), "
-            "or leave it out to run here"
-        ) from error
 
 
 def free_nodes() -> list[Node]:

@@ -206,5 +206,7 @@ def _described(placement: Placement) -> str:
 
 def _receipt(raw: dict[str, Any]) -> Receipt:
     if "error" in raw:
-        raise getattr(optinfer.errors, raw["error"], OptinferError)(raw["message"])
+        error: OptinferError = getattr(optinfer.errors, raw["error"], OptinferError)(raw["message"])
+        error.add_note(f"On the replica:\n{raw.get('traceback')}")  # for the journal, which keeps tracebacks
+        raise error
     return Receipt(**{**raw, "stats": Stats.from_dict(raw["stats"])})

@@ -10,7 +10,6 @@ import os
 import socket
 import sys
 import time
-import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,10 +19,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from optinfer import last_resort
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
 from optinfer.data.reading import FragmentReader
-from optinfer.errors import AccountingError, LoadError, NoVariantError, OptinferError, RowError, SourceError, redact
+from optinfer.errors import (
+    AccountingError,
+    CorruptFileError,
+    LoadError,
+    NoVariantError,
+    OptinferError,
+    RowError,
+    redact,
+)
 from optinfer.families import Columns, as_roles
 from optinfer.inference.answers import Scored
 from optinfer.inference.isolation import IsolatedReplica
@@ -66,6 +74,7 @@ class Receipt:
         replica: the process that made it, `pid@node`.
         load_started: when its actor began to load the model, in seconds since the epoch, as is `committed`.
         max_batch_tokens, max_batch_size: the limits of a micro-batch that its replica has come to.
+        sha256, stamp: of the part as it was put; `quarantine_file` and its bytes lie beside it.
     """
 
     fragment: int
@@ -82,6 +91,21 @@ class Receipt:
     peak_rss_mb: float
     max_batch_tokens: int
     max_batch_size: int
+    sha256: str | None = None
+    stamp: int | None = None
+    quarantine_file: str | None = None
+    quarantine_bytes: int | None = None
+
+    @property
+    def files(self) -> dict[str, Any]:
+        """What the commit left in the folder."""
+        return {
+            "bytes": self.stats.bytes_out,
+            "sha256": self.sha256,
+            "stamp": self.stamp,
+            "quarantine_file": self.quarantine_file,
+            "quarantine_bytes": self.quarantine_bytes,
+        }
 
 
 class FragmentScorer:
@@ -125,7 +149,7 @@ class FragmentScorer:
         started = perf_counter()
         try:
             table = self._reader.read(fragment)
-        except SourceError as error:
+        except CorruptFileError as error:
             if self._task.on_bad_file == "raise":
                 raise
             return self._commit(fragment, part, *self._unreadable(fragment, str(error)), Stats(rows_in=fragment.rows))
@@ -214,6 +238,7 @@ class FragmentScorer:
             "peak_rss_mb": peak_rss_mb(),
             "max_batch_tokens": self._replica.max_batch_tokens,
             "max_batch_size": self._replica.max_batch_size,
+            **{name: record.get(name) for name in ("sha256", "stamp", "quarantine_file", "quarantine_bytes")},
         }
 
     def _unreadable(self, fragment: Fragment, reason: str) -> tuple[pa.Table, pa.Table, dict[int, str]]:
@@ -245,9 +270,12 @@ def _node_name() -> str:
 
 
 def _described(error: Exception) -> dict[str, str]:
+    """Return an error as plain values: one line for a person, the traceback for the journal."""
+    told = {"traceback": last_resort.whole(error)}
     if isinstance(error, OptinferError):
-        return {"error": type(error).__name__, "message": str(error)}
-    return {"error": OptinferError.__name__, "message": "".join(traceback.format_exception(error))}
+        return {**told, "error": type(error).__name__, "message": str(error)}
+    message = f"a replica on {socket.gethostname()} failed: {last_resort.said(error)}"
+    return {**told, "error": OptinferError.__name__, "message": message}
 
 
 def _load(settings: ReplicaSettings) -> Replica:

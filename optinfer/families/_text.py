@@ -1,80 +1,51 @@
-"""Texts to tokens, and a text model's own files to a torch module: shared by the text families.
-
-Tokens of all rows lie end to end in one array, so a fragment of any size is two arrays and no per-row objects.
-"""
+"""A text model's folder: what must be in it, what is refused, and how its weights are loaded."""
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
-from optinfer.families import Arrays, Columns, Features
+from optinfer.families import Columns
+from optinfer.families._settings import read_json, says_nothing
+
+__all__ = ["DYNAMIC_AXES", "INPUTS", "load_encoder", "read_json", "require_folder", "require_strings"]
 
 INPUTS = ("input_ids", "attention_mask")
+_VOCABULARIES = ("tokenizer.json", "vocab.", "spiece.", "sentencepiece.")
+_OWN_CODE = "code of a model's folder is never run; remove the key if transformers' own class gives the same answers"
+_PARTS = "optinfer feeds texts alone; save the text model apart"
+_NOT_READ = {
+    "config.json": {
+        "auto_map": _OWN_CODE,
+        "quantization_config": "quantized weights are not read; give the model as it was before",
+        "text_config": _PARTS,
+        "vision_config": _PARTS,
+        "audio_config": _PARTS,
+    },
+    "tokenizer_config.json": {"auto_map": _OWN_CODE},
+}
+_MIXES = "its answers depend on how far rows are padded, so on a row's neighbours"
+_DRAWS = "it attends to blocks drawn at random or by length, so a row's answer is not the same twice"
+# Held against transformers, row by row and in company (tests/conformance).
+NOT_SUPPORTED = {
+    "big_bird": _DRAWS,
+    "canine": "it reads characters and pools them by length",
+    "convbert": _MIXES,
+    "fnet": "it has no mask: padding is read as text",
+    "funnel": "it halves a text's length on the way, which short texts do not survive",
+    "mobilebert": _MIXES,
+    "mra": _DRAWS,
+    "nystromformer": _DRAWS,
+    "perceiver": "it takes bytes",
+    "reformer": _DRAWS,
+    "xlnet": "it classifies by the last column, which padding takes",
+    "yoso": _DRAWS,
+}
 DYNAMIC_AXES = {name: {0: "batch", 1: "sequence"} for name in INPUTS}
-
-
-@dataclass(kw_only=True)
-class TextFeatures(Features):
-    """Token ids of all rows end to end; row i is `ids[offsets[i]:offsets[i + 1]]`."""
-
-    ids: np.ndarray[Any, Any]
-    offsets: np.ndarray[Any, Any]
-    pad_id: int
-
-    def collate(self, rows: np.ndarray[Any, Any], pad_to: int = 0) -> Arrays:
-        starts, stops = self.offsets[rows], self.offsets[rows + 1]
-        width = max(int((stops - starts).max()), pad_to)
-        ids = np.full((len(rows), width), self.pad_id, dtype=np.int64)
-        for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-            ids[i, : stop - start] = self.ids[start:stop]
-        mask = (np.arange(width) < (stops - starts)[:, None]).astype(np.int64)
-        return {"input_ids": ids, "attention_mask": mask}
-
-
-class TextTokenizer:
-    """The folder's own tokenizer, truncating to `max_length` tokens and never padding."""
-
-    def __init__(self, folder: Path, max_length: int | None) -> None:
-        from tokenizers import Tokenizer
-
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise ConfigError(f"{folder} has no tokenizer.json; save it with `tokenizer.save_pretrained(folder)`")
-        self._tokenizer = Tokenizer.from_file(str(path))
-        self._tokenizer.enable_truncation(max_length or model_max_length(folder))
-        self._tokenizer.no_padding()
-        self._pad_id = int(read_json(folder / "config.json").get("pad_token_id") or 0)
-
-    def __call__(self, texts: pa.ChunkedArray | pa.Array) -> TextFeatures:
-        """Tokenize one column; nulls are rejected, every other text gives at least its special tokens."""
-        nulls = np.asarray(texts.is_null())
-        filled = pc.fill_null(texts.cast(pa.large_string()), "").to_pylist()
-        # The Rust tokenizer starts a thread per core unless told not to: with one replica a core they would fight.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        encoded = self._tokenizer.encode_batch_fast(filled)
-        lengths = np.fromiter((len(e) for e in encoded), dtype=np.int64, count=len(encoded))
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        ids = np.empty(int(offsets[-1]), dtype=np.int64)
-        for i, encoding in enumerate(encoded):
-            ids[offsets[i] : offsets[i + 1]] = encoding.ids
-        return TextFeatures(
-            rows=len(encoded),
-            lengths=lengths,
-            rejected={int(i): "text is null" for i in np.flatnonzero(nulls)},
-            ids=ids,
-            offsets=offsets,
-            pad_id=self._pad_id,
-        )
 
 
 def require_folder(model: Artifact) -> Path:
@@ -88,9 +59,33 @@ def require_folder(model: Artifact) -> Path:
             f"model.path {model.file} is one file; text families need a folder with config.json, tokenizer.json and "
             "*.safetensors, as save_pretrained(folder) writes it"
         )
-    if missing := [name for name in ("config.json", "tokenizer.json") if not Path(model.path, name).is_file()]:
-        raise ConfigError(f"model.path {model.path} lacks {missing[0]}; save model and tokenizer with save_pretrained")
-    return Path(model.path)
+    folder = Path(model.path)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model.path {folder} lacks config.json; save model and tokenizer with save_pretrained")
+    if not any(file.name.startswith(_VOCABULARIES) or file.suffix == ".model" for file in folder.iterdir()):
+        raise ConfigError(f"model.path {folder} lacks tokenizer.json; save model and tokenizer with save_pretrained")
+    refuse_other_readers(folder)
+    return folder
+
+
+def refuse_other_readers(folder: Path) -> None:
+    """Refuse a folder that another loader than transformers' own turns into the model.
+
+    Raises:
+        ConfigError: it brings its own code, is an adapter or quantized, or takes more than texts.
+    """
+    if (adapter := folder / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"{adapter} makes this an adapter of another model; merge the two (merge_and_unload) and save"
+        )
+    for name, keys in _NOT_READ.items():
+        content = read_json(folder / name)
+        for key, why in keys.items():
+            if not says_nothing(content.get(key)):
+                raise ConfigError(f"{folder / name} sets {key!r}: {why}")
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind in NOT_SUPPORTED:
+        raise ConfigError(f"{folder} is a {kind} model, which is not supported: {NOT_SUPPORTED[kind]}")
 
 
 def require_strings(schema: pa.Schema, columns: Columns) -> None:
@@ -106,18 +101,12 @@ def require_strings(schema: pa.Schema, columns: Columns) -> None:
         )
 
 
-def model_max_length(folder: Path) -> int:
-    """Return how many tokens the model was meant for: sentence-transformers' own setting, else its positions."""
-    positions = read_json(folder / "config.json").get("max_position_embeddings")
-    meant = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
-    limits = [int(n) for n in (positions, meant) if n]
-    if not limits:
-        raise ConfigError(f"{folder} does not say how long a text may be; set model.max_length")
-    return min(limits)
+def load_encoder(folder: Path, auto_class: str, **options: Any) -> Any:
+    """Load a transformers model, fp32, from the folder alone: no network, no code from the folder, no pickles.
 
-
-def load_encoder(folder: Path, auto_class: str) -> Any:
-    """Load a transformers model, fp32, from the folder alone: no network, no code from the folder, no pickles."""
+    Raises:
+        ConfigError: transformers cannot load it, or would give it random weights where the folder has none.
+    """
     import torch
     import transformers
     from transformers.utils import logging as transformers_logging
@@ -125,13 +114,23 @@ def load_encoder(folder: Path, auto_class: str) -> Any:
     transformers_logging.disable_progress_bar()
     # Without any, the job allowed its pickled weights (optimization/model_source.py).
     safe = any(folder.glob("*.safetensors"))
-    return getattr(transformers, auto_class).from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False, use_safetensors=safe, dtype=torch.float32
-    )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    fixed = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
+    try:
+        model, loading = getattr(transformers, auto_class).from_pretrained(
+            folder, use_safetensors=safe, dtype=torch.float32, **fixed, **options
+        )
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"transformers cannot load the model in {folder}: {type(error).__name__}: {error}; check that it is whole, "
+            "or save it with save_pretrained(folder)"
+        ) from error
+    # A model without a head has a pooler after what is used of it; a head may stand on it.
+    unused = "pooler." if "For" not in auto_class else "\0"
+    if missing := sorted(name for name in loading["missing_keys"] if unused not in name):
+        raise ConfigError(
+            f"{folder} lacks the weights {', '.join(missing[:3])}{' and more' * (len(missing) > 3)} of "
+            f"{type(model).__name__}: they would be random; give a folder that holds all of them"
+        )
+    return model

@@ -251,8 +251,8 @@ def _encoded(value: Any) -> bytes:
             raise
         reason = f"{type(error).__name__}: {without_secrets(value, str(error))}"
         raise SourceError(
-            f"image {redact(value)} cannot be read: {reason}; check that its store can be reached and read from here, "
-            "and start the job again"
+            f"image {redact(value)} cannot be read: {reason}; check that its store can be reached from here, and start "
+            "the job again"
         ) from error
 
 

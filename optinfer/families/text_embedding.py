@@ -1,4 +1,4 @@
-"""Texts to vectors, as the model's own files say: transformer, then its pooling, then what follows it.
+"""Texts to vectors, as the model's own files say: prompt, transformer, then its pooling, then what follows it.
 
 Pooling and normalization are part of the exported model, so every backend gives the finished vector.
 """
@@ -12,16 +12,20 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer.artifact import Artifact
-from optinfer.families import Arrays, Columns, Family, Features
-from optinfer.families._sentence import layers_of, load_sentence_module, pooling_of, width_of
-from optinfer.families._text import DYNAMIC_AXES, INPUTS, TextTokenizer, require_folder, require_strings
+from optinfer.errors import ConfigError
+from optinfer.families import Arrays, Columns, Family, Features, Reference
+from optinfer.families._reference import against_sentence_transformers
+from optinfer.families._sentence import excludes_prompt, read_sentence, width_of
+from optinfer.families._sentence_module import load_sentence_module
+from optinfer.families._text import DYNAMIC_AXES, INPUTS, require_folder, require_strings
+from optinfer.families._tokens import Reading, TextTokenizer
 
-SETTINGS = ("max_length",)
+SETTINGS = ("max_length", "prompt", "prompt_name", "truncate_dim")
 FRAGMENT_ROWS = 1024
 
 
 def load(model: Artifact, settings: dict[str, Any]) -> Family:
-    return TextEmbedding(require_folder(model), settings.get("max_length"))
+    return TextEmbedding(require_folder(model), model.key, settings)
 
 
 class TextEmbedding(Family):
@@ -33,14 +37,27 @@ class TextEmbedding(Family):
     dynamic_axes = DYNAMIC_AXES
     metrics = ("cosine",)
 
-    def __init__(self, folder: Path, max_length: int | None) -> None:
+    def __init__(self, folder: Path, key: str, settings: dict[str, Any]) -> None:
         self._folder = folder
-        self._layers = layers_of(folder)
-        for layer in self._layers:
-            if layer.kind == "Pooling":
-                pooling_of(layer)  # refuses a mode that is not known before anything is loaded
-        self._tokenize = TextTokenizer(folder, max_length)
-        self.schema = pa.schema([("embedding", pa.list_(pa.float32(), width_of(folder, self._layers)))])
+        self._sentence = read_sentence(folder)
+        self._max_length = settings.get("max_length")
+        self._prompt = self._sentence.prompt(folder, settings.get("prompt"), settings.get("prompt_name"))
+        width = width_of(folder, self._sentence.layers)
+        self._truncate = settings.get("truncate_dim") or self._sentence.truncate
+        if self._truncate and self._truncate > width:
+            raise ConfigError(f"model.truncate_dim {self._truncate} is more than the model's {width} numbers; lower it")
+        self._tokenize = TextTokenizer(
+            Reading(
+                folder=folder,
+                key=key,
+                max_length=self._max_length,
+                meant=self._sentence.max_length,
+                lower=self._sentence.lower,
+                capped=True,
+                prompt=self._prompt,
+            )
+        )
+        self.schema = pa.schema([("embedding", pa.list_(pa.float32(), self._truncate or width))])
 
     def check(self, schema: pa.Schema, columns: Columns) -> None:
         require_strings(schema, columns)
@@ -54,4 +71,21 @@ class TextEmbedding(Family):
         return pa.Table.from_arrays([column], schema=self.schema)
 
     def load_module(self) -> Any:
-        return load_sentence_module(self._folder, self._layers)
+        return load_sentence_module(
+            self._folder,
+            self._sentence.layers,
+            self._tokenize,
+            skip=self._tokenize.prompt_tokens() if excludes_prompt(self._sentence.layers) and self._prompt else 0,
+            truncate=self._truncate,
+        )
+
+    def reference(self, rows: pa.Table, finished: pa.Table) -> Reference:
+        vectors = finished.column("embedding").combine_chunks()
+        return against_sentence_transformers(
+            self._folder,
+            rows.column("text"),
+            vectors.flatten().to_numpy().reshape(len(vectors), -1).astype(np.float64),
+            prompt=self._prompt,
+            truncate=self._truncate,
+            max_length=self._tokenize.other_limit,
+        )

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock
 
 from optinfer import home, plugins
-from optinfer.artifact import ENTRIES, Artifact
+from optinfer.artifact import ENTRIES, RECORD, Artifact
 from optinfer.errors import ConfigError, NoVariantError, OptinferError
 from optinfer.machine import cpu_features, installed
 from optinfer.optimization.techniques import BuildContext, Change
@@ -90,11 +90,17 @@ def _followed(
         if already(step["technique"], artifact.format):
             continue
         folder = home.artifacts() / key
-        found = Artifact.read(folder) or make(step, artifact, folder)
+        found = _kept(folder) or make(step, artifact, folder)
         if found is None:
             return None
         artifact = _located(found, artifact, folder)
     return artifact
+
+
+def _kept(folder: Path) -> Artifact | None:
+    """Return what the cache has in `folder`; what was damaged there is made again."""
+    found = home.read(folder / RECORD, lambda record: Artifact.read(record.parent))
+    return found if found and home.is_whole(folder) else None
 
 
 def _located(found: Artifact, source: Artifact, folder: Path) -> Artifact:
@@ -120,8 +126,9 @@ def _run_step(step: dict[str, Any], source: Artifact, folder: Path, context: Cal
         raise ConfigError(f"technique {step['technique']} takes {', '.join(technique.INPUTS)}, not {source.format}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if done := Artifact.read(folder):
+        if done := _kept(folder):
             return done
+        home.require_space(source.size_bytes)
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             started = perf_counter()
@@ -129,6 +136,7 @@ def _run_step(step: dict[str, Any], source: Artifact, folder: Path, context: Cal
             made = _after(source, change, step["technique"], folder, any(aside.iterdir()))
             made = replace(made, build_seconds=source.build_seconds + perf_counter() - started)
             made.save(aside)
+            home.note_files(folder, aside)
             shutil.rmtree(folder, ignore_errors=True)
             aside.rename(folder)
             return made

@@ -103,9 +103,10 @@ def certify(
             really sees.
         labels: the true answers of the sample's rows, where the metric is about them.
         gpu_taken_mb: memory of the GPU that was taken before it was loaded.
-        without: rows that would end this process; they count against the variant.
+        without: rows that would end this process; they count against the variant. Those that the baseline could not
+            answer are left out, too, and count for nobody.
     """
-    rows = np.delete(np.arange(sample.num_rows), list(without))
+    rows = np.delete(np.arange(sample.num_rows), [*without, *baseline.rejected])
     tried = sample.take(pa.array(rows))
     replica.score(tried.slice(0, _WARM_UP_ROWS))
     scored, speeds = _score_in_parts(replica, tried)
@@ -152,10 +153,10 @@ def certify(
 
 def read(artifact: str, key: str) -> Certificate | None:
     """Return the certificate kept for this artifact and sample, if any."""
-    path = _path(artifact, key)
-    if not path.is_file():
-        return None
-    raw = json.loads(path.read_text())
+    return home.read_json(_path(artifact, key), _from_dict)
+
+
+def _from_dict(raw: dict[str, Any]) -> Certificate:
     lists = {name: tuple(raw[name]) for name in ("notes", "rows_per_second_range")}
     fidelity = Fidelity(**{**raw["fidelity"], "outputs": tuple(raw["fidelity"]["outputs"])})
     return Certificate(**{**raw, **lists, "fidelity": fidelity, "reference": Reference(**raw["reference"])})

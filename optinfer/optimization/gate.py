@@ -22,6 +22,8 @@ _RESAMPLES = 1000
 # A metric of the whole sample is computed anew for each resample, which is slower than a mean of row values.
 _RESAMPLES_OF_A_WHOLE = 200
 _TAIL = 2.5
+# Of a number, what arithmetic in another order may change.
+_ROUNDING = 1e-5
 
 Array = np.ndarray[Any, Any]
 # From row indices to the metric of (candidate, baseline) on these rows.
@@ -130,7 +132,10 @@ def _explained(a: Array, b: Array, answered: Array) -> float:
     mean = a.mean(axis=0)
     b = np.where(answered[:, None] & ~np.isnan(b), b, mean)  # a row without an answer explains nothing
     residual, total = ((a - b) ** 2).sum(), ((a - mean) ** 2).sum()
-    return float(1 - residual / total) if total else float(residual == 0 and answered.all())
+    rounding = _ROUNDING**2 * (a**2).sum()
+    if total <= rounding:  # an output that does not vary explains nothing: it has to be the same
+        return float(residual <= rounding and answered.all())
+    return float(1 - residual / total)
 
 
 def _same(a: Array, b: Array) -> Array:

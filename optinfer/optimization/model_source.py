@@ -151,11 +151,14 @@ def _in_package(path: str) -> Path:
 def _fetched(identity: str, fetch: Callable[[Path], object]) -> Path:
     """Return the folder of $OPTINFER_HOME that holds what `fetch(folder)` brings; complete when it appears."""
     folder = home.models() / hashlib.sha256(identity.encode()).hexdigest()[:16]
-    if not folder.exists():
-        home.models().mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".fetching-", dir=home.models()))
+    if not home.is_whole(folder):
+        with home.writing(folder):
+            home.models().mkdir(parents=True, exist_ok=True)
+            aside = Path(tempfile.mkdtemp(prefix=".fetching-", dir=home.models()))
         try:
             fetch(aside)
+            home.note_files(folder, aside)
+            shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(OSError):  # another job brought the same one first
                 aside.rename(folder)
         finally:

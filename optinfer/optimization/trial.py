@@ -45,7 +45,8 @@ def certify_apart(
                 raise OptinferError(
                     f"measuring {variant} took more than {time_limit:g} s and was ended; raise selection.time_budget"
                 ) from None
-            deadly = sorted(isolated.score(sample).rejected)
+            rows = np.delete(np.arange(sample.num_rows), list(baseline.rejected))
+            deadly = rows[sorted(isolated.score(sample.take(pa.array(rows))).rejected)].tolist()
         try:
             return _measured(isolated, (*arguments, deadly), time_limit)
         except Died as died:

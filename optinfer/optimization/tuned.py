@@ -98,9 +98,9 @@ def write(tuned: Tuned, model: str, config: JobConfig, metric: str) -> Path:
     return path
 
 
-def read(path: Path) -> Tuned:
-    raw = json.loads(path.read_text())
-    return Tuned(**{**raw, "lengths": Lengths(**raw["lengths"])})
+def read(path: Path) -> Tuned | None:
+    """Return a record, None where it is damaged."""
+    return home.read_json(path, lambda raw: Tuned(**{**raw, "lengths": Lengths(**raw["lengths"])}))
 
 
 def lookup(model: str, config: JobConfig, metric: str, lengths: Lengths) -> Tuned | None:
@@ -114,7 +114,7 @@ def lookup(model: str, config: JobConfig, metric: str, lengths: Lengths) -> Tune
     for one in asked:
         for path in _nearest(_key(model, one, metric), lengths):
             tuned = read(path)
-            if config.variant in (AUTO, tuned.variant):
+            if tuned and config.variant in (AUTO, tuned.variant):
                 return tuned
     return None
 

@@ -1,36 +1,65 @@
 """The local, append-only record of a run: one JSON object a line, on disk before anything else hears of it.
 
-Events: `start` (params, tags, inputs), `receipt` (one fragment), `finish` (status, metrics, artifacts).
+Events: `start` (params, tags, inputs), `receipt` (one fragment), `finish` (status, metrics, artifacts), `error` (the
+traceback of what ended the run).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+from optinfer import home, last_resort
+from optinfer.errors import OptinferError
 
 
 class Journal:
-    """Appends events; `clock` gives seconds since the epoch."""
+    """Appends events; `clock` gives seconds since the epoch. A `with` block closes it, with the error that ended it."""
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._clock = clock
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - held open for the run
+        with home.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - held open for the run
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.keep(error)
+        self.close()
 
     def write(self, event: str, **values: Any) -> dict[str, Any]:
-        """Append one event and return it; it is on disk when this returns."""
+        """Append one event and return it; it is on disk when this returns.
+
+        Raises:
+            OptinferError: it cannot be written: the disk is full, say.
+        """
         record = {"event": event, "time": self._clock(), **values}
-        self._file.write(json.dumps(record, default=str) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with home.writing(self.path):
+            self._file.write(json.dumps(record, default=str) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
         return record
 
+    def keep(self, error: BaseException) -> None:
+        """Append an error with its traceback, where that is possible: it must not be hidden by another."""
+        with contextlib.suppress(OptinferError, ValueError):
+            self.write("error", message=last_resort.named(error), traceback=last_resort.whole(error))
+            setattr(error, last_resort.KEPT_IN, str(self.path))
+
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written was said then
+            self._file.close()
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

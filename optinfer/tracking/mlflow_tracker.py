@@ -5,8 +5,10 @@ What could not be sent is still in the journal; `finish` says so in one warning.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
+import sqlite3
 import tempfile
 import threading
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from optinfer.errors import redact, without_secrets
 from optinfer.quiet import hush
 
 _GIVE_UP_SECONDS = 30.0
+_LOCKED_SECONDS = 5.0
 _STATUS = {"done": "FINISHED", "interrupted": "KILLED"}
 # A point costs some 5 ms of the driver, which shares the machine with replicas.
 _POINT_EVERY_SECONDS = 5.0
@@ -156,12 +159,20 @@ def open_experiment(uri: str, name: str) -> str:
     return str(client.create_experiment(name, artifact_location=location))
 
 
+def _require_usable(database: Path) -> None:
+    """Raise what is wrong with a SQLite file: MLflow asks one that it cannot open for minutes."""
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(database, timeout=_LOCKED_SECONDS)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.rollback()
+
+
 class _Sender:
     """Translates events into MLflow calls; raises what MLflow raises."""
 
     def __init__(self, uri: str, experiment: str) -> None:
         if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            _require_usable(Path(uri.removeprefix("sqlite:///")))
         from mlflow import MlflowClient
 
         hush()  # after the import, which sets up MLflow's loggers anew

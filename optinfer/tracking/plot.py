@@ -5,7 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from optinfer.errors import ConfigError
+
 _PASSED, _FAILED, _GATE = "#1b6ca8", "#9a9a9a", "#a83232"
+
+
+# What every installation of matplotlib writes.
+_FORMATS = (".eps", ".jpeg", ".jpg", ".pdf", ".png", ".ps", ".svg", ".tif", ".tiff", ".webp")
+
+
+def require_drawable(path: Path) -> None:
+    """Refuse a file that no plot can become.
+
+    Raises:
+        ConfigError: its ending is no image's, or its folder cannot be made.
+    """
+    if path.suffix.lower() not in _FORMATS or path.is_dir():
+        raise ConfigError(f"--plot {path} is no image file; end it with {', '.join(_FORMATS)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--plot {path}: its folder cannot be made: {error.strerror or error}; choose another"
+        ) from error
 
 
 def draw(record: dict[str, Any], path: Path) -> None:

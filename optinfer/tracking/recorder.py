@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from optinfer import last_resort
 from optinfer.errors import OptinferError
 from optinfer.tracking.journal import Journal
 from optinfer.tracking.mlflow_tracker import MlflowTracker
@@ -30,11 +32,16 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._finished:
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            text = str(error) if isinstance(error, OptinferError) else repr(error)
+        if self._finished:
+            return
+        if error is not None:
+            self.journal.keep(error)
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        text = str(error) if isinstance(error, OptinferError) else last_resort.named(error) if error else status
+        with contextlib.suppress(OptinferError):  # a full disk, say: it must not hide what ended the run
             self.finish(status, tags={"optinfer.error": text[:500]})
-            self._say(f"journal: {self.journal.path}")
+        self.journal.close()
+        self._say(f"journal: {self.journal.path}")
 
     def event(self, event: str, **values: Any) -> dict[str, Any]:
         record = self.journal.write(event, **values)

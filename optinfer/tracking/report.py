@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 import threading
 from collections.abc import Callable
@@ -10,6 +12,11 @@ from types import TracebackType
 from typing import TextIO
 
 _PLAIN_EVERY_SECONDS = 10.0
+
+
+def _whatever_the_terminal_does() -> contextlib.AbstractContextManager[None]:
+    """A terminal that is closed, or a log on a full disk, ends no job."""
+    return contextlib.suppress(OSError, ValueError)
 
 
 class Progress:
@@ -26,7 +33,7 @@ class Progress:
         clock: Callable[[], float] = monotonic,
         pause: Callable[[float], bool] | None = None,
     ) -> None:
-        self._stream = stream or sys.stderr
+        self._stream = stream or sys.stderr or io.StringIO()  # a program without a terminal may have none
         self._total, self._done, self._resumed = total_rows, done_rows, done_rows
         self._quarantined = 0
         self._clock = clock
@@ -55,7 +62,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live:
-            self._bar.stop()
+            with _whatever_the_terminal_does():
+                self._bar.stop()
         else:
             self._ended.set()
             self._speaker.join()
@@ -64,7 +72,8 @@ class Progress:
         self._done += rows
         self._quarantined += quarantined
         if self._live:
-            self._bar.update(self._task, completed=self._done, description=self.line())
+            with _whatever_the_terminal_does():
+                self._bar.update(self._task, completed=self._done, description=self.line())
 
     def _speak(self) -> None:
         """Say a line at every interval, also while no fragment ends: silence would look like a hang."""
@@ -73,10 +82,11 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line without breaking the live one."""
-        if self._live and hasattr(self, "_bar"):
-            self._bar.console.print(text)
-        else:
-            print(text, file=self._stream, flush=True)
+        with _whatever_the_terminal_does():
+            if self._live and hasattr(self, "_bar"):
+                self._bar.console.print(text)
+            else:
+                print(text, file=self._stream, flush=True)
 
     def line(self) -> str:
         elapsed = self._clock() - self._started

@@ -22,10 +22,11 @@ class Pace:
 
 @dataclass
 class Tally:
-    """Rows of one job: `scored` in this attempt, `resumed` from earlier ones.
+    """Rows of one job: `scored` in this attempt, `resumed` from earlier ones, `lost` of both.
 
-    `error_threshold` is a share of `rows` below 1, a number of rows from 1 on. `replicas` says when each was ready,
-    `paces` how they committed, `first_load` when the first that answered began to load its model, and for how long.
+    What is lost was counted, and its part is gone: it is scored again. `error_threshold` is a share of `rows` below 1,
+    a number of rows from 1 on. `replicas` says when each was ready, `paces` how they committed, `first_load` when the
+    first that answered began to load its model, and for how long.
     `rows_by_variant` says whose rows the output holds, resumed ones included.
     """
 
@@ -33,31 +34,55 @@ class Tally:
     error_threshold: float
     scored: Stats = field(default_factory=Stats)
     resumed: Stats = field(default_factory=Stats)
-    reasons: Counter[str] = field(default_factory=Counter)
+    lost: Stats = field(default_factory=Stats)
+    earlier: set[int] = field(default_factory=set)
     fragments: set[int] = field(default_factory=set)
+    scored_again: int = 0
     first_receipt: float | None = None
     replicas: dict[str, float] = field(default_factory=dict)
     first_load: tuple[float, float] | None = None
     paces: dict[str, Pace] = field(default_factory=dict)
     rows_by_variant: Counter[str] = field(default_factory=Counter)
     replica_peak_rss_mb: float = 0.0
-    _counted: int = 0
+    _reasons: dict[int, dict[str, int]] = field(default_factory=dict)
 
     @property
     def total(self) -> Stats:
-        return self.scored + self.resumed
+        """Return what the output holds; work that was done twice counts once in its rows."""
+        total = self.scored + self.resumed
+        total.rows_in -= self.lost.rows_in
+        total.rows_out -= self.lost.rows_out
+        total.rows_quarantined -= self.lost.rows_quarantined
+        return total
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """Return why rows were quarantined in this attempt."""
+        found: Counter[str] = Counter()
+        for reasons in self._reasons.values():
+            found.update(reasons)
+        return found
 
     def take_over(self, fragments: Iterable[int], rows_in: int, rows_out: int, rows_quarantined: int) -> None:
         """Count what earlier attempts committed."""
-        self.fragments.update(fragments)
+        self.earlier.update(fragments)
         self.resumed += Stats(rows_in=rows_in, rows_out=rows_out, rows_quarantined=rows_quarantined)
+
+    def lose(self, fragments: Iterable[int], rows_in: int, rows_out: int, rows_quarantined: int) -> None:
+        """Take back what was counted of fragments whose parts are gone: they are scored again."""
+        for fragment in fragments:
+            self.earlier.discard(fragment)
+            self.fragments.discard(fragment)
+            self._reasons.pop(fragment, None)
+            self.scored_again += 1
+        self.lost += Stats(rows_in=rows_in, rows_out=rows_out, rows_quarantined=rows_quarantined)
 
     def add(self, fragment: int, stats: Stats, reasons: dict[str, int], time: float, replica: str = "") -> None:
         """Count one receipt; `time` is when the fragment was committed, in seconds; `replica` made it."""
         self._once(fragment)
         self.scored += stats
-        self.reasons.update(reasons)
-        self._counted += 1
+        if reasons:
+            self._reasons[fragment] = reasons
         self.first_receipt = min(self.first_receipt or time, time)
         if (pace := self.paces.get(replica)) is None:
             pace = self.paces[replica] = Pace(first=time, last=time)
@@ -68,7 +93,7 @@ class Tally:
     @property
     def counted(self) -> int:
         """Fragments scored in this attempt."""
-        return self._counted
+        return len(self.fragments)
 
     def steady_rows_per_second(self) -> float | None:
         """Return the replicas' speeds after each one's first fragment, added; None where nothing came after it."""
@@ -120,6 +145,6 @@ class Tally:
             )
 
     def _once(self, fragment: int) -> None:
-        if fragment in self.fragments:
+        if fragment in self.fragments or fragment in self.earlier:
             raise AccountingError(f"fragment {fragment} was counted twice; please report this as a bug")
         self.fragments.add(fragment)

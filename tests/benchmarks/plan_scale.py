@@ -11,10 +11,13 @@ life, so its peak memory is its own:
     resume    plan_job again, finished, freeze, forget_attempts, bound_variant, Output.resume, Tally.take_over, what is
               left and its first runs; every committed part has an account
     reopened  the same, after a driver that died before it wrote the accounts of the last UNACCOUNTED parts
-    finish    the listings that status makes, and the end of a job: forget_attempts where every part was begun
+    listing   with every part there: status, and the end of a job, which holds the folder against plan and receipts
+              (`compare`), writes the inventory of sizes and digests, the manifest and _SUCCESS (`finish`); then what a
+              run of the finished job does (`damage`)
+    finish    forget_attempts where every part was begun
 
 The LAST line of stdout is ONE JSON object: {"fragments", "rows", "files", "committed", "left", "accounts", "opened",
-"seconds": {phase: {step: seconds}}, "peak_rss_mb": {phase: megabytes}, "bytes": {"source", "state", "accounts",
+"inventory_bytes", "seconds": {phase: {step: seconds}}, "peak_rss_mb": {phase: megabytes}, "bytes": {"source", "state", "accounts",
 "parts", "folder"}}. "state" is everything below `_optinfer` but accounts, "folder" the output folder's own entry.
 
 Usage: python tests/benchmarks/plan_scale.py [--fragments 1000000] [--unaccounted 500] [--profile FILE]
@@ -25,6 +28,7 @@ from __future__ import annotations
 import argparse
 import cProfile
 import functools
+import hashlib
 import io
 import itertools
 import json
@@ -47,7 +51,8 @@ import pyarrow.parquet as pq
 
 from optinfer.config import JobConfig, parse_job
 from optinfer.data.account import Accounts
-from optinfer.data.output import FOOTER_KEY, Output
+from optinfer.data.output import Output
+from optinfer.data.parts import FOOTER_KEY
 from optinfer.data.storage import STATE
 from optinfer.execution.pipeline import Todo
 from optinfer.planning import Planned, plan_job, status
@@ -137,7 +142,7 @@ def commit_half(scale: Scale, phase: Phase) -> None:
     output.begin(name(first.index))
     output.commit(name(first.index), first, planned.fingerprint, _ARTIFACT, scored(first.rows), None)
     output.bind_variant({"variant": scale.job.variant, "artifact": _ARTIFACT})
-    accounts.add(_ARTIFACT, first.index, first.rows, first.rows, 0)
+    accounts.add(_ARTIFACT, first.index, first.rows, first.rows, 0, **_files(output, name(first.index)))
     footer = output.footer(name(first.index))
     with phase.step("write"):
         for fragment in others:
@@ -146,8 +151,18 @@ def commit_half(scale: Scale, phase: Phase) -> None:
             part = scored(fragment.rows).replace_schema_metadata(said)
             pq.write_table(part, f"{output.folder.url}/{name(fragment.index)}", compression="zstd")
             Path(output.folder.url, ATTEMPTS, name(fragment.index)).touch()
-            accounts.add(_ARTIFACT, fragment.index, fragment.rows, fragment.rows, 0)
+            accounts.add(
+                _ARTIFACT, fragment.index, fragment.rows, fragment.rows, 0, **_files(output, name(fragment.index))
+            )
         accounts.flush()
+
+
+def _files(output: Output, part: str) -> dict[str, Any]:
+    """Return what a receipt says of a part; the digest is of no matter here, but for its length."""
+    return {
+        "bytes": os.path.getsize(f"{output.folder.url}/{part}"),
+        "sha256": hashlib.sha256(part.encode()).hexdigest(),
+    }
 
 
 def resume(scale: Scale, phase: Phase) -> None:
@@ -162,7 +177,7 @@ def resume(scale: Scale, phase: Phase) -> None:
     with phase.step("bound_variant"):
         assert output.bound_variant() == scale.job.variant
     with phase.step("resume"):
-        found = output.resume(Accounts(output.folder, planned.fingerprint))
+        found = output.resume(Accounts(output.folder, planned.fingerprint), planned.plan)
     with phase.step("take_over"):
         output.require_artifacts([_ARTIFACT], found)
         tally = Tally(planned.plan.rows, scale.job.sink.error_threshold)
@@ -192,10 +207,30 @@ def reopen(scale: Scale, phase: Phase) -> None:
     phase.counts = counts
 
 
+def listing(scale: Scale, phase: Phase) -> None:
+    planned = plan_job(scale.job)
+    output = Output(scale.job.sink.path)
+    accounts, name = Accounts(output.folder, planned.fingerprint), planned.plan.part_name
+    output.resume(accounts, planned.plan)
+    with phase.step("write"):
+        for index in range(1, scale.fragments, 2):
+            os.link(f"{output.folder.url}/{name(index - 1)}", f"{output.folder.url}/{name(index)}")
+            rows = planned.plan.fragments[index].rows
+            accounts.add(_ARTIFACT, index, rows, rows, 0, **_files(output, name(index)))
+        accounts.flush()
+    with phase.step("compare"):
+        assert not output.compare(accounts, planned.plan).named()
+    with phase.step("finish"):
+        manifest = output.finish({"run": {"fragments": scale.fragments}}, accounts, planned.plan)
+    with phase.step("damage"):
+        assert not output.damage(manifest)[1].named()
+    with phase.step("status"):
+        assert status(output.folder.url)["state"] == "done"
+    phase.counts = {"inventory_bytes": os.path.getsize(f"{output.folder.url}/{manifest['parts']['file']}")}
+
+
 def finish(scale: Scale, phase: Phase) -> None:
     output = Output(scale.job.sink.path)
-    with phase.step("status"):
-        status(output.folder.url)
     attempts = Path(output.folder.url, ATTEMPTS)
     attempts.mkdir(exist_ok=True)
     for index in range(scale.fragments):
@@ -231,6 +266,7 @@ def measure(scale: Scale) -> dict[str, Phase]:
         ("commit", commit_half),
         ("resume", resume),
         ("reopened", reopen),
+        ("listing", listing),
         ("finish", finish),
     ]
     done = {}

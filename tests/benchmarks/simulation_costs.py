@@ -117,6 +117,7 @@ def _receipt(index: int) -> dict[str, Any]:
         "peak_rss_mb": 512.5,
         "max_batch_tokens": 16_384,
         "max_batch_size": 64,
+        "sha256": f"{index:064x}",
     }
 
 
@@ -162,7 +163,7 @@ def _receipts(folder: Path, receipts: int = 3000) -> dict[str, float]:
         (receipt,) = map(pipeline._receipt, json.loads(answer))
         journal.write("receipt", **{**asdict(receipt), "stats": receipt.stats.as_dict()})
         counts = (receipt.stats.rows_in, receipt.stats.rows_out, 0)
-        accounts.add(receipt.artifact, receipt.fragment, *counts, variant=receipt.variant)
+        accounts.add(receipt.artifact, receipt.fragment, *counts, variant=receipt.variant, **receipt.files)
         tally.add(receipt.fragment, receipt.stats, receipt.reasons, receipt.committed, receipt.replica)
         tally.check_threshold("_quarantine")
     accounts.flush()

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pytest
 
 from optinfer.data.account import Accounts, index_of
-from optinfer.data.fragments import Fragment
+from optinfer.data.fragments import Fragment, Plan
 from optinfer.data.output import Output
-from tests.conftest import everything_under
+from tests.conftest import everything_under, fragments
 
 ROWS = 3
+PLAN = Plan(files=(), fragments=fragments(*((ROWS * i, ROWS * i + ROWS) for i in range(5))), schema=pa.schema([]))
 
 
 @pytest.fixture
@@ -28,28 +29,31 @@ def accounts(output: Output, fingerprint: str = "f1") -> Accounts:
 def commit(output: Output, *indices: int, artifact: str = "a1") -> None:
     """Commit fragments of `ROWS` rows, one of them quarantined."""
     for i in indices:
-        kept, bad = pa.table({"id": ["x"] * (ROWS - 1)}), pa.table({"id": ["y"]})
+        kept, bad = pa.table({"id": ["x"] * (ROWS - 1)}), pa.table({"id": ["y"], "_row": [ROWS - 1]})
         output.commit(f"part-{i:06d}.parquet", Fragment(i, "t", 0, ROWS), "f1", artifact, kept, bad)
 
 
-def count(kept: Accounts, *indices: int, artifact: str = "a1") -> None:
+def count(output: Output, kept: Accounts, *indices: int, artifact: str = "a1") -> None:
     for i in indices:
-        kept.add(artifact, i, ROWS, ROWS - 1, 1)
+        record = output.committed_record(f"part-{i:06d}.parquet") or {"bytes": 1}
+        files = {name: record.get(name) for name in ("bytes", "sha256", "quarantine_file", "quarantine_bytes")}
+        kept.add(artifact, i, ROWS, ROWS - 1, 1, **files)
     kept.flush()
 
 
 def refuse_to_open(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    def footer(part: str) -> None:
+    def refuse(part: str) -> None:
         raise AssertionError(f"{part} was opened")
 
-    monkeypatch.setattr(output, "footer", footer)
+    for way in ("footer", "peek", "committed_record"):
+        monkeypatch.setattr(output, way, refuse)
 
 
 def test_parts_in_an_account_are_not_opened(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     commit(output, 1, 4)
-    count(accounts(output), 1, 4)
+    count(output, accounts(output), 1, 4)
     refuse_to_open(output, monkeypatch)
-    found = output.resume(accounts(output))
+    found = output.resume(accounts(output), PLAN)
     assert sorted(found.fragments.tolist()) == [1, 4]
     assert (found.rows_in, found.rows_out, found.rows_quarantined) == (6, 4, 2)
     assert found.artifacts == {"a1"}
@@ -57,16 +61,16 @@ def test_parts_in_an_account_are_not_opened(output: Output, monkeypatch: pytest.
 
 def test_a_part_without_an_account_is_opened(output: Output) -> None:
     commit(output, 1, 4)
-    count(accounts(output), 1)
-    found = output.resume(accounts(output))
+    count(output, accounts(output), 1)
+    found = output.resume(accounts(output), PLAN)
     assert sorted(found.fragments.tolist()) == [1, 4]
     assert (found.rows_in, found.rows_out, found.rows_quarantined) == (6, 4, 2)
 
 
 def test_an_account_without_its_part_does_not_count(output: Output) -> None:
     commit(output, 1)
-    count(accounts(output), 1, 4)
-    found = output.resume(accounts(output))
+    count(output, accounts(output), 1, 4)
+    found = output.resume(accounts(output), PLAN)
     assert found.fragments.tolist() == [1]
     assert found.rows_in == ROWS
 
@@ -75,16 +79,16 @@ def test_accounts_of_another_job_are_ignored(output: Output) -> None:
     commit(output, 1)
     accounts(output, "f2").add("other", 1, 99, 99, 0)
     kept = accounts(output, "f2")
-    count(kept, 1, artifact="other")
-    found = output.resume(accounts(output))
+    count(output, kept, 1, artifact="other")
+    found = output.resume(accounts(output), PLAN)
     assert (found.fragments.tolist(), found.rows_in, found.artifacts) == ([1], ROWS, {"a1"})
 
 
 def test_a_fragment_in_two_accounts_counts_once(output: Output) -> None:
     commit(output, 1, 4)
-    count(accounts(output), 1, 4)
-    count(accounts(output), 4)
-    found = output.resume(accounts(output))
+    count(output, accounts(output), 1, 4)
+    count(output, accounts(output), 4)
+    found = output.resume(accounts(output), PLAN)
     assert sorted(found.fragments.tolist()) == [1, 4]
     assert found.rows_in == 2 * ROWS
 
@@ -92,12 +96,12 @@ def test_a_fragment_in_two_accounts_counts_once(output: Output) -> None:
 def test_every_artifact_that_made_a_part_is_named(output: Output) -> None:
     commit(output, 1)
     commit(output, 4, artifact="a2")
-    count(accounts(output), 1)
-    assert output.resume(accounts(output)).artifacts == {"a1", "a2"}
+    count(output, accounts(output), 1)
+    assert output.resume(accounts(output), PLAN).artifacts == {"a1", "a2"}
 
 
 def test_an_empty_output_resumes_from_nothing(output: Output) -> None:
-    found = output.resume(accounts(output))
+    found = output.resume(accounts(output), PLAN)
     assert (len(found.fragments), found.rows_in, found.artifacts) == (0, 0, frozenset())
 
 
@@ -109,11 +113,11 @@ def test_many_receipts_share_a_file_and_few_are_not_forgotten(output: Output, tm
     kept.flush()
     kept.flush()
     assert len(everything_under(tmp_path)) == 3
-    assert np.array_equal(np.sort(kept.read().column("fragment").to_numpy()), np.arange(1_200))
+    assert np.array_equal(np.sort(kept.read()[0].column("fragment").to_numpy()), np.arange(1_200))
 
 
 def test_an_account_is_no_part_of_the_output(output: Output) -> None:
-    count(accounts(output), 1)
+    count(output, accounts(output), 1)
     assert output.committed() == set()
 
 
@@ -128,7 +132,61 @@ def test_rows_are_counted_by_the_variant_that_answered_whether_accounts_or_foote
         table = pa.table({"id": ["x"] * ROWS})
         output.commit(f"part-{i:06d}.parquet", Fragment(i, "t", 0, ROWS), "f1", "a1", table, None, variant=variant)
     kept = accounts(output)
-    kept.add("a1", 0, ROWS, ROWS, 0, variant="fast")
+    record = output.committed_record("part-000000.parquet") or {}
+    kept.add("a1", 0, ROWS, ROWS, 0, variant="fast", bytes=record["bytes"], sha256=record["sha256"])
     kept.flush()
-    found = output.resume(accounts(output)).rows_by_variant
+    found = output.resume(accounts(output), PLAN).rows_by_variant
     assert found == {"fast": 2 * ROWS, "slow": ROWS, "unnamed": ROWS}
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"garbage"])
+def test_an_account_that_cannot_be_read_is_dropped_and_its_parts_are_opened(output: Output, content: bytes) -> None:
+    commit(output, 1, 4)
+    count(output, accounts(output), 1, 4)
+    (name,) = output.folder.names(under="_optinfer/accounts")
+    output.folder.put(f"_optinfer/accounts/{name}", content)
+    found = output.resume(accounts(output), PLAN)
+    assert (sorted(found.fragments.tolist()), found.dropped) == ([1, 4], (f"_optinfer/accounts/{name}",))
+    assert name not in output.folder.names(under="_optinfer/accounts")
+    assert output.resume(accounts(output), PLAN).dropped == ()
+
+
+def test_parts_that_were_opened_are_in_an_account_from_then_on(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(output, 1, 4)
+    first = output.resume(accounts(output), PLAN)
+    refuse_to_open(output, monkeypatch)
+    assert output.resume(accounts(output), PLAN).rows_in == first.rows_in == 2 * ROWS
+
+
+def test_of_two_accounts_the_one_counts_whose_size_is_there(output: Output) -> None:
+    commit(output, 1)
+    kept = accounts(output)
+    kept.add("a1", 1, ROWS, ROWS, 0, bytes=12)
+    kept.flush()
+    count(output, kept, 1)
+    kept.add("a1", 1, ROWS, ROWS, 0, bytes=13)
+    kept.flush()
+    found = output.resume(accounts(output), PLAN)
+    assert (found.fragments.tolist(), found.rows_quarantined, found.damaged) == ([1], 1, ())
+
+
+def test_a_part_of_another_size_than_every_account_says_is_removed(output: Output) -> None:
+    commit(output, 1)
+    kept = accounts(output)
+    kept.add("a1", 1, ROWS, ROWS, 0, bytes=12)
+    kept.flush()
+    found = output.resume(accounts(output), PLAN)
+    assert (found.fragments.tolist(), output.committed()) == ([], set())
+    assert found.damaged[0].endswith("bytes, 12 were written")
+
+
+def test_a_fragment_that_is_scored_again_replaces_its_receipt(output: Output) -> None:
+    kept = accounts(output)
+    kept.add("a1", 0, ROWS, ROWS, 0, variant="v", bytes=10)
+    kept.add("a1", 1, ROWS, ROWS, 0, variant="v", bytes=11)
+    lost = kept.forget(np.array([1]))
+    assert (lost.rows_in, lost.rows_by_variant) == (ROWS, {"v": ROWS})
+    kept.add("a1", 1, ROWS, ROWS - 1, 1, variant="v", bytes=12)
+    kept.add("a1", 0, ROWS, ROWS, 0, variant="v", bytes=13)
+    table = kept.table().sort_by("fragment")
+    assert (table["fragment"].to_pylist(), table["bytes"].to_pylist()) == ([0, 1], [13, 12])

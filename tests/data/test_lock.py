@@ -91,3 +91,24 @@ def test_a_run_that_lost_its_lock_leaves_it_to_the_new_holder(folder: Folder) ->
     held = holder(folder)
     assert held is not None
     assert held["token"] == "theirs"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"{}", b"null", b'{"token": 1, "pid": "x"}', b"\xff"])
+def test_a_lock_that_is_garbage_is_taken_over(folder: Folder, content: bytes) -> None:
+    folder.put(LOCK, content)
+    assert holder(folder) is None
+    with RunLock(folder):
+        held = holder(folder)
+        assert held is not None
+        assert held["pid"] == os.getpid()
+    assert holder(folder) is None
+
+
+def test_a_lock_that_was_removed_is_put_back_and_anothers_is_left(folder: Folder) -> None:
+    with RunLock(folder) as lock:
+        folder.delete(LOCK)
+        assert lock.renew()
+        assert holder(folder) is not None
+        folder.put(LOCK, json.dumps(record(token="theirs")).encode())
+        assert not lock.renew()
+        assert (holder(folder) or {})["token"] == "theirs"

@@ -11,22 +11,33 @@ import pyarrow.parquet as pq
 import pytest
 
 from optinfer.data.account import Accounts
+from optinfer.data.binding import fingerprint
 from optinfer.data.fragments import Fragment, Plan
-from optinfer.data.output import FOOTER_KEY, Output, fingerprint
+from optinfer.data.output import Output
+from optinfer.data.parts import FOOTER_KEY
 from optinfer.errors import OutputConflictError
 from tests.conftest import fragments
 
 FRAGMENT = Fragment(3, "table.parquet", 30, 33)
 PART = "part-000003.parquet"
-PLAN = Plan(files=(), fragments=fragments((30, 33)), schema=pa.schema([]))
+PLAN = Plan(files=(), fragments=fragments(*((3 * i, 3 * i + 3) for i in range(11))), schema=pa.schema([]))
 
 
 def job(**fields: Any) -> dict[str, Any]:
     return {"fingerprint": fingerprint(fields), "fields": fields}
 
 
+def bad(*numbers: int) -> pa.Table:
+    """Return quarantined rows of these numbers."""
+    return pa.table({"id": [f"r{i}" for i in numbers], "_row": numbers, "_reason": ["odd"] * len(numbers)})
+
+
 def rows(*values: float) -> pa.Table:
     return pa.table({"id": [f"r{i}" for i in range(len(values))], "score": list(values)})
+
+
+def finish(output: Output, manifest: dict[str, Any]) -> dict[str, Any]:
+    return output.finish(manifest, Accounts(output.folder, "f1"), PLAN)
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -72,11 +83,11 @@ def test_a_second_commit_of_another_job_is_refused(output: Output) -> None:
 def test_a_second_commit_with_other_counts_is_refused(output: Output) -> None:
     output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     with pytest.raises(OutputConflictError):
-        output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), rows(3))
+        output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2))
 
 
 def test_quarantined_rows_lie_beside_their_part(output: Output) -> None:
-    record = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), rows(3))
+    record = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2))
 
     assert (record["rows_out"], record["rows_quarantined"]) == (2, 1)
     with output.folder.open(record["quarantine_file"]) as file:
@@ -87,12 +98,12 @@ def test_quarantined_rows_lie_beside_their_part(output: Output) -> None:
 def test_quarantine_is_written_before_the_part_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = Output(str(tmp_path))
 
-    def refuse(name: str, data: bytes) -> None:
-        raise OSError("disk full")
+    def refuse(name: str, data: bytes) -> bool:
+        raise OSError(f"disk full: {name}")
 
-    monkeypatch.setattr(output.folder, "put", refuse)
-    with pytest.raises(OSError, match="disk full"):
-        output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), rows(3))
+    monkeypatch.setattr(output.folder, "put_new", refuse)
+    with pytest.raises(OSError, match="disk full: _quarantine/"):
+        output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2))
     assert output.committed() == set()
 
 
@@ -110,7 +121,7 @@ def test_resume_is_a_listing(output: Output) -> None:
 def test_an_output_is_bound_to_its_first_job(output: Output) -> None:
     assert output.freeze(job(rows=1), PLAN) is False
     assert output.freeze(job(rows=1), PLAN) is True
-    assert output.planned_fragments() == 1
+    assert output.planned_fragments() == 11
 
 
 def test_another_job_is_refused_with_the_fields_that_differ(output: Output) -> None:
@@ -153,15 +164,15 @@ def test_a_manifest_counts_only_with_its_success_marker(output: Output) -> None:
     output.freeze(job(), PLAN)
     output.folder.put("_manifest.json", json.dumps({"run": {}}).encode())
     assert output.manifest() is None
-    output.finish({"run": {"rows_in": 3}})
-    assert output.manifest() == {"run": {"rows_in": 3}}
+    finish(output, {"run": {"rows_in": 3}})
+    assert (output.manifest() or {})["run"] == {"rows_in": 3}
 
 
 def test_a_finished_output_is_finished_for_its_own_job_only(output: Output) -> None:
     mine, other = job(rows=1), job(rows=2)
     output.freeze(mine, PLAN)
-    output.finish({"run": {}})
-    assert output.finished(mine["fingerprint"]) == {"run": {}}
+    manifest = finish(output, {"run": {}})
+    assert output.finished(mine["fingerprint"]) == manifest
     assert output.finished(other["fingerprint"]) is None
 
 
@@ -184,7 +195,7 @@ def test_footers_hold_no_metadata_but_ours(tmp_path: Path) -> None:
 def test_parts_that_another_artifact_made_are_refused(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
     output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
-    found = output.resume(Accounts(output.folder, "f1"))
+    found = output.resume(Accounts(output.folder, "f1"), PLAN)
     output.require_artifacts(["a1"], found)
     output.require_artifacts(["a2", "a1"], found)
     with pytest.raises(OutputConflictError, match="holds fragments by artifact a1, this run uses a2: no output mixes"):
@@ -192,27 +203,27 @@ def test_parts_that_another_artifact_made_are_refused(tmp_path: Path) -> None:
 
 
 def test_another_variant_of_the_same_job_may_have_been_first(output: Output) -> None:
-    first = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), rows(3), variant="first")
+    first = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2), variant="first")
     before = stored(output, PART)
     # The second has an answer for every row: it need not agree on what cannot be scored.
     won = output.commit(PART, FRAGMENT, "f1", "a2", rows(1, 2, 3), None, variant="second", allowed={"a1", "a2"})
-    assert won == first
+    assert won == {name: value for name, value in first.items() if name != "stamp"}
     assert (won["artifact"], won["variant"], won["rows_quarantined"]) == ("a1", "first", 1)
     assert stored(output, PART) == before
 
 
 def test_who_gives_way_leaves_no_quarantine_file_behind(output: Output) -> None:
-    first = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), rows(3), variant="first")
-    output.commit(PART, FRAGMENT, "f1", "a2", rows(1), rows(2, 3), variant="second", allowed={"a1", "a2"})
+    first = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2), variant="first")
+    output.commit(PART, FRAGMENT, "f1", "a2", rows(1), bad(1, 2), variant="second", allowed={"a1", "a2"})
     assert [f"_quarantine/{name}" for name in output.folder.names(under="_quarantine")] == [first["quarantine_file"]]
-    output.commit(PART, FRAGMENT, "f1", "a2", rows(1, 2), rows(3), variant="second", allowed={"a1", "a2"})
+    output.commit(PART, FRAGMENT, "f1", "a2", rows(1, 2), bad(2), variant="second", allowed={"a1", "a2"})
     assert [f"_quarantine/{name}" for name in output.folder.names(under="_quarantine")] == [first["quarantine_file"]]
 
 
 def test_a_part_that_names_no_variant_has_this_ones_counts_or_is_a_strangers(output: Output) -> None:
     output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     with pytest.raises(OutputConflictError, match="other content"):
-        output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), rows(3), variant="first", allowed={"a1"})
+        output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2), variant="first", allowed={"a1"})
 
 
 @pytest.mark.parametrize(
@@ -225,7 +236,7 @@ def test_nobody_else_may_have_been_first(output: Output, fingerprint: str, allow
 
 
 def test_two_variants_on_one_artifact_are_told_apart(output: Output) -> None:
-    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), rows(3), variant="first")
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2), variant="first")
     won = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None, variant="second", allowed={"a1"})
     assert (won["variant"], won["rows_out"]) == ("first", 2)
 
@@ -239,3 +250,97 @@ def test_an_output_is_bound_to_both_variants(output: Output) -> None:
     assert (output.bound_variant(), output.bound_beside()) == ("a", "b")
     with pytest.raises(OutputConflictError, match=r"filled by a \(artifact 1\) and b \(artifact 2\), .* use a \(arti"):
         output.bind_variant({"variant": "a", "artifact": "1"})
+
+
+def reasons(output: Output, name: str) -> list[str]:
+    with output.folder.open(name) as file:
+        found: list[str] = pq.read_table(file)["_reason"].to_pylist()
+    return found
+
+
+def told(reason: str, *numbers: int) -> pa.Table:
+    return bad(*numbers).set_column(2, "_reason", [[reason] * len(numbers)])
+
+
+def test_a_row_is_once_in_quarantine_whatever_its_reason_was_called(
+    output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as dying:  # between its quarantine file and its part
+        put = output.folder.create
+        dying.setattr(output.folder, "create", lambda name, data: 0 if name == PART else put(name, data))
+        output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("cuda: out of memory at 0x1", 2))
+    assert output.committed() == set()
+    record = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("out of memory at 0x2", 2))
+    (name,) = output.folder.names(under="_quarantine")
+    assert record["quarantine_file"] == f"_quarantine/{name}"
+    assert record["quarantine_bytes"] == len(stored(output, record["quarantine_file"]))
+    assert reasons(output, record["quarantine_file"]) == ["cuda: out of memory at 0x1"]
+
+
+@pytest.mark.parametrize("left", [b"", b"PAR1 cut"])
+def test_a_quarantine_file_that_is_no_whole_one_is_put_again(output: Output, left: bytes) -> None:
+    name = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("odd", 2))["quarantine_file"]
+    output.folder.delete(PART)
+    output.folder.put(name, left)
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("odd", 2))
+    assert reasons(output, name) == ["odd"]
+
+
+def test_attempts_that_race_leave_the_winners_quarantine_file(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, raced = output.folder.create, []
+
+    def overtaken(name: str, data: bytes) -> int | None:
+        if name == PART and not raced:  # another attempt goes from start to end before this one's part
+            raced.append(name)
+            output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("in other words", 2))
+        return put(name, data)
+
+    monkeypatch.setattr(output.folder, "create", overtaken)
+    record = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("odd", 2))
+    assert [f"_quarantine/{name}" for name in output.folder.names(under="_quarantine")] == [record["quarantine_file"]]
+    assert len(stored(output, record["quarantine_file"])) == record["quarantine_bytes"]
+
+
+@pytest.mark.parametrize("there", [b"", b"PAR1", b"not a part at all"], ids=["empty", "cut", "garbage"])
+def test_what_lies_at_a_parts_name_and_is_none_gives_way(output: Output, there: bytes) -> None:
+    output.folder.put(PART, there)
+    record = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    assert len(stored(output, PART)) == record["bytes"]
+    assert output.committed_record(PART) == {name: value for name, value in record.items() if name != "stamp"}
+
+
+def test_a_part_that_was_written_again_with_fewer_rows_is_none(tmp_path: Path) -> None:
+    output = Output(str(tmp_path))
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    table = pq.read_table(tmp_path / PART)
+    pq.write_table(table.slice(1), tmp_path / PART)  # our footer is kept
+    assert output.committed_record(PART) is None
+
+
+def test_a_folder_that_goes_while_a_file_is_put_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+    import shutil
+
+    output, link, left = Output(str(tmp_path / "out")), os.link, [2]
+
+    def removed_before(staged: Path, target: Path) -> None:
+        if left[0]:
+            left[0] -= 1
+            shutil.rmtree(tmp_path / "out")
+        link(staged, target)
+
+    monkeypatch.setattr(os, "link", removed_before)
+    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    assert (output.committed(), left) == ({PART}, [0])
+
+
+def test_a_copy_of_another_part_gives_way_and_anothers_jobs_part_does_not(output: Output) -> None:
+    output.commit("part-000004.parquet", Fragment(4, "t", 0, 3), "f1", "a1", rows(7, 8, 9), None)
+    output.folder.put(PART, stored(output, "part-000004.parquet"))
+    assert output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)["fragment"] == 3
+    output.folder.put("part-000005.parquet", stored(output, "part-000004.parquet"))
+    with pytest.raises(OutputConflictError, match="committed by another run"):
+        output.commit("part-000005.parquet", Fragment(5, "t", 0, 3), "f2", "a1", rows(1, 2, 3), None)
+    with pytest.raises(OutputConflictError, match=r"part-000003\.parquet is of another job"):
+        output.resume(Accounts(output.folder, "f2"), PLAN)
+    assert len(output.committed()) == 3

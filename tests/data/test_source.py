@@ -197,7 +197,7 @@ def test_a_file_that_changed_since_it_was_planned_is_refused(tmp_path: Path, wri
     path = write_table(tmp_path / "a.parquet", rows=16)
     fragment = plan(path).fragments[0]
     write_table(path, rows=10)
-    with pytest.raises(SourceError, match=r"changed since it was planned \(10 of 16 rows"):
+    with pytest.raises(SourceError, match=r"a\.parquet changed since it was planned: it has \d+ bytes"):
         FragmentReader(COLUMNS).read(fragment)
 
 

@@ -24,7 +24,7 @@ from ray.cluster_utils import Cluster
 
 import optinfer
 from optinfer.config import parse_job
-from optinfer.data.output import FOOTER_KEY
+from optinfer.data.parts import FOOTER_KEY
 from optinfer.errors import OptinferError
 from optinfer.optimization import prepare
 from optinfer.optimization.baseline import answers_here

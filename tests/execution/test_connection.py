@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -25,18 +26,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_an_address_that_nobody_listens_on_is_refused_before_ray_is_asked(calls: list[str], free_port: int) -> None:
-    with Connection(f"ray://127.0.0.1:{free_port}") as connection:
-        with pytest.raises(
-            OptinferError, match=rf"cannot connect to Ray at ray://127\.0\.0\.1:{free_port}: .*--address"
-        ):
-            connection.open()
+    with (
+        pytest.raises(OptinferError, match=rf"cannot connect to Ray at ray://127\.0\.0\.1:{free_port}: .*--address"),
+        Connection(f"ray://127.0.0.1:{free_port}"),
+    ):
+        pass
     assert calls == []
-
-
-@pytest.mark.parametrize("address", ["somewhere", "host:port"])
-def test_an_address_that_is_none_is_refused(calls: list[str], address: str) -> None:
-    with Connection(address) as connection, pytest.raises(OptinferError, match="HOST:PORT"):
-        connection.open()
 
 
 def test_what_was_started_ends_with_its_block(calls: list[str]) -> None:
@@ -79,12 +74,70 @@ def test_an_error_of_rays_start_reaches_whoever_waits_for_it(calls: list[str], m
     monkeypatch.setattr("ray.init", init)
     with Connection(None) as connection:
         connection.open()
-        with pytest.raises(
-            OptinferError, match="cannot connect to Ray at local: no space left; check --address"
-        ) as error:
+        with pytest.raises(OptinferError, match="Ray cannot start here: RuntimeError: no space left; check") as error:
             connection.ready()
     assert isinstance(error.value.__cause__, RuntimeError)
-    assert calls == []
+    assert "address" not in str(error.value)  # nobody gave one
+    assert "/dev/shm" in str(error.value)
+    assert calls == ["shutdown"]  # of what had started
+
+
+@pytest.mark.timeout(20)
+def test_a_ray_that_is_broken_keeps_nobody_waiting(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:
+        raise SystemExit(15)  # Ray ends its process in places
+
+    monkeypatch.setattr("ray.init", init)
+    for _ in range(2):  # the first leaves the process as it was
+        with Connection(None) as connection:
+            connection.open()
+            with pytest.raises(OptinferError, match="Ray cannot start here: SystemExit: 15"):
+                connection.ready()
+
+
+@pytest.mark.timeout(30)
+def test_of_two_jobs_in_two_threads_the_second_waits_for_the_end_of_the_first(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, started = threading.Event(), threading.Event()
+    monkeypatch.setattr("ray.is_initialized", lambda: calls.count("init local") > calls.count("shutdown"))
+    monkeypatch.setattr(cluster._log, "warning", lambda *_: waits.set())
+
+    def second() -> None:
+        with Connection(None) as connection:
+            connection.open()
+            connection.ready()
+            started.set()
+
+    other = threading.Thread(target=second)
+    with Connection(None) as connection:
+        connection.open()
+        connection.ready()
+        other.start()
+        assert waits.wait(10)
+        assert not started.is_set()
+    other.join()
+    assert calls == ["init local", "shutdown"] * 2
+
+
+@pytest.mark.timeout(30)
+def test_a_job_that_waits_for_another_can_be_interrupted(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = threading.Event()
+    monkeypatch.setattr(cluster._log, "warning", lambda *_: waits.set())
+
+    def second() -> None:
+        with Connection(None) as connection:
+            connection.open()
+            waits.wait(10)
+
+    other = threading.Thread(target=second)
+    with Connection(None) as connection:
+        connection.open()
+        connection.ready()
+        other.start()
+        other.join()
+        assert waits.is_set()
+    assert calls == ["init local", "shutdown"]
 
 
 def test_a_ray_that_runs_in_this_process_is_used_and_left_running(
@@ -95,8 +148,8 @@ def test_a_ray_that_runs_in_this_process_is_used_and_left_running(
         connection.open()
         connection.ready()
         assert connection.growing
-    with Connection("10.0.0.1:6379") as other, pytest.raises(OptinferError, match="connected to Ray already"):
-        other.open()
+    with pytest.raises(OptinferError, match="connected to Ray already"), Connection("10.0.0.1:6379"):
+        pass
     assert calls == []
 
 

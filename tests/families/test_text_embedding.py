@@ -14,7 +14,7 @@ import pytest
 from optinfer import plugins
 from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
-from optinfer.families._sentence import layers_of, pooling_of
+from optinfer.families._sentence import poolings_of, read_sentence
 from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conftest import located
 
@@ -69,19 +69,19 @@ def test_pooling_and_normalization_are_read_from_the_folder(
     (tmp_path / "modules.json").write_text(json.dumps(entries))
     (tmp_path / "Pooling").mkdir()
     (tmp_path / "Pooling" / "config.json").write_text(json.dumps(pooling))
-    layers = layers_of(tmp_path)
-    assert (pooling_of(layers[0]), layers[-1].kind == "Normalize") == expected
+    layers = read_sentence(tmp_path).layers
+    assert (*poolings_of(layers[0].config), layers[-1].kind == "Normalize") == expected
 
 
 def test_a_module_nobody_knows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.LSTM", "path": "2"}]))
     with pytest.raises(ConfigError, match="LSTM"):
-        layers_of(tmp_path)
+        read_sentence(tmp_path)
 
 
 def test_a_folder_without_tokenizer_is_refused_with_the_fix(model: Artifact, tmp_path: Path) -> None:
     copy = tmp_path / "model"
-    shutil.copytree(model.path, copy, ignore=shutil.ignore_patterns("tokenizer.json"))
+    shutil.copytree(model.path, copy, ignore=shutil.ignore_patterns("tokenizer.json", "vocab.txt"))
     with pytest.raises(ConfigError, match=r"lacks tokenizer\.json.*save_pretrained"):
         plugins.load("families", "text-embedding").load(located(copy), {})
 

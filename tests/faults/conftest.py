@@ -16,6 +16,9 @@ import pytest
 
 from optinfer.optimization.variants import VARIANTS, Step, Variant
 from tests.conftest import REPO
+from tests.faults.changes import calls
+
+__all__ = ["calls"]
 
 # A driver process: the command line, with the variant `faulty` that its first argument describes.
 _DRIVER = """

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import optinfer
+from optinfer.config import JobConfig
+from optinfer.errors import LoadError
 from tests.conftest import MakeJob, WriteTable, read_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
@@ -34,3 +36,38 @@ def test_a_row_that_kills_every_replica_is_quarantined_and_the_job_ends(
     record = optinfer.run(job)
     assert (record["rows_out"], record["rows_quarantined"]) == (39, 1)
     assert [row["id"] for row in read_rows(tmp_path / "out")] == [f"r{i}" for i in range(40) if i != 20]
+
+
+def custom_job(make_job: MakeJob, source: Path, sink: Path, name: str, **arguments: int) -> JobConfig:
+    model = {"path": str(source.parent / "model"), "family": "custom", "class": f"optinfer_custom:{name}"}
+    (source.parent / "model").mkdir(exist_ok=True)
+    (source.parent / "model" / "config.json").write_text("{}")
+    gate = {"metric": "cosine", "min": 0.9, "sample_rows": 40}
+    return make_job(
+        source, sink, model={**model, "arguments": arguments}, variant="torch-fp32", gate=gate, sink__error_threshold=3
+    )
+
+
+def test_rows_of_the_sample_that_kill_or_raise_end_neither_the_proof_nor_the_job(
+    tmp_path: Path, make_job: MakeJob, write_table: WriteTable
+) -> None:
+    texts = ["x" * (i + 1) for i in range(40)]
+    texts[17], texts[18], texts[30] = "y" * 300, "z" * 200, "w" * 200  # next to one another, and elsewhere
+    source = write_table(tmp_path / "table.parquet", columns={"id": [f"r{i}" for i in range(40)], "text": texts})
+    said: list[str] = []
+    job = custom_job(make_job, source, tmp_path / "out", "Deadly", deadly=300, raising=200)
+    record = optinfer.run(job, say=said.append)
+    assert (record["rows_out"], record["rows_quarantined"]) == (37, 3)
+    assert [row["id"] for row in read_rows(tmp_path / "out")] == [f"r{i}" for i in range(40) if i not in (17, 18, 30)]
+    assert any("rows of the sample cannot be scored" in line and "SIGKILL" in line for line in said)
+
+
+def test_a_class_whose_postprocess_is_wrong_is_refused_before_a_row_is_scored(
+    tmp_path: Path, make_job: MakeJob, write_table: WriteTable
+) -> None:
+    source = write_table(tmp_path / "table.parquet", rows=64)
+    with pytest.raises(LoadError, match=r"postprocess gives \d+ rows for the answers to \d+") as refused:
+        optinfer.run(custom_job(make_job, source, tmp_path / "out", "Short"))
+    assert refused.value.exit_code == 4
+    assert not list((tmp_path / "out").glob("part-*"))
+    assert not (tmp_path / "out" / "_optinfer" / "attempts").exists()

@@ -10,7 +10,7 @@ import pytest
 
 from optinfer import plugins
 from optinfer.artifact import Artifact
-from optinfer.errors import NoVariantError
+from optinfer.errors import NoVariantError, OptinferError
 from optinfer.optimization import build as building
 from optinfer.optimization.techniques import BuildContext, Change
 from optinfer.optimization.variants import Step, Variant
@@ -49,6 +49,34 @@ def test_the_second_build_comes_from_the_cache(model: Artifact, technique: list[
     assert building.build(VARIANT, model, "rows", context) == first
     assert len(technique) == 1
     assert Path(first.path, "model.onnx").is_file()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{g\xff", b"[]", b"{}"])
+@pytest.mark.parametrize("file", ["artifact.json", "model.onnx"])
+def test_an_artifact_that_was_damaged_is_built_again(
+    model: Artifact, technique: list[Any], file: str, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = building.build(VARIANT, model, "rows", context)
+    whole = Path(first.path, "model.onnx").read_bytes()
+    Path(first.path, file).write_bytes(damage)
+    assert building.cached(VARIANT, model, "rows") is None
+    again = building.build(VARIANT, model, "rows", context)
+    assert (again.path, again.key) == (first.path, first.key)
+    assert len(technique) == 2
+    assert Path(first.path, "model.onnx").read_bytes() == whole
+    assert building.cached(VARIANT, model, "rows") == again
+    assert "is damaged" in caplog.text
+
+
+def test_a_disk_without_room_is_said_before_a_build(model: Artifact, technique: list[Any], tmp_path: Path) -> None:
+    import os
+
+    with open(tmp_path / "weights", "wb") as sparse:
+        os.truncate(sparse.fileno(), 2**43)
+    Path(tmp_path, "home").mkdir()
+    with pytest.raises(OptinferError, match="MB free"):
+        building.build(VARIANT, model, "rows", context)
+    assert technique == []
 
 
 def test_a_copied_home_uses_its_own_files(

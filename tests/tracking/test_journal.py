@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from optinfer.errors import OptinferError
 from optinfer.tracking.journal import Journal, read
+from tests.test_home import full_disk
 
 
 def test_events_are_read_back_in_order_with_their_time(tmp_path: Path) -> None:
@@ -41,3 +43,25 @@ def test_a_journal_is_appended_to(tmp_path: Path) -> None:
         journal.write("start")
         journal.close()
     assert len(list(read(tmp_path / "journal.jsonl"))) == 2
+
+
+def test_a_full_disk_is_said_by_name(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl", clock=lambda: 0.0)
+    with full_disk(), pytest.raises(OptinferError, match=r"cannot write .*journal\.jsonl: File too large"):
+        journal.write("start")
+    journal.close()
+
+
+def test_what_ends_a_run_is_kept_whole_and_passed_on(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with pytest.raises(ZeroDivisionError) as error, Journal(path, clock=lambda: 0.0):
+        1 / 0  # noqa: B018
+    last = list(read(path))[-1]
+    assert (last["event"], last["message"]) == ("error", "ZeroDivisionError: division by zero")
+    assert "1 / 0" in last["traceback"]
+    assert error.value.optinfer_kept_in == str(path)  # type: ignore[attr-defined]
+
+
+def test_a_full_disk_does_not_hide_what_ended_a_run(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Journal(tmp_path / "journal.jsonl", clock=lambda: 0.0), full_disk():
+        1 / 0  # noqa: B018

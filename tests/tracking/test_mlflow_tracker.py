@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from optinfer.errors import GateError
 from optinfer.tracking import mlflow_tracker
 from optinfer.tracking.journal import read
-from optinfer.tracking.mlflow_tracker import MlflowTracker
+from optinfer.tracking.mlflow_tracker import MlflowTracker, NestedRuns
 from optinfer.tracking.recorder import Recorder
 
 START: dict[str, Any] = {
@@ -115,7 +117,7 @@ def test_a_run_that_ends_early_says_why(
     assert (last["event"], last["status"]) == ("finish", event_status)
     run = fetch(uri, record.mlflow_run())
     assert run.info.status == status
-    assert run.data.tags["optinfer.error"] == (str(error) or "KeyboardInterrupt()")
+    assert run.data.tags["optinfer.error"] == (str(error) or "KeyboardInterrupt")
     assert said == [f"journal: {record.journal.path}"]
 
 
@@ -170,3 +172,32 @@ def test_passwords_in_the_uri_are_never_shown(nobody: str) -> None:
     tracker = MlflowTracker(nobody.replace("http://", "http://user:secret@") + "/?token=secret", "tests")
     tracker.log({"event": "start", "time": 0.0, **START})
     assert "secret" not in str(tracker.close())
+
+
+class TestDatabases:
+    """A SQLite file that cannot be used is found out at once: MLflow asks it for minutes, and `optimize` would wait."""
+
+    def warned(self, uri: str) -> str:
+        runs = NestedRuns(uri, "tests", Ticks())
+        runs.start("test", {}, {})
+        warning: str = runs.finish({"tags": {}, "metrics": {}}, {}, [])["warning"]
+        return warning
+
+    def test_a_file_that_is_no_database(self, tmp_path: Path) -> None:
+        (tmp_path / "mlflow.db").write_bytes(b"no database, surely" * 100)
+        assert "file is not a database" in self.warned(f"sqlite:///{tmp_path}/mlflow.db")
+
+    def test_a_place_where_none_can_be(self, tmp_path: Path) -> None:
+        assert "unable to open database file" in self.warned("sqlite:////proc/mlflow.db")
+        (tmp_path / "file").touch()
+        assert "FileExistsError" in self.warned(f"sqlite:///{tmp_path}/file/mlflow.db")
+
+    def test_one_that_another_process_keeps(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(mlflow_tracker, "_LOCKED_SECONDS", 0.1)
+        with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            assert "database is locked" in self.warned(f"sqlite:///{tmp_path}/mlflow.db")
+
+    @pytest.mark.parametrize("uri", ["http://[::1", "garbage", "://", "nobody://x", "http://host:99999999"])
+    def test_what_is_no_address(self, uri: str) -> None:
+        assert "the journal did" in self.warned(uri)

@@ -98,3 +98,18 @@ def test_the_models_share_is_of_the_time_its_replicas_were_loaded() -> None:
     tally.add(0, scored(100, infer_seconds=5.0), {}, 100.0, "1@a")
     tally.add(1, scored(100, infer_seconds=10.0), {}, 110.0, "2@a")
     assert tally.model_share() == 15.0 / (20.0 + 10.0)
+
+
+def test_what_is_lost_and_scored_again_counts_once() -> None:
+    tally = Tally(rows=30, error_threshold=5)
+    tally.take_over([0], rows_in=10, rows_out=10, rows_quarantined=0)
+    tally.add(1, scored(10, quarantined=2), {"odd": 2}, time=1.0)
+    tally.add(2, scored(10), {}, time=2.0)
+    tally.lose([0, 1], rows_in=20, rows_out=18, rows_quarantined=2)
+    with pytest.raises(AccountingError):
+        tally.check_complete("out")
+    tally.add(0, scored(10), {}, time=3.0)
+    tally.add(1, scored(10, quarantined=2), {"odd": 2}, time=4.0)
+    tally.check_complete("out")
+    assert (tally.counted, tally.scored_again, tally.reasons) == (3, 2, {"odd": 2})
+    assert (tally.total.rows_out, tally.total.rows_quarantined, tally.scored.rows_in) == (28, 2, 40)

@@ -1,0 +1,214 @@
+"""Whose output a folder is: the frozen job, its plan, and the one artifact (or two) that may fill it.
+
+Frozen before anything runs, so that no resume mixes jobs or variants. All of it can be made again from the job and
+from the footers of the parts: what is gone or garbage is, and only what contradicts the parts is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Collection
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from optinfer.data.account import PART, Committed
+from optinfer.data.fragments import Plan
+from optinfer.data.parts import Parts, as_json, parquet_bytes
+from optinfer.data.storage import STATE
+from optinfer.errors import OutputConflictError
+
+_JOB, _PLAN, _VARIANT = (f"{STATE}/{name}" for name in ("job.json", "plan.parquet", "variant.json"))
+_is_part = re.compile(PART).fullmatch
+
+
+class Binding(Parts):
+    """What one output is bound to."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._state: dict[str, bytes] = {}
+
+    def freeze(self, job: dict[str, Any], plan: Plan) -> bool:
+        """Bind this folder to a job; return True where it was bound to the same fingerprint before.
+
+        A folder without a committed part may be bound anew. One with parts whose frozen job is gone or garbage is
+        bound to what their footers say.
+
+        Args:
+            job: `fingerprint` and the `fields` it was made of.
+            plan: written beside the job.
+
+        Raises:
+            OutputConflictError: the folder holds another job's output, or Parquet files of unknown origin.
+        """
+        known = self.job() or self._job_of_the_parts(job)
+        again = known is not None and known["fingerprint"] == job["fingerprint"]
+        if known is not None and not again and self._has_parts():  # else it was refused by its gate, say
+            raise OutputConflictError(
+                f"{self.shown} belongs to another job; it differs in:\n{_differences(known['fields'], job['fields'])}\n"
+                "choose a new sink.path, or delete the folder to score everything again"
+            )
+        if not again or self.planned_fragments() != len(plan.fragments):
+            self._keep(_PLAN, parquet_bytes(_plan_table(plan)))
+        if not again or self.job() is None:
+            self._keep(_JOB, as_json(job))
+        for name in (_PLAN, _JOB):
+            self._state[name] = self.folder.read(name) or self._state.get(name, b"")
+        return again
+
+    def _job_of_the_parts(self, job: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the job where its frozen record is lost and the parts are its own, None where there is no part.
+
+        Raises:
+            OutputConflictError: there are Parquet files, and they are not.
+        """
+        found = self.folder.names(r".*\.parquet")
+        if not found:
+            return None
+        record = next(filter(None, map(self.peek, filter(_is_part, found))), None)
+        if record is None:
+            raise OutputConflictError(
+                f"{self.shown} holds Parquet files that optinfer did not write; choose an empty sink.path"
+            )
+        if record["fingerprint"] != job["fingerprint"]:
+            raise OutputConflictError(
+                f"{self.shown}/{_JOB} is missing or cannot be read, and the parts beside it are of another job "
+                f"(fingerprint {record['fingerprint']}, this one {job['fingerprint']}); "
+                "choose a new sink.path, or put that file back"
+            )
+        return job
+
+    def _keep(self, name: str, data: bytes) -> None:
+        self.folder.put(name, data)
+        self._state[name] = data
+
+    def _has_parts(self) -> bool:
+        return any(_is_part(entry.name) for entry in self.folder.entries())
+
+    def bound_variant(self) -> str | None:
+        """Return the variant that committed rows here, None while none did, or none is known."""
+        bound = self._bound()
+        return str(bound["variant"]) if bound else None
+
+    def bound_beside(self) -> str | None:
+        """Return the second variant that committed rows here, None where there is none."""
+        bound = self._bound()
+        return str(bound["beside"]["variant"]) if bound and "beside" in bound else None
+
+    def _bound(self) -> dict[str, Any] | None:
+        bound = self._json_file(_VARIANT, "variant", "artifact")
+        return bound if bound and self._has_parts() else None
+
+    def bind_variant(self, chosen: dict[str, Any], found: Committed | None = None) -> None:
+        """Fix what fills this output, so that no resume adds the rows of another artifact.
+
+        Args:
+            found: what is committed; it decides where the record of what is bound is gone or garbage.
+
+        Raises:
+            OutputConflictError: an earlier attempt committed rows with another artifact.
+        """
+        bound = self._json_file(_VARIANT, "variant", "artifact")
+        if bound is None and found is not None:
+            self.require_artifacts(list(_artifacts(chosen)), found)
+        elif bound is not None and bound != chosen and self._has_parts():
+            raise OutputConflictError(
+                f"{self.shown} is partly filled by {_named(bound)}, this run would use {_named(chosen)}: another "
+                "machine, library version or fallback; resume where it was started, or choose a new sink.path"
+            )
+        if bound != chosen:
+            self.folder.put(_VARIANT, as_json(chosen))
+        self._state[_VARIANT] = as_json(chosen)
+
+    def require_artifacts(self, allowed: Collection[str], found: Committed) -> None:
+        """Refuse parts that another artifact made.
+
+        Raises:
+            OutputConflictError: there is one, committed late by a variant that gave way to this one.
+        """
+        if strange := sorted(found.artifacts - set(allowed)):
+            raise OutputConflictError(
+                f"{self.shown} holds fragments by artifact {strange[0]}, this run uses {' and '.join(allowed)}: "
+                "no output mixes in another; choose a new sink.path"
+            )
+
+    def job(self) -> dict[str, Any] | None:
+        """Return the frozen job, None where there is none, or garbage."""
+        return self._json_file(_JOB, "fingerprint", "fields")
+
+    def planned_fragments(self) -> int | None:
+        """Return how many fragments were planned, None where the frozen plan is gone or garbage."""
+        try:
+            return int(pq.read_metadata(io.BytesIO(self.folder.read(_PLAN) or b"")).num_rows)
+        except (pa.ArrowException, OSError):
+            return None
+
+    def put_back_state(self) -> tuple[str, ...]:
+        """Put back what was bound here where it is gone or garbage; return the names.
+
+        Raises:
+            OutputConflictError: another job has bound the folder meanwhile.
+        """
+        job = self.job()
+        if job and job["fingerprint"] != json.loads(self._state[_JOB])["fingerprint"]:
+            raise OutputConflictError(
+                f"{self.shown} was emptied and given to another job while this one ran; choose a new sink.path"
+            )
+        gone = tuple(name for name, data in self._state.items() if self.folder.read(name) != data)
+        for name in gone:
+            self.folder.put(name, self._state[name])
+        return gone
+
+    def _json_file(self, name: str, *keys: str) -> dict[str, Any] | None:
+        """Return a state file, None where it is gone, or not what was written there."""
+        try:
+            found = json.loads(self.folder.read(name) or b"")
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) and all(key in found for key in keys) else None
+
+
+def _artifacts(chosen: dict[str, Any]) -> tuple[str, ...]:
+    return (chosen["artifact"], *((chosen["beside"]["artifact"],) if "beside" in chosen else ()))
+
+
+def _named(identity: dict[str, Any]) -> str:
+    """Name what fills an output: one variant, or two."""
+    first = f"{identity['variant']} (artifact {identity['artifact']})"
+    return f"{first} and {_named(identity['beside'])}" if "beside" in identity else first
+
+
+def fingerprint(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(as_json(fields)).hexdigest()[:16]
+
+
+def _plan_table(plan: Plan) -> pa.Table:
+    cuts = plan.fragments
+    files = [
+        {"path": path, "partition": {name: value for name, value, _ in partition}}
+        for path, partition in zip(cuts.paths, cuts.partitions, strict=True)
+    ]
+    columns = {"file": cuts.file, "start": cuts.start, "stop": cuts.stop}
+    return pa.table(columns, metadata={"files": json.dumps(files, default=str)})
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+    lines = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            nested = _differences(before, after, f"{prefix}{key}.")
+            lines += [nested] if nested else []
+        elif before != after:
+            lines.append(f"  {prefix}{key}: {_short(before)} there, {_short(after)} here")
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -1,0 +1,75 @@
+"""The inventory of a finished output: every part with its size and digest, in `_optinfer/parts.parquet`.
+
+A million entries would make the manifest a hundred megabytes of JSON, so it holds the inventory's own digest, and what
+its columns add up to. With it one listing tells whether the output still is what was finished; nothing is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from optinfer.data.fragments import part_name
+from optinfer.data.output_listing import Differences, Listing, differences, listed
+from optinfer.data.parts import parquet_bytes
+from optinfer.data.storage import STATE, Folder
+
+INVENTORY = f"{STATE}/parts.parquet"
+_TAKEN_OVER = ("fragment", "bytes", "sha256", "quarantine_file", "quarantine_bytes")
+
+
+def keep(folder: Folder, committed: pa.Table, total: int) -> dict[str, Any]:
+    """Write the inventory of accounts; return what the manifest says of it."""
+    committed = committed.sort_by("fragment")
+    names = [part_name(index, total) for index in committed.column("fragment").to_pylist()]
+    columns = {"part": pa.array(names, pa.string()), "rows": committed.column("rows_out")}
+    table = pa.table({**columns, **{name: committed.column(name) for name in _TAKEN_OVER}})
+    data = parquet_bytes(table)
+    folder.put(INVENTORY, data)
+    return {
+        "file": INVENTORY,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "count": table.num_rows,
+        "bytes": _sum(table, "bytes"),
+        "quarantine_files": len(table) - table.column("quarantine_file").null_count,
+        "quarantine_bytes": _sum(table, "quarantine_bytes"),
+    }
+
+
+def _sum(table: pa.Table, column: str) -> int:
+    return int(pc.sum(table.column(column)).as_py() or 0)
+
+
+def damage(folder: Folder, manifest: dict[str, Any], planned: int | None) -> tuple[Listing, Differences]:
+    """List a finished output and hold it against its inventory, or its plan where it was finished without one."""
+    total = int(manifest["run"].get("fragments", planned or 0))
+    listing = listed(folder, total)
+    if "parts" not in manifest:
+        return listing, _unlike_the_plan(listing, total)
+    known = _read(folder, manifest["parts"])
+    if known is None:
+        lost = f"{INVENTORY} is missing, or not the one that was written"
+        return listing, Differences(np.array([], dtype=np.int64), (lost,), (), listing.foreign)
+    return listing, differences(listing, known, total)
+
+
+def _unlike_the_plan(listing: Listing, total: int) -> Differences:
+    """Ask for a part of each fragment; nobody knows their sizes, nor which quarantine files they name."""
+    count = len(listing.sizes)
+    unknown = {"fragment": np.arange(count), "bytes": pa.nulls(count, pa.int64())}
+    files = {"quarantine_file": pa.nulls(count, pa.string()), "quarantine_bytes": pa.nulls(count, pa.int64())}
+    found = differences(listing, pa.table({**unknown, **files}), total)
+    return Differences(found.lost, found.reasons, (), listing.foreign)
+
+
+def _read(folder: Folder, told: dict[str, Any]) -> pa.Table | None:
+    data = folder.read(INVENTORY)
+    if data is None or hashlib.sha256(data).hexdigest() != told.get("sha256"):
+        return None
+    return pq.read_table(io.BytesIO(data), columns=list(_TAKEN_OVER))

@@ -1,0 +1,410 @@
+"""The table that is read is the table that was planned, and an outage is not bad data."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from optinfer.config import SourceConfig
+from optinfer.data import patience, pinned, source
+from optinfer.data.fragments import Fragment, Plan
+from optinfer.data.reading import FragmentReader
+from optinfer.data.sampling import draw
+from optinfer.data.source import plan_source
+from optinfer.errors import ConfigError, CorruptFileError, SourceError
+from tests.data import flaky_store
+from tests.data.flaky_store import Fault, FlakyStore
+
+ROWS = 64
+CHANGED = r"a\.parquet changed since it was planned"
+
+
+def rows(word: str = "word") -> pa.Table:
+    return pa.table({"id": list(range(ROWS)), "text": [f"{word} {i:03d}" for i in range(ROWS)]})
+
+
+def content(word: str = "word", **options: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    options = {"compression": "none", "use_dictionary": False, "row_group_size": 16, **options}
+    pq.write_table(rows(word), sink, **options)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def plan(path: Any, **settings: Any) -> Plan:
+    return plan_source(SourceConfig(path=str(path), fragment_rows=16, **settings), ["id", "text"], wanted_rows=16)
+
+
+def read(fragment: Fragment) -> list[str]:
+    texts: list[str] = FragmentReader(["text"]).read(fragment)["text"].to_pylist()
+    return texts
+
+
+Put = Callable[..., None]
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "local" else f"{request.getfixturevalue('bucket')}/table"
+
+
+def put(url: str, data: bytes) -> None:
+    """Write a file as another program would: a new object, or a new file in the old one's place."""
+    if "://" in url:
+        fsspec.filesystem("s3").pipe_file(url, data)
+    else:
+        Path(f"{url}.new").write_bytes(data)
+        os.replace(f"{url}.new", url)
+
+
+def test_what_was_planned_is_read(folder: str) -> None:
+    put(f"{folder}/a.parquet", content())
+    planned = plan(folder)
+    assert [text for f in planned.fragments for text in read(f)] == rows()["text"].to_pylist()
+    assert {(f.size, f.version) for f in planned.fragments} == {(planned.files[0].size, planned.files[0].version)}
+
+
+def test_a_file_replaced_by_one_of_the_same_size_and_rows_is_refused(folder: str) -> None:
+    put(f"{folder}/a.parquet", content())
+    fragment = plan(folder).fragments[1]
+    put(f"{folder}/a.parquet", content("next"))
+    with pytest.raises(SourceError, match=CHANGED) as raised:
+        read(fragment)
+    assert not isinstance(raised.value, CorruptFileError)
+
+
+@pytest.mark.parametrize("cut_to", [0, 3, 500])
+def test_a_file_that_was_cut_is_refused(folder: str, cut_to: int) -> None:
+    put(f"{folder}/a.parquet", content())
+    fragment = plan(folder).fragments[1]
+    put(f"{folder}/a.parquet", content()[:cut_to])
+    with pytest.raises(SourceError, match=CHANGED) as raised:
+        read(fragment)
+    assert not isinstance(raised.value, CorruptFileError)
+
+
+def test_a_file_that_is_gone_is_refused_without_waiting(folder: str) -> None:
+    put(f"{folder}/a.parquet", content())
+    fragment = plan(folder).fragments[1]
+    fs, path = fsspec.url_to_fs(f"{folder}/a.parquet")
+    fs.rm(path)
+    with pytest.raises(SourceError, match=rf"{CHANGED}: it is not there any more") as raised:
+        read(fragment)
+    assert not isinstance(raised.value, CorruptFileError)
+
+
+def test_files_that_are_added_later_are_no_part_of_the_plan(folder: str) -> None:
+    put(f"{folder}/a.parquet", content())
+    planned = plan(folder)
+    put(f"{folder}/b.parquet", content("later"))
+    assert [text for f in planned.fragments for text in read(f)] == rows()["text"].to_pylist()
+    assert plan(folder).files != planned.files
+
+
+def test_a_sample_is_drawn_of_the_planned_version_even_where_bad_files_are_left_out(folder: str) -> None:
+    put(f"{folder}/a.parquet", content())
+    put(f"{folder}/b.parquet", content())
+    planned = plan(folder)
+    put(f"{folder}/a.parquet", content("next"))
+    with pytest.raises(SourceError, match=CHANGED):
+        draw(planned.fragments, FragmentReader(["text"]), ["text"], 8, 8, skip_unreadable=True)
+
+
+def test_a_file_touched_since_is_another_version(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(content())
+    fragment = plan(tmp_path).fragments[1]
+    planned = os.stat(path).st_mtime_ns
+    os.utime(path, ns=(planned, planned + 1))  # no float tells these two apart
+    with pytest.raises(SourceError, match=CHANGED):
+        read(fragment)
+
+
+def during_decoding(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Any]) -> None:
+    """Let something happen when the first row group is decoded, after the file was opened."""
+    decode = pq.ParquetFile.read_row_group
+
+    def spy(self: Any, *arguments: Any, **options: Any) -> pa.Table:
+        happens()
+        return decode(self, *arguments, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", spy)
+
+
+@pytest.mark.parametrize("data", [content("next"), content()[:900], b""], ids=["other rows", "cut", "emptied"])
+def test_a_local_file_written_over_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(content())
+    fragment = plan(tmp_path).fragments[1]
+    during_decoding(monkeypatch, lambda: path.write_bytes(data))
+    with pytest.raises(SourceError, match=CHANGED) as raised:
+        read(fragment)
+    assert not isinstance(raised.value, CorruptFileError)
+
+
+def test_a_local_file_replaced_while_it_is_read_is_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(str(tmp_path / "a.parquet"), content())
+    fragment = plan(tmp_path).fragments[1]
+    during_decoding(monkeypatch, lambda: put(str(tmp_path / "a.parquet"), content("next")))
+    assert read(fragment) == rows()["text"].to_pylist()[16:32]
+
+
+def test_reads_of_an_object_are_conditional_on_what_was_opened(bucket: str) -> None:
+    put(f"{bucket}/a.parquet", content())
+    file = pinned.opened(f"{bucket}/a.parquet")
+    put(f"{bucket}/a.parquet", content("next"))
+    with pytest.raises(OSError):
+        file.read(100)
+    with pytest.raises(pinned.ChangedError):
+        file.hold()
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_an_object_replaced_or_deleted_while_it_is_read_is_refused(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    put(f"{bucket}/a.parquet", content())
+    fragment = plan(f"{bucket}/").fragments[1]
+    if at == 1:
+        during_decoding(monkeypatch, lambda: put(f"{bucket}/a.parquet", content("next")))
+    else:
+        during_decoding(monkeypatch, lambda: fsspec.filesystem("s3").rm(f"{bucket}/a.parquet"))
+    with pytest.raises(SourceError, match=CHANGED) as raised:
+        read(fragment)
+    assert not isinstance(raised.value, CorruptFileError)
+
+
+def test_what_a_reader_keeps_is_of_one_version(folder: str) -> None:
+    put(f"{folder}/a.parquet", content(row_group_size=ROWS))
+    reader, before = FragmentReader(["text"]), plan(folder).fragments
+    reader.read(before[0])
+    put(f"{folder}/a.parquet", content("next", row_group_size=ROWS))
+    after = plan(folder).fragments
+    assert reader.read(after[1])["text"][0].as_py() == "next 016"
+    with pytest.raises(SourceError, match=CHANGED):
+        reader.read(before[1])
+
+
+def test_a_file_replaced_between_listing_and_footer_is_planned_as_it_is_now(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(f"{folder}/a.parquet", content())
+    list_source = source.list_source
+
+    def listed(path: str) -> Any:
+        found = list_source(path)
+        put(f"{folder}/a.parquet", content("next"))
+        return found
+
+    monkeypatch.setattr(source, "list_source", listed)
+    assert read(plan(folder).fragments[1])[0] == "next 016"
+
+
+def test_a_file_deleted_between_listing_and_footer_is_said(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(f"{folder}/a.parquet", content())
+    put(f"{folder}/b.parquet", content())
+    list_source = source.list_source
+
+    def listed(path: str) -> Any:
+        found = list_source(path)
+        fs, stripped = fsspec.url_to_fs(f"{folder}/a.parquet")
+        fs.rm(stripped)
+        return found
+
+    monkeypatch.setattr(source, "list_source", listed)
+    with pytest.raises(SourceError, match=r"a\.parquet changed while it was planned"):
+        plan(folder, on_bad_file="quarantine")
+
+
+def test_a_local_file_written_over_while_its_footer_is_read_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(content())
+    footer = source.read_footer
+
+    def spy(*arguments: Any) -> Any:
+        path.write_bytes(content("next"))
+        return footer(*arguments)
+
+    monkeypatch.setattr(source, "read_footer", spy)
+    with pytest.raises(SourceError, match="changed while it was planned"):
+        plan(tmp_path, on_bad_file="quarantine")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask again at once, where the product waits for up to twenty seconds."""
+    monkeypatch.setattr(patience, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+
+
+@pytest.fixture
+def impatient(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up soon: what the product does after minutes comes in a fraction of a second."""
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.1)
+
+
+@pytest.fixture
+def flaky(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, quick: None) -> Iterator[FlakyStore]:
+    file_system: Any = fsspec.get_filesystem_class("s3")
+    with flaky_store.in_front_of(s3_endpoint) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+        file_system.clear_instance_cache()  # what was connected before, and what is here
+        yield store
+    file_system.clear_instance_cache()
+
+
+FAULTS: dict[str, Fault] = {
+    "expired token": flaky_store.refusal(400, "ExpiredToken"),
+    "forbidden": flaky_store.refusal(403, "AccessDenied"),
+    "slow down": flaky_store.refusal(503, "SlowDown"),
+    "internal error": flaky_store.refusal(500, "InternalError"),
+    "throttled by nobody knows whom": flaky_store.refusal(429, "TooManyRequests"),
+    "connection reset": flaky_store.reset,
+    "body cut short": flaky_store.cut_short,
+    "half the range": flaky_store.half_the_range,
+}
+
+
+@pytest.fixture(params=FAULTS)
+def fault(request: pytest.FixtureRequest) -> Fault:
+    return FAULTS[request.param]
+
+
+def test_footers_and_fragments_are_read_when_the_outage_is_over(
+    bucket: str, flaky: FlakyStore, fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(f"{bucket}/a.parquet", content())
+    flaky.faults = [fault] * 3
+    fragment = plan(f"{bucket}/", on_bad_file="quarantine").fragments[1]
+    flaky.faults = [fault] * 3
+    assert read(fragment) == rows()["text"].to_pylist()[16:32]
+    said = [r.message.partition(": ")[0] for r in caplog.records if r.name.startswith("optinfer")]
+    assert said == [f"cannot read {bucket}/a.parquet"] * 2  # once for each read, however often it is tried
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_outage_that_lasts_ends_the_job_and_blames_no_file(bucket: str, flaky: FlakyStore, fault: Fault) -> None:
+    put(f"{bucket}/a.parquet", content())
+    fragment = plan(f"{bucket}/").fragments[1]
+    flaky.forever = fault
+    for attempt in (lambda: read(fragment), lambda: plan(f"{bucket}/", on_bad_file="quarantine")):
+        with pytest.raises(SourceError, match=r"cannot read .*check credentials, permissions, endpoint") as raised:
+            attempt()
+        assert not isinstance(raised.value, CorruptFileError)
+
+
+def test_a_byte_that_flips_on_the_way_is_fetched_again(bucket: str, flaky: FlakyStore) -> None:
+    put(f"{bucket}/a.parquet", content(write_page_checksum=True))
+    fragment = plan(f"{bucket}/").fragments[1]
+    flaky.faults = [lambda *_: False, flaky_store.flipped_byte]  # the footer comes as it is
+    assert read(fragment) == rows()["text"].to_pylist()[16:32]
+    assert not flaky.faults
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), OSError(errno.ESTALE, "Stale handle")])
+def test_a_disk_that_fails_is_no_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    (tmp_path / "a.parquet").write_bytes(content())
+    fragment = plan(tmp_path).fragments[1]
+    pread, answers = os.pread, [error, error, None]
+
+    def sometimes(*arguments: Any) -> bytes:
+        if answers and (failure := answers.pop(0)):
+            raise failure
+        return pread(*arguments)
+
+    monkeypatch.setattr(os, "pread", sometimes)
+    assert read(fragment) == rows()["text"].to_pylist()[16:32]
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.1)
+    answers.extend([error] * 100_000)
+    with pytest.raises(SourceError, match=r"cannot read .*a\.parquet: OSError") as raised:
+        read(fragment)
+    assert not isinstance(raised.value, CorruptFileError)
+
+
+def test_a_file_of_this_machine_that_may_not_be_read_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.parquet").write_bytes(content())
+
+    def deny(*_: Any) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", deny)  # the tests may run as root, whom nothing is denied
+    with pytest.raises(SourceError, match=r"a\.parquet: PermissionError"):
+        plan(tmp_path, on_bad_file="quarantine")
+
+
+def damaged(data: bytes) -> bytes:
+    """Return a file whose second row group's texts do not match their checksum."""
+    meta = pq.read_metadata(pa.BufferReader(data))
+    at = meta.row_group(1).column(1).data_page_offset + meta.row_group(1).column(1).total_compressed_size // 2
+    return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
+
+
+def test_what_the_decoder_refuses_is_a_corrupt_file_and_only_those_rows(folder: str) -> None:
+    put(f"{folder}/a.parquet", damaged(content(write_page_checksum=True)))
+    fragments = plan(folder).fragments
+    assert read(fragments[0]) == rows()["text"].to_pylist()[:16]
+    with pytest.raises(CorruptFileError, match=r"cannot read rows 16-32: .*CRC.*on_bad_file: quarantine"):
+        read(fragments[1])
+
+
+@pytest.mark.parametrize("byte", range(0, 2900, 100))
+def test_no_flipped_byte_gives_other_rows(tmp_path: Path, byte: int) -> None:
+    """With page checksums, as many writers set them, a damaged file is right or refused, whichever byte it is."""
+    data = bytearray(content(write_page_checksum=True))
+    data[byte % len(data)] ^= 0x20
+    (tmp_path / "a.parquet").write_bytes(bytes(data))
+    try:
+        found = [text for f in plan(tmp_path).fragments for text in read(f)]
+    except (SourceError, ConfigError):  # of columns that are not there any more, say
+        return
+    assert found == rows()["text"].to_pylist()
+
+
+DAMAGED_FOOTERS = """
+import sys
+from optinfer.data.footer import read_footer
+from optinfer.data.pinned import opened
+
+path = sys.argv[1]
+whole = open(path, "rb").read()
+start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+for at in range(start, len(whole)):
+    for bits in (0x01, 0x20):
+        with open(path, "r+b") as file:
+            file.seek(at)
+            file.write(bytes([whole[at] ^ bits]))
+        try:
+            read_footer(opened(path), path, (), {"id", "text"})
+        except Exception:
+            pass
+        with open(path, "r+b") as file:
+            file.seek(at)
+            file.write(whole[at : at + 1])
+print("alive")
+"""
+
+
+def test_no_damaged_footer_ends_the_process(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(content(write_page_checksum=True))
+    command = [sys.executable, "-c", DAMAGED_FOOTERS, str(tmp_path / "a.parquet")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.stdout == "alive\n", ended.stderr[-300:]
