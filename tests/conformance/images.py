@@ -326,7 +326,13 @@ def _animated() -> list[tuple[str, bytes]]:
 def rows() -> list[dict[str, Any]]:
     """Return what the table of the documentation lists: family, name, and what writes a model and its rows."""
     return [
-        {"family": "image-classification", "name": name, "write": partial(_written, architecture)}
+        {
+            "family": "image-classification",
+            "name": name,
+            "write": partial(_written, architecture),
+            # What follows a comma is another head of an architecture that is in the list already.
+            "variants": "," not in name,
+        }
         for name, architecture in ARCHITECTURES.items()
     ]
 

@@ -43,7 +43,7 @@ def test_doubles_keep_their_digits(tmp_path: Path) -> None:
     made = MODELS["scikit-learn LinearRegression in doubles"]()
     model = located(made.write(tmp_path), "tensor")
     replica = Replica(ReplicaSettings(family="tensor", model=model, backend="onnxruntime", artifact=model, threads=1))
-    ours = np.array(replica.score(as_roles(made.table, made.columns)))["variable"].to_pylist().added
+    ours = np.array(replica.score(as_roles(made.table, made.columns)).added["variable"].to_pylist())
     np.testing.assert_allclose(ours, made.expected["variable"], rtol=1e-12, atol=1e-12)
     assert ours.tolist() != ours.astype(np.float32).tolist()
 
