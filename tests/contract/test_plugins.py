@@ -17,6 +17,7 @@ import pytest
 from optinfer import plugins
 from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
+from optinfer.inference.preparing import prepare
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization import build
 from optinfer.optimization.certificate import mismatch
@@ -83,7 +84,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
 
 def context_of(case: Case) -> BuildContext:
     family = plugins.load("families", case.family).load(case.model, case.settings)
-    return BuildContext(family, family.preprocess(case.table))
+    return BuildContext(family, prepare(family, case.table).features)
 
 
 def replica_of(case: Case, backend: str, artifact: Artifact) -> Replica:
