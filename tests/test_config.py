@@ -10,7 +10,7 @@ import pytest
 
 from optinfer.config import JobConfig, load_job, parse_job
 from optinfer.errors import ConfigError
-from tests.conftest import REPO
+from tests.conftest import REPO, job_settings
 
 Load = Callable[..., JobConfig]
 
@@ -187,3 +187,16 @@ def test_a_few_lines_that_would_fill_the_memory_are_shown_short(load: Load) -> N
 def test_a_set_that_looks_like_no_key_is_an_unknown_key(load: Load, override: str) -> None:
     with pytest.raises(ConfigError, match="unknown key"):
         load(JOB, override)
+
+
+def test_a_prompt_is_given_by_text_or_by_name() -> None:
+    raw = job_settings("in.parquet", "out", model__prompt="query: ", model__prompt_name="query")
+    with pytest.raises(ConfigError, match="prompt and prompt_name are both set; keep one"):
+        parse_job(raw)
+    assert parse_job(job_settings("in.parquet", "out", model__prompt="")).model.prompt == ""
+
+
+@pytest.mark.parametrize(("key", "value"), [("prompt_name", ""), ("truncate_dim", 0), ("max_length", 0)])
+def test_settings_of_texts_that_mean_nothing_are_refused(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"model.{key}"):
+        parse_job(job_settings("in.parquet", "out", **{f"model__{key}": value}))

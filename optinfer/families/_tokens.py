@@ -121,6 +121,7 @@ class TextTokenizer:
         self._reading = reading
         self._lock = threading.Lock()
         self._loaded: tuple[Any, _Facts] | None = None
+        self._failed: ConfigError | None = None
         self._longest = positions_of(read_json(reading.folder / "config.json"))
 
     @property
@@ -144,16 +145,16 @@ class TextTokenizer:
         """Tokenize one column; nulls, and texts of which no token comes, are rejected."""
         nulls = np.asarray(texts.is_null())
         filled = pc.fill_null(texts.cast(pa.large_string()), "").to_pylist()
-        rows = self.encode([self._reading.prompt + text for text in filled] if self._reading.prompt else filled)
-        lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
+        encoded = self._encode([self._reading.prompt + text for text in filled] if self._reading.prompt else filled)
+        lengths = np.fromiter((len(one) for one in encoded), dtype=np.int64, count=len(encoded))
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         ids = np.empty(int(offsets[-1]), dtype=np.int64)
-        for i, row in enumerate(rows):
-            ids[offsets[i] : offsets[i + 1]] = row
+        for i, one in enumerate(encoded):
+            ids[offsets[i] : offsets[i + 1]] = _ids(one)
         rejected = {int(i): "the text has no tokens" for i in np.flatnonzero(lengths == 0)}
         rejected |= {int(i): "text is null" for i in np.flatnonzero(nulls)}
         return TextFeatures(
-            rows=len(rows),
+            rows=len(encoded),
             lengths=lengths,
             longest=self._longest,
             rejected=rejected,
@@ -162,37 +163,47 @@ class TextTokenizer:
             pad_id=self.facts.pad_id,
         )
 
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        """Return each text's tokens."""
+    def _encode(self, texts: list[str]) -> list[Any]:
+        """Return each text's encoding: of `tokenizers`, or a list of token ids."""
         tokenizer, facts = self._load()
         if not texts:
             return []
         if facts.fast:
-            return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
-        tokens: list[list[int]] = tokenizer(texts, truncation=True, max_length=self.limit)["input_ids"]
-        return tokens
+            encoded: list[Any] = tokenizer.encode_batch_fast(texts)
+        else:
+            encoded = tokenizer(texts, truncation=True, max_length=self._limit(facts))["input_ids"]
+        return encoded
 
     def prompt_tokens(self) -> int:
         """Return how many of a text's tokens are its prompt's, as sentence-transformers counts them.
 
         A special token that ends the prompt alone ends the text, too, and is not counted.
         """
-        tokens = self.encode([self._reading.prompt])[0]
+        tokens = _ids(self._encode([self._reading.prompt])[0])
         return len(tokens) - (bool(tokens) and tokens[-1] in self.facts.special_ids)
 
     def _load(self) -> tuple[Any, _Facts]:
         with self._lock:
+            if self._failed:  # it would fail for every row that is tried
+                raise self._failed
             if self._loaded is None:
-                # The Rust tokenizer starts a thread per core unless told not to: with one replica a core they fight.
-                os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-                tokenizer, facts = _read(self._reading)
-                limit = self._limit(facts)
-                if facts.fast:
-                    tokenizer.encode_special_tokens = facts.split
-                    tokenizer.enable_truncation(limit, direction=facts.side)
-                    tokenizer.no_padding()
-                self._loaded = tokenizer, facts
+                try:
+                    self._loaded = self._ready()
+                except ConfigError as error:
+                    self._failed = error
+                    raise
             return self._loaded
+
+    def _ready(self) -> tuple[Any, _Facts]:
+        # The Rust tokenizer starts a thread per core unless told not to: with one replica a core they would fight.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        tokenizer, facts = _read(self._reading)
+        limit = self._limit(facts)
+        if facts.fast:
+            tokenizer.encode_special_tokens = facts.split
+            tokenizer.enable_truncation(limit, direction=facts.side)
+            tokenizer.no_padding()
+        return tokenizer, facts
 
     def _limit(self, facts: _Facts) -> int:
         limits = [n for n in (self._reading.max_length or facts.limit, self._longest) if n]
@@ -204,6 +215,11 @@ class TextTokenizer:
                 "raise model.max_length"
             )
         return min(limits)
+
+
+def _ids(encoded: Any) -> list[int]:
+    ids: list[int] = encoded if isinstance(encoded, list) else encoded.ids
+    return ids
 
 
 def _read(reading: Reading) -> tuple[Any, _Facts]:

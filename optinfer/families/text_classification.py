@@ -50,6 +50,7 @@ class TextClassification(Family):
         self._sentence = read_sentence(folder) if (folder / "modules.json").is_file() else None
         self._classes = Classes(folder, settings.get("top_k"), must_name=self._sentence is not None)
         self.metrics = self._classes.metrics
+        self.libraries = ("transformers",) if self._sentence is None else ("sentence-transformers",)
         _check_head(folder, self._sentence, len(self._classes.names))
         sentence = self._sentence or Sentence(layers=(), prompts={}, named=False)
         self._prompt = sentence.prompt(folder, settings.get("prompt"), settings.get("prompt_name"))

@@ -36,6 +36,7 @@ class TextEmbedding(Family):
     outputs = ("sentence_embedding",)
     dynamic_axes = DYNAMIC_AXES
     metrics = ("cosine",)
+    libraries = ("sentence-transformers",)
 
     def __init__(self, folder: Path, key: str, settings: dict[str, Any]) -> None:
         self._folder = folder

@@ -78,7 +78,7 @@ def test_answers_are_the_librarys(case: Case, tmp_path: Path) -> None:
     scored = ours.score(pa.table({"text": rows}))
     assert len(scored.kept) == len(rows) - case.no_tokens, scored.rejected
     kept = [rows[i] for i in scored.kept]
-    finished = ours.as_table(scored)
+    finished = scored.added
     if case.family == EMBEDDING or (folder / "modules.json").is_file():
         theirs = vectors_of_library(case, folder, kept) if case.family == EMBEDDING else _logits(case, folder, kept)
         output = scored.outputs[ours.family.outputs[0]]

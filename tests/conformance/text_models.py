@@ -16,7 +16,18 @@ from tests.conformance.texts import save_tokenizer
 
 LIMIT = 40  # tokens that the tokenizers keep; several of the suite's texts are longer
 EMBEDDING, CLASSIFICATION = "text-embedding", "text-classification"
-_HEAD = "ForSequenceClassification"
+# How the names of cases begin whose model is another one, not the same with other texts or files.
+_GRAPHS = (
+    "mean",
+    "last token",
+    "three classes",
+    "pooling",
+    "dense",
+    "layer norm",
+    "one class",
+    "prompt left out",
+    "trunc",
+)
 
 _SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 _BERT = {**_SHAPE, "max_position_embeddings": 64}
@@ -125,6 +136,11 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
     other_limit: int | None = None
     no_tokens: int = 0
+
+    @property
+    def changes_graph(self) -> bool:
+        """Whether what is special about it changes what the model computes, and not only what it is given."""
+        return self.name.startswith(_GRAPHS)
 
 
 def sentence(architecture: str, *modules: Any, tokens: Any = None, **settings: Any) -> Callable[[Path], object]:
