@@ -132,8 +132,8 @@ def test_files_without_rows_among_others(tmp_path: Path, rows: list[int]) -> Non
 
 
 def test_bytes_of_a_column_with_dots_in_its_name_count(tmp_path: Path) -> None:
-    table = pa.table({"a.b": ["x" * 1000] * 50, "a": [1] * 50})
+    table = pa.table({"a.b": ["x" * 1000] * 50, "c": [1] * 50})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=10, use_dictionary=False, compression="none")
     cut = {"fragment_mb": 0.015, "fragment_rows": 1000}
     assert len(plan(tmp_path, ["a.b"], **cut).fragments) == 5
-    assert len(plan(tmp_path, ["a"], **cut).fragments) == 1
+    assert len(plan(tmp_path, ["c"], **cut).fragments) == 1

@@ -196,7 +196,8 @@ D = decimal.Decimal
 BERLIN = pa.timestamp("ns", "Europe/Berlin")
 TYPES: dict[str, tuple[pa.Array, list[int] | None]] = {
     "decimals": (pa.array([D("1.00"), D("1.01"), D("1.00")], pa.decimal128(20, 2)), [0, 1, 0]),
-    "small decimals": (pa.array([D("1.00"), D("1.01"), D("1.00")], pa.decimal32(5, 2)), [0, 1, 0]),
+    "small decimals": (pa.array([D("1.00"), D("1.01"), D("1.00")], pa.decimal32(5, 2)), None),
+    "wide decimals": (pa.array([D("1.00"), D("1.01"), D("1.00")], pa.decimal256(50, 2)), [0, 1, 0]),
     "times with a zone": (pa.array([1, 2, 1], pa.int64()).view(BERLIN), [0, 1, 0]),
     "dates that are no whole days": (pa.array([0, 1, 0], pa.int64()).view(pa.date64()), [0, 1, 0]),
     "large texts": (pa.array(["a", "b", "a"], pa.large_string()), [0, 1, 0]),
