@@ -141,12 +141,19 @@ def int96_columns(meta: pq.FileMetaData, columns: Collection[str]) -> list[str]:
 
 
 def _groups(meta: pq.FileMetaData, columns: set[str]) -> np.ndarray[Any, Any]:
-    """Return (row groups, 2) rows and uncompressed bytes of some columns."""
-    wanted = list(leaves_of(meta, columns))
+    """Return (row groups, 2) rows and uncompressed bytes of some columns; raises where counts do not agree."""
+    wanted = leaves_of(meta, columns)
+    flat = {leaf for leaf in wanted if meta.schema.column(leaf).max_repetition_level == 0}
     groups = np.empty((meta.num_row_groups, 2), dtype=np.int64)
     for number, found in enumerate(groups):
         group = meta.row_group(number)
-        found[:] = group.num_rows, sum(group.column(i).total_uncompressed_size for i in wanted)
+        chunks = {leaf: group.column(leaf) for leaf in wanted}
+        for leaf in flat:
+            if (values := chunks[leaf].num_values) != group.num_rows:  # the rows beyond would be lost without a word
+                raise pa.ArrowInvalid(
+                    f"{wanted[leaf]!r} has {values} values in row group {number}, of {group.num_rows} rows"
+                )
+        found[:] = group.num_rows, sum(chunk.total_uncompressed_size for chunk in chunks.values())
     return groups
 
 

@@ -26,7 +26,8 @@ _COMPARABLE = (
     pa.types.is_time,
     pa.types.is_timestamp,
     pa.types.is_duration,
-    pa.types.is_decimal,
+    pa.types.is_decimal128,  # of the smaller ones Arrow makes no dictionary
+    pa.types.is_decimal256,
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import decimal
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -189,3 +190,31 @@ def test_rows_repeat_where_all_of_their_columns_do(rows: list[tuple[int, str | N
     assert [tuple(row.values()) for row in found.without(table).to_pylist()] == kinds
     assert [kinds[kind] for kind in found.kind] == rows
     assert found.first.tolist() == [rows.index(kind) for kind in kinds]
+
+
+D = decimal.Decimal
+BERLIN = pa.timestamp("ns", "Europe/Berlin")
+TYPES: dict[str, tuple[pa.Array, list[int] | None]] = {
+    "decimals": (pa.array([D("1.00"), D("1.01"), D("1.00")], pa.decimal128(20, 2)), [0, 1, 0]),
+    "small decimals": (pa.array([D("1.00"), D("1.01"), D("1.00")], pa.decimal32(5, 2)), None),
+    "wide decimals": (pa.array([D("1.00"), D("1.01"), D("1.00")], pa.decimal256(50, 2)), [0, 1, 0]),
+    "times with a zone": (pa.array([1, 2, 1], pa.int64()).view(BERLIN), [0, 1, 0]),
+    "dates that are no whole days": (pa.array([0, 1, 0], pa.int64()).view(pa.date64()), [0, 1, 0]),
+    "large texts": (pa.array(["a", "b", "a"], pa.large_string()), [0, 1, 0]),
+    "texts that differ in form only": (pa.array(["é", "e\u0301", "é"]), [0, 1, 0]),
+    "dictionaries": (pa.array(["a", "b", "a"], pa.dictionary(pa.int8(), pa.string())), [0, 1, 0]),
+    "zero and minus zero": (pa.array([0.0, -0.0, 0.0]), None),
+    "not a number": (pa.array([float("nan")] * 3), None),
+    "dictionaries of floats": (pa.array([0.0, -0.0, 0.0], pa.dictionary(pa.int8(), pa.float64())), None),
+    "views": (pa.array(["a", "b", "a"], pa.string_view()), None),
+    "extensions": (pa.ExtensionArray.from_storage(pa.json_(), pa.array(["1", "1.0", "1"])), None),
+    "lists": (pa.array([[1], [2], [1]]), None),
+    "nothing but nulls": (pa.nulls(3), None),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_only_what_is_certainly_equal_is_scored_once(name: str) -> None:
+    array, kinds = TYPES[name]
+    found = repeats(pa.table({"x": array}))
+    assert (None if found is None else found.kind.tolist()) == kinds
