@@ -206,7 +206,7 @@ def status(url: str) -> dict[str, Any]:
         "fragments_committed": int(there[:planned].sum()),  # an empty table has a part and no fragment
         "rows": job["fields"].get("source", {}).get("rows"),
         "quarantine_files": len(output.folder.names(under="_quarantine")),
-        "run_id": manifest["run"]["run_id"] if manifest else None,
+        "run_id": manifest["run"].get("run_id") if manifest else None,
         "holder": f"process {held['pid']} on {held['host']}" if held and live else None,
         "damage": list(damage),
     }
