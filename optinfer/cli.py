@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import sys
 from collections.abc import Callable
@@ -154,10 +153,6 @@ def say(line: str) -> None:
         click.echo(line, err=True)
 
 
-class _NobodyReadsError(Exception):
-    """Whoever read stdout has gone, as `head` does."""
-
-
 def _print(value: Any, as_json: bool, render: Callable[[Any], str]) -> None:
     _out(json.dumps(value, default=str) if as_json else render(value))
 
@@ -165,8 +160,8 @@ def _print(value: Any, as_json: bool, render: Callable[[Any], str]) -> None:
 def _out(text: str) -> None:
     try:
         click.echo(text)
-    except BrokenPipeError as error:
-        raise _NobodyReadsError from error
+    except BrokenPipeError:  # whoever read it has gone, as `head` does: click ends the command without a word
+        raise
     except OSError as error:
         raise OptinferError(
             f"cannot write to stdout: {error.strerror or error}; what the command did stands, only its answer is lost: "
@@ -197,11 +192,7 @@ def main(argv: list[str] | None = None) -> None:
         line = "interrupted: committed fragments are kept, the same command goes on from them"
         say(line)
         _fail(as_json, error, line, INTERRUPTED, status="interrupted")
-    except _NobodyReadsError:
-        sys.exit(1)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
-            sys.exit(1)
         _fail_unforeseen(as_json, error)
     sys.exit(0)
 
@@ -225,16 +216,6 @@ def _fail_unforeseen(as_json: bool, error: Exception) -> None:
 def _fail(as_json: bool, error: BaseException, message: str, code: int, status: str = "failed") -> None:
     if as_json:
         failure = {"status": status, "error": type(error).__name__, "message": message, "exit_code": code}
-        with contextlib.suppress(_NobodyReadsError, OptinferError):
+        with contextlib.suppress(BrokenPipeError, OptinferError):
             _out(json.dumps(failure))
     sys.exit(code)
-
-
-def _nobody_reads() -> bool:
-    """Tell whether stdout is a pipe whose other end is closed."""
-    try:
-        poll = select.poll()
-        poll.register(sys.stdout.fileno(), 0)
-        return any(state & select.POLLERR for _, state in poll.poll(0))
-    except (OSError, ValueError, AttributeError):
-        return False

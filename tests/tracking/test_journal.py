@@ -63,5 +63,5 @@ def test_what_ends_a_run_is_kept_whole_and_passed_on(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_does_not_hide_what_ended_a_run(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), Journal(tmp_path / "journal.jsonl", clock=lambda: 0.0), full_disk():
+    with pytest.raises(ZeroDivisionError), full_disk(), Journal(tmp_path / "journal.jsonl", clock=lambda: 0.0):
         1 / 0  # noqa: B018
