@@ -35,9 +35,12 @@ class Classes:
             raise ConfigError(f"model.top_k {top_k} is more than the model's {len(self.names)} classes; lower it")
         self._top_k = top_k
         self._function = "none" if gives_scores else _function(config, len(self.names))
-        self._is_number = self._function == "none" and not gives_scores and len(self.names) == 1
         single = len(self.names) == 1
-        self.metrics = ("r2",) if single else ("top1_agreement", "cosine")
+        self._numbers = self._function == "none" and not gives_scores
+        # A single number is always the largest; numbers that are no classes have to be right, each of them.
+        self.metrics: tuple[str, ...] = ("top1_agreement", "cosine")
+        if single or self._numbers:
+            self.metrics = ("r2",) if single else ("r2", "cosine")
         one, many = [("label", pa.string()), ("score", pa.float32())], []
         if top_k:
             many = [("labels", pa.list_(pa.string(), top_k)), ("scores", pa.list_(pa.float32(), top_k))]
@@ -46,7 +49,7 @@ class Classes:
     def answers(self, outputs: Arrays) -> np.ndarray[Any, Any]:
         """Return (rows,) each row's most likely class, by name; of a regression its number."""
         logits = outputs[OUTPUT]
-        if self._is_number:
+        if self._numbers and len(self.names) == 1:
             return np.asarray(logits[:, 0])
         return self.names[np.nan_to_num(logits, nan=-np.inf).argmax(axis=1)]
 

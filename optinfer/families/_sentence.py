@@ -186,6 +186,8 @@ def _layer(folder: Path, modules: Path, entry: dict[str, Any]) -> Layer:
     if Path(entry["path"]).is_absolute() or ".." in Path(entry["path"]).parts:
         raise ConfigError(f"{modules} names {entry['path']!r}, which leads out of the folder; correct it")
     path = folder / entry["path"] / "config.json"
+    if kind in ("Pooling", "Dense", "LayerNorm") and not path.is_file():
+        raise ConfigError(f"{path}, which says what the layer does, is not there; save the model again")
     config = {} if kind == _TRANSFORMER else read_json(path)
     _CHECKS.get(kind, lambda path, config: None)(path, config)
     return Layer(kind, folder / entry["path"], config)

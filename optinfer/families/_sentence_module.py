@@ -89,8 +89,11 @@ def pool(tokens: Any, attention_mask: Any, modes: tuple[str, ...], skip: int = 0
     if skip:
         kept = torch.arange(attention_mask.shape[1], device=attention_mask.device) >= skip
         attention_mask = attention_mask * kept.to(attention_mask.dtype)
+    given = tokens.dtype
+    if given in (torch.bfloat16, torch.float16):
+        tokens = tokens.float()  # half precision cannot count to 300
     pooled = [_pool(tokens, attention_mask, mode, skip) for mode in modes]
-    return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1)
+    return (pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1)).to(given)
 
 
 def _pool(tokens: Any, attention_mask: Any, mode: str, skip: int) -> Any:

@@ -224,13 +224,13 @@ def _ids(encoded: Any) -> list[int]:
 
 def _read(reading: Reading) -> tuple[Any, _Facts]:
     """Return the tokenizer that was written down for this model, or load it with transformers and write it down."""
+    from tokenizers import Tokenizer
+
     shaped_by = [reading.key, reading.meant, reading.lower, reading.capped]
     shaped_by += [installed(name) for name in ("transformers", "tokenizers")]
     name = hashlib.sha256(json.dumps(shaped_by).encode()).hexdigest()[:16]
     path, facts_path = (home.home() / "tokenizers" / f"{name}{end}" for end in (".json", ".facts.json"))
     if facts_path.is_file():
-        from tokenizers import Tokenizer
-
         try:
             return Tokenizer.from_file(str(path)), _Facts(**json.loads(facts_path.read_text(encoding="utf-8")))
         except Exception:  # damaged: made again below
@@ -238,12 +238,13 @@ def _read(reading: Reading) -> tuple[Any, _Facts]:
     loaded, facts = _from_transformers(reading)
     if not facts.fast:
         return loaded, facts
+    text = loaded.backend_tokenizer.to_str()
     try:
-        home.put(path, loaded.backend_tokenizer.to_str().encode())
+        home.put(path, text.encode())
         home.put(facts_path, json.dumps(vars(facts)).encode())  # last: says that the other is there
     except OSError:
         pass  # a home that cannot be written to costs time only
-    return loaded.backend_tokenizer, facts
+    return Tokenizer.from_str(text), facts  # what all who come later read, too
 
 
 def _from_transformers(reading: Reading) -> tuple[Any, _Facts]:

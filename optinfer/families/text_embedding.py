@@ -41,7 +41,6 @@ class TextEmbedding(Family):
     def __init__(self, folder: Path, key: str, settings: dict[str, Any]) -> None:
         self._folder = folder
         self._sentence = read_sentence(folder)
-        self._max_length = settings.get("max_length")
         self._prompt = self._sentence.prompt(folder, settings.get("prompt"), settings.get("prompt_name"))
         width = width_of(folder, self._sentence.layers)
         self._truncate = settings.get("truncate_dim") or self._sentence.truncate
@@ -51,7 +50,7 @@ class TextEmbedding(Family):
             Reading(
                 folder=folder,
                 key=key,
-                max_length=self._max_length,
+                max_length=settings.get("max_length"),
                 meant=self._sentence.max_length,
                 lower=self._sentence.lower,
                 capped=True,

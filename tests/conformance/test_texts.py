@@ -10,7 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from optinfer import plugins
 from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.optimization.build import build
+from optinfer.optimization.techniques import BuildContext
+from optinfer.optimization.variants import VARIANTS
 from tests.conformance.text_cases import CASES, built
 from tests.conformance.text_models import EMBEDDING, Case
 from tests.conformance.texts import texts
@@ -101,3 +105,28 @@ def _logits(case: Case, folder: Path, rows: list[str]) -> np.ndarray[Any, Any]:
     from dataclasses import replace
 
     return vectors_of_library(replace(case, settings={}), folder, rows)
+
+
+EXPORTED = {"Roberta, mean", "Qwen3, last token", "Bert, prompt left out, cls"}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if f"{case.architecture}, {case.name}" in EXPORTED],
+    ids=lambda case: case.architecture,
+)
+def test_the_exported_model_answers_alike(case: Case, tmp_path: Path) -> None:
+    """The others are exported by `make conformance`, which takes minutes."""
+    folder = built(case, tmp_path / "model")
+    model, table = located(folder, case.family), pa.table({"text": texts()})
+    family = plugins.load("families", case.family).load(model, case.settings)
+    exported = build(
+        VARIANTS["onnx-fp32"], model, "conformance", lambda: BuildContext(family, family.preprocess(table))
+    )
+    settings = ReplicaSettings(
+        family=case.family, family_settings=case.settings, model=model, backend="onnxruntime", artifact=exported
+    )
+    scored, ours = Replica(settings).score(table), replica_of(case, folder).score(table)
+    assert scored.kept.tolist() == ours.kept.tolist()
+    for name, values in ours.outputs.items():
+        np.testing.assert_allclose(scored.outputs[name], values, atol=1e-4)

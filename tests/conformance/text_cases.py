@@ -187,6 +187,7 @@ def _limits() -> list[Case]:
         _embedding("cut on the left", plain("Bert", **_cut_left)),
         _embedding("max_length of the job", plain("Bert"), settings={"max_length": 9}),
         _embedding("no limit but the positions", plain("Roberta", **_no_limit), "Roberta", other_limit=LIMIT),
+        _embedding("no limit but the config's", plain("ModernBert", **_no_limit), "ModernBert"),
         _embedding("padded on the left, mean", plain("GPT2", **_left), "GPT2", no_tokens=1),
         _embedding("padded on the left, last", sentence("GPT2", pooling("lasttoken"), **_left), "GPT2", no_tokens=1),
         _embedding("a language model as it is", language, "Llama"),

@@ -137,6 +137,9 @@ def _sentence() -> list[Refusal]:
             change=modules(_T, _P, paths=("0_Transformer", "1_Pooling")),
             says="keeps the transformer in .*0_Transformer",
         ),
+        Refusal(
+            name="a layer without settings", change=without("1_Pooling/config.json"), says="says what the layer does"
+        ),
         Refusal(name="a way out", change=modules(_T, _P, paths=("", "../1_Pooling")), says="leads out of the folder"),
         Refusal(
             name="a layer's arguments", change=modules(_T, _P, kwargs=["task"]), says=r"modules.json sets 'kwargs'"

@@ -16,6 +16,7 @@ import pytest
 import optinfer
 from optinfer import plugins
 from optinfer.errors import ConfigError
+from optinfer.families._classes import Classes
 from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conftest import REPO, MakeJob, RunCli, located, read_rows
 
@@ -202,3 +203,32 @@ def test_an_encoder_without_a_head_is_refused_instead_of_given_a_random_one(tmp_
     (plain / "config.json").write_text(json.dumps({**config, "id2label": {"0": "a", "1": "b"}}))
     with pytest.raises(ConfigError, match="not a sequence classifier"):
         plugins.load("families", "text-classification").load(located(plain, "text-classification"), {})
+
+
+@pytest.mark.parametrize(
+    ("config", "metrics", "answers"),
+    [
+        ({"num_labels": 1}, ("r2",), ["LABEL_0", "LABEL_0"]),
+        ({"num_labels": 1, "problem_type": "regression"}, ("r2",), [0.25, -3.0]),
+        ({"num_labels": 2, "problem_type": "regression"}, ("r2", "cosine"), ["LABEL_0", "LABEL_1"]),
+        ({"num_labels": 2}, ("top1_agreement", "cosine"), ["LABEL_0", "LABEL_1"]),
+    ],
+)
+def test_a_number_is_compared_by_its_value_and_a_class_by_its_name(
+    config: dict[str, object], metrics: tuple[str, ...], answers: list[object], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    classes = Classes(tmp_path, None, must_name=False)
+    logits = np.array([[0.25, -1.0], [-3.0, 2.0]], dtype=np.float32)[:, : len(classes.names)]
+    assert classes.metrics == metrics
+    assert classes.answers({"logits": logits}).tolist() == answers
+
+
+def test_scores_are_finite_for_any_number_and_of_a_regression_the_number_itself(tmp_path: Path) -> None:
+    logits = {"logits": np.array([[-1e4], [0.0], [1e4]], dtype=np.float32)}
+    expected = {"regression": [-1e4, 0.0, 1e4], "multi_label_classification": [0.0, 0.5, 1.0]}
+    for problem, scores in expected.items():
+        (tmp_path / "config.json").write_text(json.dumps({"num_labels": 1, "problem_type": problem}))
+        table = Classes(tmp_path, None, must_name=False).table(logits)
+        assert table["score"].to_pylist() == scores
+        assert table["label"].to_pylist() == ["LABEL_0"] * 3
