@@ -126,6 +126,12 @@ def test_every_type_is_carried_bit_for_bit(tmp_path: Path, column: str, encoding
         assert "pyarrow" in able
 
 
+@pytest.mark.parametrize("kind", [pa.timestamp("s"), pa.date64(), pa.string_view(), pa.month_day_nano_interval()])
+def test_a_type_that_writing_would_change_or_refuse_is_refused_before(kind: pa.DataType) -> None:
+    with pytest.raises(ConfigError, match=r"sink\.columns: 'c' is .* and would not be carried unchanged"):
+        require_carried(pa.schema([("id", pa.int64()), ("c", kind)]))
+
+
 def test_the_suite_has_the_cells_it_promises() -> None:
     assert len(cells()) >= 80
     assert {layout for *_, layout in cells()} == set(LAYOUTS)

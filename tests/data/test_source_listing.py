@@ -204,7 +204,7 @@ def test_plan_and_run_say_what_is_left_out(
     tmp_path: Path, write_table: WriteTable, run_cli: RunCli, make_job: MakeJob
 ) -> None:
     write_table(tmp_path / "in" / "part-00000", rows=8)
-    write_table(tmp_path / "in" / "part-00001.parquet", rows=8)
+    write_table(tmp_path / "in" / "part-00001.parquet", rows=0)  # nothing to prove or to score, all else is said
     job = tmp_path / "job.yaml"
     job.write_text(json.dumps(job_settings(tmp_path / "in", tmp_path / "out")))
     for command in ("plan", "run"):

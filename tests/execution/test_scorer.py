@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from optinfer.config import SourceConfig
+from optinfer.data import patience
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
+from optinfer.data.source import plan_source
 from optinfer.execution import scorer
 from optinfer.execution.scorer import FragmentScorer, ScoringTask
 from optinfer.inference.replica import ReplicaSettings
@@ -93,6 +99,53 @@ def test_a_variant_that_does_not_load_says_so_and_begins_nothing(task: ScoringTa
     assert receipt["error"] == "LoadError"
     assert "cannot load the variant: no backends plugin" in receipt["message"]
     assert Output(task.output_url).begin(PARTS[0])
+
+
+def planned(task: ScoringTask, **options: Any) -> list[dict[str, Any]]:
+    """Write a table of two row groups, plan it, and return what a replica is given."""
+    path = Path(task.output_url).parent / "table.parquet"
+    table = pa.table({"id": [str(i) for i in range(16)], "text": [f"a text {i}" for i in range(16)]})
+    pq.write_table(table, path, row_group_size=8, compression="none", use_dictionary=False, **options)
+    plan = plan_source(SourceConfig(path=str(path), fragment_rows=8), ["text", "id"], wanted_rows=8)
+    return [{"fragment": asdict(f), "part": plan.part_name(f.index)} for f in plan.fragments]
+
+
+def quarantining(task: ScoringTask, run: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    scorer = FragmentScorer(replace(task, on_bad_file="quarantine"))
+    receipts: list[dict[str, Any]] = json.loads(scorer({"run": json.dumps(run)})["receipts"])
+    return receipts
+
+
+def test_rows_that_the_decoder_refuses_are_quarantined_where_the_job_says_so(task: ScoringTask) -> None:
+    run = planned(task, write_page_checksum=True)
+    path = Path(run[0]["fragment"]["path"])
+    stat, data = path.stat(), path.read_bytes()
+    path.write_bytes(data.replace(b"a text 12", b"another12"))  # in the second row group
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    receipts = quarantining(task, run)
+    assert [(r["stats"]["rows_out"], r["stats"]["rows_quarantined"]) for r in receipts] == [(8, 0), (0, 8)]
+
+
+def test_rows_of_a_file_that_changed_are_never_quarantined(task: ScoringTask) -> None:
+    run = planned(task)
+    path = Path(run[0]["fragment"]["path"])
+    path.write_bytes(path.read_bytes().replace(b"a text 12", b"another12"))
+    (receipt,) = quarantining(task, run)
+    assert (receipt["error"], "changed since it was planned" in receipt["message"]) == ("SourceError", True)
+    assert Output(task.output_url).committed() == set()
+
+
+def test_rows_out_of_reach_are_never_quarantined(task: ScoringTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = planned(task)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
+
+    def fail(*_: Any) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", fail)
+    (receipt,) = quarantining(task, run)
+    assert (receipt["error"], "Input/output error" in receipt["message"]) == ("SourceError", True)
+    assert Output(task.output_url).committed() == set()
 
 
 @pytest.fixture
