@@ -7,7 +7,7 @@ not measured again by the next, so one that was cut off goes on.
 
 Every module of this folder that has `rows()` takes part. A row is a dict: `family`, `name`, and `write(folder)`, which
 returns the model's path, a table of rows and `source.columns`; `settings` are the job's other keys of `model`, and
-`variants: False` leaves the variants out where another row has the same graph. Each is measured in a process of its own.
+`prove: False` leaves the variants out where another row has the same graph. Each is measured in a process of its own.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def measured(row: dict[str, Any], folder: Path) -> dict[str, Any]:
     bench = prepare.Workbench(planned.config, planned.model, planned.plan.fragments, lambda line: None)
     reference = bench.baseline.reference
     variants = {}
-    for result in prove_all(bench, None) if row.get("variants", True) else ():
+    for result in prove_all(bench, None) if row.get("prove", True) else ():
         named = result.variant.name if isinstance(result, Prepared) else result.name
         variants[named] = result.gate.reason if isinstance(result, Prepared) else result.reason
     return {
@@ -140,15 +140,15 @@ def as_markdown(results: list[dict[str, Any]]) -> str:
 def _line(result: dict[str, Any]) -> str:
     difference = result.get("difference")
     said = "nobody compared" if difference is None else f"{difference:.0e}"
-    return f"| {result['name']} | {result.get('library', '')} | {said} | {_passed(result['variants'])} |"
+    return f"| {result['name']} | {result.get('library', '')} | {said} | {_passed(result)} |"
 
 
-def _passed(variants: dict[str, str]) -> str:
+def _passed(result: dict[str, Any]) -> str:
     """Count the variants that pass and name the others; those that this machine has no device for are not counted."""
-    here = {name: why for name, why in variants.items() if "no NVIDIA GPU" not in why}
+    here = {name: why for name, why in result["variants"].items() if "no NVIDIA GPU" not in why}
     others = [name for name, why in here.items() if why]
     if not here:
-        return "as the architecture's"
+        return "not measured" if result.get("prove", True) else "as the architecture's"
     return f"{len(here) - len(others)} of {len(here)}" + (f"; not {', '.join(others)}" if others else "")
 
 

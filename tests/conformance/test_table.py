@@ -10,7 +10,7 @@ from tests.conformance.table import as_markdown, listed, rows
 def test_the_table_in_the_docs_lists_exactly_the_suites_models() -> None:
     suite = [(row["family"], row["name"]) for row in rows()]
     assert not [name for name, count in Counter(suite).items() if count > 1], "two models of one name"
-    assert listed() == suite, "run `make conformance`"
+    assert sorted(listed()) == sorted(suite), "run `make conformance`"
 
 
 def test_at_least_twelve_architectures_of_each_text_family() -> None:

@@ -21,7 +21,7 @@ def rows() -> list[dict[str, Any]]:
             "name": f"{case.architecture}, {case.name}",
             "write": partial(_written, case),
             "settings": case.settings,
-            "variants": case.changes_graph,
+            "prove": case.changes_graph,
         }
         for case in CASES
     ]
