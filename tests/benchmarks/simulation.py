@@ -34,7 +34,7 @@ from simulation_costs import Costs, known, measure
 
 from optinfer.config import SourceConfig
 from optinfer.data.fragments import Fragments, Plan, SourceFile
-from optinfer.data.source import _columns, _Footer, _ranges
+from optinfer.data.source import _columns, _ranges
 from optinfer.execution.pipeline import _MOST_BLOCKS, _OVERLAP, Todo
 
 _GB = 1e9
@@ -132,19 +132,18 @@ LIMITS = {
 
 def plan(job: Job) -> Plan:
     """Cut the table as planning does, without writing it."""
-    files = -(-job.rows // job.file_rows)
-    footers = [
-        _footer(f"s3://bucket/{i:06d}", min(job.file_rows, job.rows - i * job.file_rows), job) for i in range(files)
-    ]
-    ranges = _ranges(footers, SourceConfig(path="s3://bucket"), job.rows, job.wanted_rows)
-    cuts: Fragments = _columns(ranges, [f.file.path for f in footers], {})
+    count = -(-job.rows // job.file_rows)
+    rows = [min(job.file_rows, job.rows - i * job.file_rows) for i in range(count)]
+    files = [SourceFile(f"s3://bucket/{i:06d}", 0, "", of_file) for i, of_file in enumerate(rows)]
+    groups = (_groups(of_file, job) for of_file in rows)
+    ranges = _ranges(groups, SourceConfig(path="s3://bucket"), job.rows, job.wanted_rows)
+    cuts: Fragments = _columns(ranges, files, {file.path: () for file in files}, [""] * count)
     return Plan(files=(), fragments=cuts, schema=pa.schema([]))
 
 
-def _footer(path: str, rows: int, job: Job) -> _Footer:
+def _groups(rows: int, job: Job) -> np.ndarray[Any, Any]:
     counts = np.diff([*range(0, rows, job.group_rows), rows])
-    groups = np.stack([counts, counts * int(job.bytes_in)], axis=1)
-    return _Footer(SourceFile(path, 0, "", rows), groups, pa.schema([]))
+    return np.stack([counts, counts * int(job.bytes_in)], axis=1)
 
 
 @dataclass

@@ -27,7 +27,7 @@ from optinfer.data.output import Output
 from optinfer.data.reading import FragmentReader
 from optinfer.data.schema import without_views
 from optinfer.data.source import plan_source
-from optinfer.errors import ConfigError
+from optinfer.errors import ConfigError, CorruptFileError, SourceError
 from optinfer.execution.scorer import FragmentScorer, ScoringTask
 from optinfer.inference.replica import ReplicaSettings
 from tests.conformance.exact import exact
@@ -340,6 +340,14 @@ def test_fixed_lists_with_nulls_are_refused_before_anything_is_read(tmp_path: Pa
     with pytest.raises(ConfigError, match=r"'c' of .*a\.parquet is a fixed-size list with nulls"):
         carry(tmp_path / "a.parquet", tmp_path / "out", ["c"])
     assert carry(tmp_path / "a.parquet", tmp_path / "out", ["id"])[0].num_rows == 2
+
+
+def test_fixed_lists_with_nulls_inside_others_are_no_corrupt_files(tmp_path: Path) -> None:
+    kind = pa.struct([("v", pa.list_(pa.int32(), 2))])
+    pq.write_table(pa.table({"c": pa.array([{"v": [1, 2]}, {"v": None}], kind)}), tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match=r"cannot be read by pyarrow .*write the column another way") as raised:
+        carry(tmp_path / "a.parquet", tmp_path / "out", ["c"])
+    assert not isinstance(raised.value, CorruptFileError)
 
 
 class Unknown(pa.ExtensionType):
