@@ -308,4 +308,5 @@ def _located(table: pa.Table, fragment: Fragment, rejected: dict[int, str]) -> p
         "_row": pa.array(np.array(rows, dtype=np.int64) + fragment.start),
         "_reason": pa.array([rejected[row] for row in rows], pa.string()),
     }
-    return pa.table({**{field.name: table.column(field.name) for field in table.schema}, **said})
+    # A source column may have one of these names, too: it stays, and comes first.
+    return pa.Table.from_arrays([*table.columns, *said.values()], names=[*table.column_names, *said])

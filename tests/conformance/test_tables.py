@@ -56,7 +56,8 @@ def carry(source: Path, sink: Path, columns: list[str]) -> tuple[pa.Table, list[
         kept = pa.array([row for row in KEPT if row < table.num_rows], pa.int64())
         left = pa.array([row for row in range(table.num_rows) if row not in KEPT], pa.int64())
         part = planned.part_name(fragment.index)
-        output.commit(part, fragment, "f", "a", table.take(kept), table.take(left))
+        aside = table.take(left).append_column("_row", left)
+        output.commit(part, fragment, "f", "a", table.take(kept), aside)
         numbers += [row + sum(t.num_rows for t in tables) for row in kept.to_pylist()]
         tables.append(table)
     return pa.concat_tables(tables), sorted(sink.glob("part-*.parquet")), numbers

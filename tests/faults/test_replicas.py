@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import optinfer
 from optinfer.config import JobConfig
 from optinfer.errors import LoadError
-from tests.conftest import MakeJob, WriteTable, read_rows
+from tests.conftest import MakeJob, WriteTable, read_rows, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
@@ -71,3 +72,22 @@ def test_a_class_whose_postprocess_is_wrong_is_refused_before_a_row_is_scored(
     assert refused.value.exit_code == 4
     assert not list((tmp_path / "out").glob("part-*"))
     assert not (tmp_path / "out" / "_optinfer" / "attempts").exists()
+
+
+def test_a_part_that_goes_while_replicas_score_is_made_again_in_their_place(
+    tmp_path: Path, make_job: MakeJob, write_table: WriteTable, fake_variant: str
+) -> None:
+    source, part = write_table(tmp_path / "table.parquet", rows=160), tmp_path / "out" / "part-000000.parquet"
+
+    def remove() -> None:
+        wait_until(part.exists, "the first part")
+        part.unlink()
+
+    remover = threading.Thread(target=remove)
+    remover.start()
+    said: list[str] = []
+    record = optinfer.run(make_job(source, tmp_path / "out", variant=fake_variant), say=said.append)
+    remover.join()
+    assert (record["rows_in"], record["rows_out"], record["fragments_scored_again"]) == (160, 160, 1)
+    assert len({row["id"] for row in read_rows(tmp_path / "out")}) == 160
+    assert any(line.startswith("warning: part-000000.parquet is missing") for line in said)
