@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import PurePath
 
 from optinfer.data.storage import absolute, is_local
 from optinfer.errors import ConfigError, redact
 
 _WILD = "*?["
+_SUFFIXES = (".parquet", ".pq", ".parq")
 _PART = "part-000000.parquet"
 
 
@@ -36,7 +38,7 @@ def require_apart(source: str, sink: str) -> None:
             f"sink.path {redact(sink)} lies inside source.path: the next run would read its own output; "
             "choose a folder beside it"
         )
-    if _inside(_root(read), written):
+    if _inside(_root(read), written) and not _is_file_in(read, written):
         raise ConfigError(
             f"source.path {redact(source)} lies inside sink.path: whoever reads the output would read the source, too; "
             "choose a folder beside it"
@@ -75,3 +77,9 @@ def _takes_in(source: str, sink: str) -> bool:
 
 def _inside(inner: str, outer: str) -> bool:
     return inner.startswith(f"{outer.rstrip('/')}/")
+
+
+def _is_file_in(source: str, sink: str) -> bool:
+    """Tell a file that lies in the sink itself: that folder is refused for what it holds, with exit code 5."""
+    path = PurePath(source)
+    return path.suffix in _SUFFIXES and str(path.parent) == sink

@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from optinfer import home
 from optinfer.errors import ConfigError, OptinferError
+from optinfer.optimization import model_source
 from optinfer.optimization.model_source import digest
 from tests.conftest import REPO, RunCli, WriteTable, everything_under, located
 
@@ -440,7 +441,7 @@ class TestHub:
         done = self.plan(job, endpoint)
         # The model has no tokenizer: it was found, brought and looked at.
         assert "lacks tokenizer.json" in done.stderr, done.stderr
-        (folder,) = home.models().iterdir()
+        (folder,) = (path for path in home.models().iterdir() if path.is_dir())
         assert [n for n in everything_under(folder) if not n.startswith(".")] == ["config.json", "model.safetensors"]
         brought = len([line for line in hub.RequestHandlerClass.asked if line.startswith("GET /org/name/resolve")])
         assert "lacks tokenizer.json" in self.plan(job, endpoint).stderr
@@ -460,3 +461,19 @@ class TestHub:
         assert "cannot be fetched: ConnectError" in done.stderr
         assert "or give a local folder" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_fetched_model_that_lost_a_file_is_fetched_again(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import fsspec
+
+    monkeypatch.setenv("OPTINFER_HOME", str(tmp_path / "home"))
+    fs = fsspec.filesystem("s3")
+    for name in ("config.json", "weights"):
+        fs.pipe_file(f"{bucket}/m/{name}", name.encode())
+    folder = model_source._remote(f"{bucket}/m")
+    (folder / "weights").unlink()
+    assert model_source._remote(f"{bucket}/m") == folder
+    assert (folder / "weights").read_bytes() == b"weights"
+    assert "is damaged (weights is not as it was)" in caplog.text
