@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 import optinfer.errors
+from optinfer import last_resort
 from optinfer.errors import LoadError, OptinferError
 from optinfer.inference.answers import Scored, joined
 from optinfer.inference.replica import Replica, ReplicaSettings
@@ -128,7 +129,10 @@ class IsolatedReplica:
         except TimeoutError as silent:
             raise self._ended(str(silent), late=monotonic() >= until) from None
         if kind == "error":
-            raise getattr(optinfer.errors, value[0], OptinferError)(value[1])
+            name, message, traceback = value
+            error = getattr(optinfer.errors, name, OptinferError)(message)
+            error.add_note(traceback)
+            raise error
         return value
 
     def _request(self, child: _Child, request: Any, until: float) -> tuple[str, Any]:
@@ -238,10 +242,11 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
-def _named(error: Exception) -> tuple[str, str]:
+def _named(error: Exception) -> tuple[str, str, str]:
+    """Return an error as its class's name, what a person reads of it, and its traceback for the journal."""
     if isinstance(error, OptinferError):
-        return type(error).__name__, str(error)
-    return OptinferError.__name__, f"{type(error).__name__}: {error}"
+        return type(error).__name__, str(error), last_resort.whole(error)
+    return OptinferError.__name__, last_resort.said(error), last_resort.whole(error)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer.errors import LoadError, NoVariantError, SourceError
+from optinfer.errors import LoadError, OptinferError
 from optinfer.families import Family, Features
 
 Rows = np.ndarray[Any, Any]
@@ -43,12 +43,13 @@ def prepare(family: Family, table: pa.Table) -> Prepared:
 
     Raises:
         LoadError: rows that can be made ready one by one cannot be made ready together.
+        OptinferError: the family cannot make any row ready, or what rows point to is out of reach.
     """
     refused: dict[int, str] = {}
     rows = np.arange(table.num_rows)
     try:
         features = _ready(family, table)
-    except (NoVariantError, SourceError):
+    except OptinferError:  # what is wrong is no row's fault
         raise
     except Exception:
         refused = culprits(lambda part: _ready(family, part), table)
@@ -56,6 +57,8 @@ def prepare(family: Family, table: pa.Table) -> Prepared:
         try:
             # Together again: what pads does so to the longest of the rows it is given.
             features = _ready(family, table.take(pa.array(rows)))
+        except OptinferError:
+            raise
         except Exception as error:
             raise LoadError(f"rows that are made ready one by one cannot be together: {described(error)}") from error
     refused |= {int(rows[row]): why for row, why in features.rejected.items()}
@@ -68,7 +71,7 @@ def culprits(attempt: Callable[[pa.Table], object], table: pa.Table, first: int 
         return {}
     try:
         attempt(table)
-    except (NoVariantError, SourceError):
+    except OptinferError:  # what is wrong is no row's fault
         raise
     except Exception as error:
         if table.num_rows == 1:

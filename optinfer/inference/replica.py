@@ -28,7 +28,7 @@ import pyarrow as pa
 from optinfer import plugins
 from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution
-from optinfer.errors import ConfigError, LoadError, NoVariantError
+from optinfer.errors import ConfigError, LoadError, OptinferError
 from optinfer.families import Features
 from optinfer.inference.answers import Piece, Scored, chosen, finished, finite, in_order, require_rows
 from optinfer.inference.dedupe import Repeats, repeats
@@ -172,7 +172,7 @@ class Replica:
                 refusal = ""
                 try:
                     pieces.append((batch, self._run(feed, work, batch, feed.inputs)))
-                except NoVariantError:
+                except OptinferError:
                     raise
                 except Exception as error:
                     if out_of_memory(error):
@@ -209,7 +209,7 @@ class Replica:
             alone = np.array([row])
             try:
                 pieces.append((alone, self._run(feed, work, alone, partial(feed.collate, alone))))
-            except NoVariantError:
+            except OptinferError:
                 raise
             except Exception as own:
                 work.stats.out_of_memory += out_of_memory(own)
@@ -242,7 +242,7 @@ class Replica:
             outputs, kept = chosen(outputs, np.flatnonzero(usable)), kept[usable]
         try:
             return outputs, finished(self.family, outputs, len(kept)), kept
-        except NoVariantError:
+        except OptinferError:
             raise
         except Exception:
             places = pa.table({"place": np.arange(len(kept))})

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from optinfer import home
 from optinfer.config import GateConfig
 from optinfer.errors import GateError, NoVariantError, OptinferError
 from optinfer.families import Arrays, Reference
@@ -39,7 +39,6 @@ _NAMED_ROWS = 3
 _RECORD = "optinfer_record"
 _KEPT = "optinfer_kept_rows"
 _NOBODY = Reference(note="nobody was asked")
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -122,13 +121,7 @@ def kept_here(settings: ReplicaSettings, rows: pa.Table) -> np.ndarray[Any, Any]
 
 def read(path: Path) -> Answers | None:
     """Return the answers kept in a file; None where it is not there, or damaged."""
-    try:
-        return Answers.unpacked(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # numpy and zipfile raise almost anything for bytes that are none of theirs
-        _log.warning("%s is damaged (%s) and made again", path, described(error))
-        return None
+    return home.read(path, lambda file: Answers.unpacked(file.read_bytes()))
 
 
 def require_sound(answers: Answers, gate: GateConfig) -> None:

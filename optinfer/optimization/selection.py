@@ -70,11 +70,16 @@ class Prepared:
     @property
     def warnings(self) -> list[str]:
         """Say what a person should know before using the output."""
+        reference = self.certificate.reference
+        unheard = reference.largest_difference is None and reference.note
         return [
-            f"{one.variant.name} is not batch-invariant: the same row differs by up to "
-            f"{one.certificate.largest_difference:.2g} with other neighbours"
-            for one in self.variants
-            if not one.certificate.batch_invariant
+            *([f"nobody outside compared the model's answers: {reference.note}"] if unheard else []),
+            *(
+                f"{one.variant.name} is not batch-invariant: the same row differs by up to "
+                f"{one.certificate.largest_difference:.2g} with other neighbours"
+                for one in self.variants
+                if not one.certificate.batch_invariant
+            ),
         ]
 
     @property
