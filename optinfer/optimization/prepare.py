@@ -75,8 +75,8 @@ class Workbench:
         )
         if config.gate.label and not self.sample.gate.num_rows:
             raise ConfigError(
-                f"gate.label: no sampled row has a value in {config.gate.label!r} and in all columns the model needs; name "
-                "a column with the true answers, or leave gate.label out to compare with the baseline"
+                f"gate.label: no sampled row has a value in {config.gate.label!r} and in all columns the model needs; "
+                "name a column with the true answers, or leave gate.label out to compare with the baseline"
             )
         self._report = report
         self._calibration_digest = digest(self.roles(self.sample.calibration))
