@@ -21,7 +21,8 @@ from optinfer.data.output import Output
 from optinfer.data.source import plan_source
 from optinfer.execution import scorer
 from optinfer.execution.scorer import FragmentScorer, ScoringTask
-from optinfer.inference.replica import ReplicaSettings
+from optinfer.inference.answers import Scored
+from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conftest import WriteTable, located
 
 PARTS = ("part-000000.parquet", "part-000001.parquet")
@@ -203,3 +204,21 @@ def test_a_fragment_is_isolated_with_the_actors_own_variant(
     assert Output(mixed.output_url).begin(PARTS[0])
     score(mixed)
     assert isolated == ["slow"]
+
+
+@pytest.mark.parametrize("lost", ["an answer", "a row"])
+def test_a_part_that_would_not_hold_every_row_is_never_committed(
+    task: ScoringTask, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """Whatever the replica says: rows that are neither scored nor rejected, or answers that are not one a row."""
+    score_all = Replica.score
+
+    def score_less(replica: Replica, table: pa.Table) -> Scored:
+        scored = score_all(replica, table)
+        added = scored.added.slice(1)
+        return replace(scored, added=added, **({} if lost == "an answer" else {"kept": scored.kept[1:]}))
+
+    monkeypatch.setattr(Replica, "score", score_less)
+    (receipt,) = score(task)
+    assert receipt["error"] == "AccountingError"
+    assert Output(task.output_url).committed() == set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -172,3 +172,42 @@ def test_what_does_not_run_as_requested_is_refused_however_good_it_is() -> None:
 def test_a_metric_that_does_not_exist_or_fit_is_refused_with_the_fix(gate: GateConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         metric_of(gate, ("cosine", "top1_agreement"))
+
+
+class TestSeveralOutputs:
+    """Each output is compared in its own type, and none is left unlooked at."""
+
+    MIXED: ClassVar[dict[str, Any]] = {
+        "label": np.arange(200, dtype=np.int64) + 2**53,
+        "name": np.array([f"class {i % 3}" for i in range(200)]),
+        "v": BASE["v"],
+    }
+
+    @pytest.mark.parametrize("metric", ["cosine", "top1_agreement"])
+    def test_a_model_agrees_with_itself(self, metric: str) -> None:
+        fidelity = measure(metric, self.MIXED, self.MIXED)
+        assert (fidelity.value, fidelity.worst) == (pytest.approx(1.0), pytest.approx(1.0))
+        assert fidelity.outputs == ("label", "name", "v")
+
+    @pytest.mark.parametrize("metric", ["cosine", "top1_agreement", "r2"])
+    @pytest.mark.parametrize("wrong", [{"label": MIXED["label"] + 1}, {"name": np.array(["other"] * 200)}])
+    def test_a_label_that_differs_is_no_agreement(self, metric: str, wrong: dict[str, Any]) -> None:
+        assert measure(metric, self.MIXED, {**self.MIXED, **wrong}).value == 0.0
+
+    def test_the_least_of_several_vectors_counts(self) -> None:
+        two = {"v": BASE["v"], "w": BASE["v"]}
+        assert measure("cosine", two, {"v": BASE["v"], "w": -BASE["v"]}).value == pytest.approx(-1.0)
+        assert measure("r2", two, {"v": BASE["v"], "w": 0 * BASE["v"]}).value < 0.1
+
+    @pytest.mark.parametrize("metric", ["cosine", "top1_agreement", "r2"])
+    def test_rows_that_were_not_answered_agree_with_nothing(self, metric: str) -> None:
+        answered = np.arange(200) >= 100
+        assert measure(metric, self.MIXED, self.MIXED, answered=answered).value <= 0.6
+        whole = {"label": self.MIXED["label"]}
+        if metric != "cosine":
+            assert measure(metric, whole, whole, answered=answered).value <= 0.6
+
+    def test_an_output_that_does_not_vary_has_to_be_the_same(self) -> None:
+        still = {"v": np.full((20, 2), 3.0, dtype=np.float32)}
+        assert measure("r2", still, {"v": still["v"] + np.float32(1e-6)}).value == 1.0
+        assert measure("r2", still, {"v": still["v"] + np.float32(1e-2)}).value == 0.0
