@@ -1,9 +1,9 @@
 """The suite as a table: each model's answers against its library's, and the variants that pass their gate.
 
-    python -m tests.conformance.table [--keep=FOLDER] [PART OF A NAME...]
+    python -m tests.conformance.table [--keep=FOLDER] [--variants=A,B] [PART OF A NAME...]
 
 Measures, and where all rows were measured writes the table in docs/models.md. With `--keep` what a run has measured is
-not measured again by the next, so one that was cut off goes on.
+not measured again by the next, so one that was cut off goes on. With `--variants` only these are proved.
 
 Every module of this folder that has `rows()` takes part. A row is a dict: `family`, `name`, and `write(folder)`, which
 returns the model's path, a table of rows and `source.columns`; `settings` are the job's other keys of `model`, and
@@ -12,6 +12,7 @@ returns the model's path, a table of rows and `source.columns`; `settings` are t
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
@@ -41,7 +42,7 @@ def rows() -> list[dict[str, Any]]:
     return found
 
 
-def measured(row: dict[str, Any], folder: Path) -> dict[str, Any]:
+def measured(row: dict[str, Any], folder: Path, names: list[str] | None) -> dict[str, Any]:
     """Return who was asked, how far the answers differ, and variant -> "" where it passed, else why not."""
     import pyarrow.parquet as pq
 
@@ -70,7 +71,7 @@ def measured(row: dict[str, Any], folder: Path) -> dict[str, Any]:
     bench = prepare.Workbench(planned.config, planned.model, planned.plan.fragments, lambda line: None)
     reference = bench.baseline.reference
     variants = {}
-    for result in prove_all(bench, None) if row.get("prove", True) else ():
+    for result in prove_all(bench, names) if row.get("prove", True) else ():
         named = result.variant.name if isinstance(result, Prepared) else result.name
         variants[named] = result.gate.reason if isinstance(result, Prepared) else result.reason
     return {
@@ -84,11 +85,15 @@ def measured(row: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Measure rows, write the table where all were, and return how many models do not agree with their library."""
-    kept = Path(arguments.pop(0).partition("=")[2]) if arguments[:1] and arguments[0].startswith("--keep=") else None
-    chosen = [row for row in rows() if not arguments or any(part in row["name"] for part in arguments)]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keep", type=Path, help="folder of what was measured before")
+    parser.add_argument("--variants", help="prove only these, with commas between them; default: all")
+    parser.add_argument("names", nargs="*", help="parts of models' names; default: all models")
+    given = parser.parse_args(arguments)
+    chosen = [row for row in rows() if not given.names or any(part in row["name"] for part in given.names)]
     found = []
     for row in chosen:
-        found.append({**row, **_apart(row, kept)})
+        found.append({**row, **_apart(row, given.keep, given.variants or "")})
         said = {key: value for key, value in found[-1].items() if key not in ("write", "settings")}
         print(json.dumps(said, ensure_ascii=False), flush=True)
     if len(chosen) == len(rows()):
@@ -100,7 +105,7 @@ def main(arguments: list[str]) -> int:
     return len(wrong)
 
 
-def _apart(row: dict[str, Any], kept: Path | None) -> dict[str, Any]:
+def _apart(row: dict[str, Any], kept: Path | None, variants: str) -> dict[str, Any]:
     """Measure a row in a process of its own; where answers are kept, a row that was measured is not measured again."""
     with tempfile.TemporaryDirectory() as folder:
         name = re.sub("[^A-Za-z0-9]+", "-", f"{row['family']} {row['name']}")
@@ -108,7 +113,16 @@ def _apart(row: dict[str, Any], kept: Path | None) -> dict[str, Any]:
         if not answer.is_file():
             answer.parent.mkdir(parents=True, exist_ok=True)
             environment = {**os.environ, "OPTINFER_HOME": str(Path(folder, "home"))}
-            command = [sys.executable, "-m", "tests.conformance.table", "--row", row["family"], row["name"], folder]
+            command = [
+                sys.executable,
+                "-m",
+                "tests.conformance.table",
+                "--row",
+                row["family"],
+                row["name"],
+                folder,
+                variants,
+            ]
             ended = subprocess.run(
                 command, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False
             )
@@ -171,7 +185,7 @@ if __name__ == "__main__":
 
         row = next(row for row in rows() if [row["family"], row["name"]] == sys.argv[2:4])
         with muted():
-            answer = measured(row, Path(sys.argv[4]))
+            answer = measured(row, Path(sys.argv[4]), sys.argv[5].split(",") if sys.argv[5] else None)
         Path(sys.argv[4], "answer").write_text(json.dumps(answer))
     else:
         sys.exit(bool(main(sys.argv[1:])))
