@@ -20,10 +20,13 @@ A message says what happened, why, and the exact fix.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit, urlunsplit
 
 INTERRUPTED = 130
+_PASSWORD = re.compile(r"://[^/\s@'\"]+@")
+_QUERY = re.compile(r"(\w://[^\s?'\"]+)\?[^\s'\")]+")
 
 
 class OptinferError(Exception):
@@ -110,3 +113,8 @@ def without_secrets(url: str, text: str) -> str:
     for secret in (parts.netloc.rpartition("@")[0], parts.query):
         text = text.replace(secret, "...") if secret else text
     return text.partition("\n")[0][:200]
+
+
+def scrubbed(text: str) -> str:
+    """Take passwords and queries out of the URLs in a text that nobody wrote for others to read."""
+    return _QUERY.sub(r"\1?...", _PASSWORD.sub("://...@", text))

@@ -70,13 +70,14 @@ def read_footer(file: PinnedFile, path: str, partition: Partition, columns: set[
     (length,) = struct.unpack("<I", tail[-8:-4])
     if length - meta.serialized_size == _SIGNATURE_BYTES:
         raise ConfigError(_encrypted(path))
-    _require_sound(meta, [name for name in parquet.schema_arrow.names if name in columns])
+    schema, leaves = parquet.schema_arrow, leaves_of(meta, columns)  # each costs a millisecond where columns are many
+    _require_sound(meta, [name for name in schema.names if name in columns])
     require_agreement(path, meta, partition, columns)
-    _require_readable(path, meta, parquet.schema_arrow, columns)
-    groups = _groups(meta, columns)
+    _require_readable(path, meta, schema, leaves)
+    groups = _groups(meta, leaves)
     if int(groups[:, 0].sum()) != meta.num_rows:
         raise pa.ArrowInvalid(f"its footer says {meta.num_rows} rows and {groups[:, 0].sum()} in its row groups")
-    return Footer(file.size, file.version, meta.num_rows, groups, parquet.schema_arrow)
+    return Footer(file.size, file.version, meta.num_rows, groups, schema)
 
 
 def _encrypted(path: str) -> str:
@@ -124,25 +125,24 @@ def _require_sound(meta: pq.FileMetaData, columns: list[str]) -> None:
 
 def leaves_of(meta: pq.FileMetaData, columns: Collection[str]) -> dict[int, str]:
     """Return the physical columns that top-level ones are made of, with the name of each one's."""
+    # A name may have dots itself, so the first part of a path is not always one.
+    schema, below = meta.schema, tuple(f"{name}." for name in columns)
     found = {}
     for leaf in range(meta.num_columns):
-        path = meta.schema.column(leaf).path
-        # A name may have dots itself, so the first part of a path is not always one.
-        for name in columns:
-            if path == name or path.startswith(f"{name}."):
-                found[leaf] = name
+        path = schema.column(leaf).path
+        if path in columns or path.startswith(below):
+            found[leaf] = next(name for name in columns if path == name or path.startswith(f"{name}."))
     return found
 
 
-def int96_columns(meta: pq.FileMetaData, columns: Collection[str]) -> list[str]:
-    """Return the columns that hold timestamps in Parquet's old 96 bits."""
-    leaves = leaves_of(meta, columns).items()
-    return list(dict.fromkeys(name for leaf, name in leaves if meta.schema.column(leaf).physical_type == "INT96"))
+def int96_columns(meta: pq.FileMetaData, leaves: dict[int, str]) -> list[str]:
+    """Return the columns, of some physical ones, that hold timestamps in Parquet's old 96 bits."""
+    found = (name for leaf, name in leaves.items() if meta.schema.column(leaf).physical_type == "INT96")
+    return list(dict.fromkeys(found))
 
 
-def _groups(meta: pq.FileMetaData, columns: set[str]) -> np.ndarray[Any, Any]:
+def _groups(meta: pq.FileMetaData, wanted: dict[int, str]) -> np.ndarray[Any, Any]:
     """Return (row groups, 2) rows and uncompressed bytes of some columns; raises where counts do not agree."""
-    wanted = leaves_of(meta, columns)
     flat = {leaf for leaf in wanted if meta.schema.column(leaf).max_repetition_level == 0}
     groups = np.empty((meta.num_row_groups, 2), dtype=np.int64)
     for number, found in enumerate(groups):
@@ -157,15 +157,15 @@ def _groups(meta: pq.FileMetaData, columns: set[str]) -> np.ndarray[Any, Any]:
     return groups
 
 
-def _require_readable(path: str, meta: pq.FileMetaData, schema: pa.Schema, columns: set[str]) -> None:
+def _require_readable(path: str, meta: pq.FileMetaData, schema: pa.Schema, leaves: dict[int, str]) -> None:
     """Refuse columns that Arrow reads wrongly, or not at all, though the file is sound."""
-    for name in int96_columns(meta, columns):
+    for name in int96_columns(meta, leaves):
         if name in schema.names and not pa.types.is_timestamp(schema.field(schema.names.index(name)).type):
             raise ConfigError(
                 f"column {name!r} of {redact(path)} has timestamps of Parquet's old 96 bits inside lists or structs; "
                 "write it with timestamps in microseconds"
             )
-    for leaf, name in leaves_of(meta, columns).items():
+    for leaf, name in leaves.items():
         kind = schema.field(schema.names.index(name)).type if name in schema.names else pa.null()
         kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
         if pa.types.is_fixed_size_list(kind) and _has_null_lists(meta, leaf, kind.list_size):

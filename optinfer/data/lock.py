@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from optinfer.data.storage import STATE, Folder, reaching
+from optinfer.data.storage import STATE, Folder, failures, reaching
 from optinfer.errors import OutputConflictError, redact
 
 STALE_SECONDS = 60.0
@@ -67,7 +67,7 @@ class RunLock:
                 if not self.renew():
                     _log.warning("another run took over %s; commits stay exactly once", redact(self._folder.url))
                     return
-            except OSError as error:
+            except failures() as error:
                 _log.warning("the lock's heartbeat failed and is tried again: %s", error)
 
     def renew(self) -> bool:

@@ -26,7 +26,7 @@ from optinfer.data import inventory
 from optinfer.data.account import Accounts, Committed, committed, from_footers
 from optinfer.data.binding import Binding
 from optinfer.data.fragments import Plan, part_name
-from optinfer.data.output_listing import Differences, Listing, differences, few, listed, written_again
+from optinfer.data.output_listing import QUARANTINE, Differences, Listing, differences, few, listed, written_again
 from optinfer.data.parts import as_json
 from optinfer.data.storage import STATE
 from optinfer.errors import AccountingError, OutputConflictError
@@ -156,11 +156,14 @@ class Output(Binding):
 
     def remove(self, fragments: np.ndarray[Any, Any], parts: pa.Table, total: int) -> None:
         """Remove parts, so that they can be put again, and the quarantine files they name."""
-        for index in fragments.tolist():
-            self.folder.delete(part_name(index, total))
+        if not len(fragments):
+            return
+        # Where the whole folder went, none is there any more: asking for each would take hours on an object store.
+        there = self.committed() | {f"{QUARANTINE}/{name}" for name in self.folder.names(under=QUARANTINE)}
         lost = parts.filter(pa.array(np.isin(parts.column("fragment").to_numpy(), fragments)))
-        for name in lost.column("quarantine_file").drop_null().to_pylist():
-            self.folder.delete(name)
+        names = {part_name(index, total) for index in fragments.tolist()}
+        names |= set(lost.column("quarantine_file").drop_null().to_pylist())
+        self._each(self.folder.delete, sorted(names & there))
 
     def reopen(self) -> None:
         """Take back the word of a finished run whose parts no longer agree, before anything else is written."""

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from optinfer.data.fragments import part_digits, part_name
+from optinfer.data.source_listing import SUFFIXES  # as others read this folder, too
 from optinfer.data.storage import Folder
 
 QUARANTINE = "_quarantine"
 _OURS = re.compile(r"part-\d{6,}-[0-9a-f]{12}\.parquet")
-_READ_BY_OTHERS = (".parquet", ".parq", ".pq")
 _NAMED = 10  # a message names this many files, and counts the others
 ABSENT = -1
 
@@ -88,7 +88,7 @@ def listed(folder: Folder, total: int) -> Listing:
             sizes[index], stamps[index] = size, stamp
         elif size is None:
             foreign += () if name.startswith(("_", ".")) else _below(folder, name)
-        elif name.lower().endswith(_READ_BY_OTHERS):
+        elif name.lower().endswith(SUFFIXES):
             foreign.append(name)
     names, lengths = [], []
     for name, size, _ in folder.entries(QUARANTINE):
@@ -104,7 +104,7 @@ def _below(folder: Folder, under: str) -> Iterator[str]:
     for name, size, _ in folder.entries(under):
         if size is None:
             yield from _below(folder, f"{under}/{name}")
-        elif name.lower().endswith(_READ_BY_OTHERS):
+        elif name.lower().endswith(SUFFIXES):
             yield f"{under}/{name}"
 
 

@@ -9,11 +9,11 @@ import os
 import re
 from pathlib import PurePath
 
+from optinfer.data.source_listing import SUFFIXES
 from optinfer.data.storage import absolute, is_local
 from optinfer.errors import ConfigError, redact
 
 _WILD = "*?["
-_SUFFIXES = (".parquet", ".pq", ".parq")
 _PART = "part-000000.parquet"
 
 
@@ -82,4 +82,4 @@ def _inside(inner: str, outer: str) -> bool:
 def _is_file_in(source: str, sink: str) -> bool:
     """Tell a file that lies in the sink itself: that folder is refused for what it holds, with exit code 5."""
     path = PurePath(source)
-    return path.suffix in _SUFFIXES and str(path.parent) == sink
+    return path.suffix.lower() in SUFFIXES and str(path.parent) == sink

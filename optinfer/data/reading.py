@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from optinfer.data.footer import int96_columns, open_parquet
+from optinfer.data.footer import int96_columns, leaves_of, open_parquet
 from optinfer.data.fragments import Fragment
 from optinfer.data.patience import read_patiently
 from optinfer.data.pinned import PinnedFile
@@ -115,7 +115,7 @@ def _require_microseconds(file: PinnedFile, parquet: pq.ParquetFile, group: int,
 
     The count of nanoseconds may not fit into 64 bits; what both counts differ by is right nevertheless.
     """
-    if not (old := int96_columns(parquet.metadata, rows.column_names)):
+    if not (old := int96_columns(parquet.metadata, leaves_of(parquet.metadata, rows.column_names))):
         return
     finer = open_parquet(file, parquet.metadata, unit="ns").read_row_group(group, columns=old)
     for name in old:

@@ -7,6 +7,7 @@ every fragment, and whoever reads a fragment reads that version or nothing.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -117,7 +118,6 @@ def _columns(
     casts: Sequence[str],
 ) -> Fragments:
     numbers = np.fromiter(itertools.chain.from_iterable(ranges), dtype=np.int64).reshape(-1, 3)
-    same = dict.fromkeys(casts)  # one text for all files that differ alike
     return Fragments(
         paths=tuple(file.path for file in files),
         partitions=tuple(by_path[file.path] for file in files),
@@ -125,5 +125,5 @@ def _columns(
         start=numbers[:, 1].copy(),
         stop=numbers[:, 2].copy(),
         files=tuple(files),
-        casts=tuple({key: key for key in same}[cast] for cast in casts),
+        casts=tuple(map(sys.intern, casts)),  # one text for all files that differ alike
     )

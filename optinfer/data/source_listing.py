@@ -15,7 +15,7 @@ from optinfer.data.formats import refuse_foreign
 from optinfer.data.storage import absolute, failures, file_system, is_local
 from optinfer.errors import ConfigError, SourceError, redact
 
-_SUFFIXES = (".parquet", ".pq", ".parq")
+SUFFIXES = (".parquet", ".pq", ".parq")
 _NAMES_SAID = 3
 
 
@@ -36,7 +36,7 @@ class Listing:
         """Say which files are left out, None where none is."""
         if not self.left_out:
             return None
-        return f"{said(self.left_out)} in {shown} left out: no {_SUFFIXES[0]} suffix; rename what should be read"
+        return f"{said(self.left_out)} in {shown} left out: no {SUFFIXES[0]} suffix; rename what should be read"
 
 
 def said(names: tuple[str, ...]) -> str:
@@ -78,9 +78,9 @@ def _listed(fs: Any, stripped: str, shown: str, local: bool) -> Listing:
     refuse_foreign(fs, shown, root, names, whole=not pattern)
     seen = sorted(name for name in names if not _hidden(name, root))
     seen = _without_second_names(seen) if local else seen
-    files = tuple(_url(fs, name, local) for name in seen if name.lower().endswith(_SUFFIXES))
+    files = tuple(_url(fs, name, local) for name in seen if name.lower().endswith(SUFFIXES))
     left_out = tuple(
-        name.removeprefix(root).lstrip("/") for name in seen if names[name] and not name.lower().endswith(_SUFFIXES)
+        name.removeprefix(root).lstrip("/") for name in seen if names[name] and not name.lower().endswith(SUFFIXES)
     )
     if not files:
         also = f"; without the suffix: {said(left_out)}" if left_out else ""

@@ -179,8 +179,9 @@ class Folder:
 
     def delete(self, name: str) -> None:
         fs, path = self._at(name)
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
+        with contextlib.suppress(FileNotFoundError):  # somebody else removes it, too
+            if fs.exists(path):
+                fs.rm(path, recursive=True)
 
     def names(self, pattern: str = r".*", under: str = "") -> list[str]:
         """Return the sorted names of files directly in the folder (or `under` it) that match a regular expression."""

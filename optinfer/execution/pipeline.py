@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-import optinfer.errors
+from optinfer import last_resort
 from optinfer.data.fragments import Plan
 from optinfer.errors import OptinferError
 from optinfer.execution.placement import Placement
@@ -206,7 +206,5 @@ def _described(placement: Placement) -> str:
 
 def _receipt(raw: dict[str, Any]) -> Receipt:
     if "error" in raw:
-        error: OptinferError = getattr(optinfer.errors, raw["error"], OptinferError)(raw["message"])
-        error.add_note(f"On the replica:\n{raw.get('traceback')}")  # for the journal, which keeps tracebacks
-        raise error
+        raise last_resort.again(raw)
     return Receipt(**{**raw, "stats": Stats.from_dict(raw["stats"])})

@@ -137,9 +137,9 @@ class FragmentScorer:
             return self._score(fragment, part)
         except NoVariantError as error:
             # It loaded, and cannot run: what is compiled on the first call, say.
-            return _described(LoadError(str(error)))
+            return _told(LoadError(str(error)))
         except Exception as error:
-            return _described(error)
+            return _told(error)
 
     @property
     def _replica(self) -> Replica:
@@ -269,13 +269,8 @@ def _node_name() -> str:
     return f"{here}/{ray.get_runtime_context().get_node_id()[:8]}"
 
 
-def _described(error: Exception) -> dict[str, str]:
-    """Return an error as plain values: one line for a person, the traceback for the journal."""
-    told = {"traceback": last_resort.whole(error)}
-    if isinstance(error, OptinferError):
-        return {**told, "error": type(error).__name__, "message": str(error)}
-    message = f"a replica on {socket.gethostname()} failed: {last_resort.said(error)}"
-    return {**told, "error": OptinferError.__name__, "message": message}
+def _told(error: Exception) -> dict[str, str]:
+    return last_resort.told(error, f"a replica on {socket.gethostname()} failed: ")
 
 
 def _load(settings: ReplicaSettings) -> Replica:

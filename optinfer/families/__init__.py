@@ -117,7 +117,7 @@ class Family(ABC):
     def preprocess(self, table: pa.Table) -> Features:
         """Turn a table with one column per role into features.
 
-        A row that cannot be used is rejected, or raises: then rows are tried one by one (inference/replica.py).
+        A row that cannot be used is rejected, or raises: then rows are tried apart (inference/preparing.py).
         """
 
     @abstractmethod

@@ -110,7 +110,6 @@ def paired(scores: list[dict[str, float]], finished: pa.Table) -> tuple[np.ndarr
     labels = finished.column("labels" if many else "label").to_pylist()
     values = finished.column("scores" if many else "score").to_pylist()
     rows = (scores, labels, values)
-    rows = (scores, labels, values)
     pairs = [(row, names, own) if many else (row, [names], [own]) for row, names, own in zip(*rows, strict=True)]
     theirs = [[row.get(name, np.nan) for name in names] for row, names, _ in pairs]
     return np.array(theirs, dtype=np.float64), np.array([own for *_, own in pairs], dtype=np.float64)
@@ -138,7 +137,7 @@ def _compared(library: str, version: str | None, theirs: Any, ours: Any) -> Refe
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep a library from printing, from asking a network, and from leaving torch with other settings."""
+    """Keep a library from printing, and from leaving torch with other settings."""
     import torch
 
     threads, grad = torch.get_num_threads(), torch.is_grad_enabled()

@@ -12,8 +12,6 @@ from optinfer.errors import ConfigError
 from optinfer.families import Columns
 from optinfer.families._settings import read_json, says_nothing
 
-__all__ = ["DYNAMIC_AXES", "INPUTS", "load_encoder", "read_json", "require_folder", "require_strings"]
-
 INPUTS = ("input_ids", "attention_mask")
 _VOCABULARIES = ("tokenizer.json", "vocab.", "spiece.", "sentencepiece.")
 _OWN_CODE = "code of a model's folder is never run; remove the key if transformers' own class gives the same answers"

@@ -24,11 +24,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from optinfer import home
-from optinfer.errors import ConfigError
+from optinfer.errors import ConfigError, OptinferError
 from optinfer.families import Arrays, Features
 from optinfer.families._limits import as_limit, positions_of
 from optinfer.families._settings import read_json
 from optinfer.machine import installed
+from optinfer.quiet import hush
 
 
 @dataclass(kw_only=True)
@@ -242,15 +243,13 @@ def _read(reading: Reading) -> tuple[Any, _Facts]:
     try:
         home.put(path, text.encode())
         home.put(facts_path, json.dumps(vars(facts)).encode())  # last: says that the other is there
-    except OSError:
+    except OptinferError:
         pass  # a home that cannot be written to costs time only
     return Tokenizer.from_str(text), facts  # what all who come later read, too
 
 
 def _from_transformers(reading: Reading) -> tuple[Any, _Facts]:
     """Load a tokenizer as the model's own library does: from the folder alone, no network, no code of the folder."""
-    from optinfer.quiet import hush
-
     hush()
     from transformers import AutoConfig, AutoTokenizer
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer.artifact import Artifact
-from optinfer.errors import ConfigError, SourceError, redact, without_secrets
+from optinfer.errors import ConfigError, SourceError, redact, scrubbed, without_secrets
 from optinfer.families import Arrays, Columns, Family, Features, Reference
 from optinfer.families._classes import OUTPUT, Classes
 from optinfer.families._graph import Port, Signature, rows_a_call
@@ -260,4 +260,4 @@ def _refusal(error: Exception) -> str:
     """Say why an image is rejected; Pillow's own words for a file it does not know hold a memory address."""
     if type(error).__name__ == "UnidentifiedImageError":
         return "image cannot be decoded: it is no image that Pillow knows, or it is empty"
-    return f"image cannot be decoded: {type(error).__name__}: {error}"[:500]
+    return scrubbed(f"image cannot be decoded: {type(error).__name__}: {error}")[:500]

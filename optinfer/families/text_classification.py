@@ -19,14 +19,8 @@ from optinfer.families._limits import check_positions
 from optinfer.families._reference import against_pipeline, against_sentence_classifier
 from optinfer.families._sentence import Sentence, excludes_prompt, read_sentence, width_of
 from optinfer.families._sentence_module import load_sentence_module, needs_types, without_cache
-from optinfer.families._text import (
-    DYNAMIC_AXES,
-    INPUTS,
-    load_encoder,
-    read_json,
-    require_folder,
-    require_strings,
-)
+from optinfer.families._settings import read_json
+from optinfer.families._text import DYNAMIC_AXES, INPUTS, load_encoder, require_folder, require_strings
 from optinfer.families._tokens import Reading, TextTokenizer
 
 SETTINGS = ("max_length", "top_k", "prompt", "prompt_name")

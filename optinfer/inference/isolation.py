@@ -25,9 +25,8 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-import optinfer.errors
 from optinfer import last_resort
-from optinfer.errors import LoadError, OptinferError
+from optinfer.errors import LoadError
 from optinfer.inference.answers import Scored, joined
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.quiet import muted
@@ -129,10 +128,7 @@ class IsolatedReplica:
         except TimeoutError as silent:
             raise self._ended(str(silent), late=monotonic() >= until) from None
         if kind == "error":
-            name, message, traceback = value
-            error = getattr(optinfer.errors, name, OptinferError)(message)
-            error.add_note(traceback)
-            raise error
+            raise last_resort.again(value)
         return value
 
     def _request(self, child: _Child, request: Any, until: float) -> tuple[str, Any]:
@@ -223,7 +219,7 @@ def _serve(connection: Connection) -> None:
     try:
         replica = Replica(settings, watch=lambda rows: connection.send(("step", rows)))
     except Exception as error:
-        return connection.send(("error", _named(error)))
+        return connection.send(("error", last_resort.told(error)))
     connection.send(("step", _NOTHING))
     while True:
         try:
@@ -233,20 +229,13 @@ def _serve(connection: Connection) -> None:
         try:
             answer = ("answer", function(replica, *arguments))
         except Exception as error:
-            answer = ("error", _named(error))
+            answer = ("error", last_resort.told(error))
         connection.send(answer)
 
 
 def _leave_with_parent() -> None:
     sys.stdin.buffer.read()  # ends when the parent does, also where that was killed
     os._exit(1)
-
-
-def _named(error: Exception) -> tuple[str, str, str]:
-    """Return an error as its class's name, what a person reads of it, and its traceback for the journal."""
-    if isinstance(error, OptinferError):
-        return type(error).__name__, str(error), last_resort.whole(error)
-    return OptinferError.__name__, last_resort.said(error), last_resort.whole(error)
 
 
 if __name__ == "__main__":

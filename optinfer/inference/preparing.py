@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer.errors import LoadError, OptinferError
+from optinfer.errors import LoadError, OptinferError, scrubbed
 from optinfer.families import Family, Features
 
 Rows = np.ndarray[Any, Any]
@@ -83,7 +83,7 @@ def culprits(attempt: Callable[[pa.Table], object], table: pa.Table, first: int 
 
 def described(error: BaseException) -> str:
     """Say what a row or a model met, briefly enough for a column of reasons."""
-    return f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
+    return scrubbed(f"{type(error).__name__}: {error}")[:_LONGEST_REASON]
 
 
 def _ready(family: Family, table: pa.Table) -> Features:

@@ -141,8 +141,9 @@ class Replica:
         self._watch(_ALL)
         outputs, kept = in_order(pieces)
         outputs, added, kept = self._finish(outputs, kept, rejected)
-        if rejected and not len(kept):
-            self._doubt(next(iter(rejected.values())), len(rejected))
+        refused = rejected or (ready.refused if self._settings.canary is not None else {})
+        if refused and not len(kept):
+            self._doubt(next(iter(refused.values())), len(refused))
         kept, rejected = ready.rows[kept], ready.refused | {int(ready.rows[r]): why for r, why in rejected.items()}
         if repeated:
             stats.rows_deduplicated = repeated.rows_saved
@@ -227,8 +228,12 @@ class Replica:
         if self._settings.canary is not None:
             try:
                 ready = prepare(self.family, self._settings.canary)
-                finished(self.family, self.answer(ready.features, ready.usable), len(ready.usable))
-                self._answered = bool(len(ready.usable))
+                reason = next(iter(ready.refused.values()), reason)
+                if len(ready.usable):
+                    finished(self.family, self.answer(ready.features, ready.usable), len(ready.usable))
+                    self._answered = True
+            except OptinferError:  # what is wrong may be no fault of the replica's either
+                raise
             except Exception as error:
                 reason = described(error)
         if not self._answered and (rows > 1 or self._settings.canary is not None):

@@ -157,10 +157,11 @@ def _fetched(identity: str, fetch: Callable[[Path], object]) -> Path:
             aside = Path(tempfile.mkdtemp(prefix=".fetching-", dir=home.models()))
         try:
             fetch(aside)
-            home.note_files(folder, aside)
-            shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # another job brought the same one first
-                aside.rename(folder)
+            if not home.is_whole(folder):  # else another job brought it meanwhile, and may be reading it
+                home.note_files(folder, aside)
+                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    aside.rename(folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     return folder

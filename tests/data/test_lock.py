@@ -7,12 +7,15 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
+from optinfer.data import lock as locks
 from optinfer.data.lock import STALE_SECONDS, RunLock, holder, is_live
 from optinfer.data.storage import Folder
 from optinfer.errors import OutputConflictError
@@ -112,3 +115,22 @@ def test_a_lock_that_was_removed_is_put_back_and_anothers_is_left(folder: Folder
         folder.put(LOCK, json.dumps(record(token="theirs")).encode())
         assert not lock.renew()
         assert (holder(folder) or {})["token"] == "theirs"
+
+
+def test_a_store_that_is_gone_for_a_beat_does_not_end_the_heartbeat(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of what S3's library raises is no OSError."""
+    said: list[Exception] = [EndpointConnectionError(endpoint_url="http://store"), OSError("reset")]
+    again = threading.Event()
+
+    def renew(lock: RunLock) -> bool:
+        if said:
+            raise said.pop()
+        again.set()
+        return True
+
+    monkeypatch.setattr(locks, "_BEAT_SECONDS", 0.001)
+    monkeypatch.setattr(RunLock, "renew", renew)
+    with RunLock(folder):
+        assert again.wait(10)

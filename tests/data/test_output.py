@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -344,3 +345,18 @@ def test_a_copy_of_another_part_gives_way_and_anothers_jobs_part_does_not(output
     with pytest.raises(OutputConflictError, match=r"part-000003\.parquet is of another job"):
         output.resume(Accounts(output.folder, "f2"), PLAN)
     assert len(output.committed()) == 3
+
+
+def test_removing_what_is_lost_asks_for_none_of_it(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the whole folder goes during a run, all parts are lost: no store is asked for each of them."""
+    accounts = Accounts(output.folder, "f1")
+    for index in (3, 5):
+        fragment = Fragment(index, "table.parquet", 30, 33)
+        record = output.commit(PLAN.part_name(index), fragment, "f1", "a1", rows(0.5, 0.25), bad(32))
+        files = {name: record[name] for name in ("bytes", "sha256", "stamp", "quarantine_file", "quarantine_bytes")}
+        accounts.add("a1", index, 3, 2, 1, **files)
+    output.folder.delete(PLAN.part_name(5))
+    deleted: list[str] = []
+    monkeypatch.setattr(type(output.folder), "delete", lambda folder, name: deleted.append(name))
+    output.remove(np.arange(11), accounts.table(), 11)
+    assert [name.partition("/")[0] for name in sorted(deleted)] == ["_quarantine", "_quarantine", PART]

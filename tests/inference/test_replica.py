@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from optinfer.backends import Arrays
-from optinfer.errors import ConfigError, LoadError, UnavailableError
+from optinfer.errors import ConfigError, LoadError, SourceError, UnavailableError
 from optinfer.families import Features
 from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conftest import located
@@ -324,3 +324,39 @@ def test_it_says_which_rows_are_at_work(settings: ReplicaSettings) -> None:
     replica.score(texts("b", None, "a much longer text than the other", "b"))
     assert [rows for rows in seen if rows] == [[0, 2, 3]] or sorted(map(tuple, filter(None, seen))) == [(0, 3), (2,)]
     assert seen[0] == seen[-1] == []
+
+
+def test_a_node_on_which_no_row_can_be_made_ready_is_no_reason_to_quarantine_them(
+    settings: ReplicaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = Replica(replace(settings, canary=texts("the canary sings")))
+    assert len(replica.score(texts(None, None)).rejected) == 2, "the canary is answered: they are bad rows"
+
+    def lacks(table: pa.Table) -> Any:
+        raise ModuleNotFoundError("no module named cv2")
+
+    replica = Replica(replace(settings, canary=texts("the canary sings")))
+    ready = replica.family.preprocess
+    monkeypatch.setattr(replica.family, "preprocess", lambda table: (lacks if table.num_rows else ready)(table))
+    with pytest.raises(LoadError, match="answers no row here: ModuleNotFoundError: no module named cv2"):
+        replica.score(texts("a", "b", "c"))
+
+
+def test_a_canary_that_is_out_of_reach_says_nothing_of_the_replica(
+    settings: ReplicaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = Replica(replace(settings, canary=texts("the canary sings")))
+    ready = replica.family.preprocess
+
+    def reached(table: pa.Table) -> Any:
+        if table["text"][0].as_py() == "the canary sings":
+            raise SourceError("the store does not answer")
+        return ready(table)
+
+    def broken(inputs: Arrays, outputs: Arrays) -> Arrays:
+        raise RuntimeError("bad row")
+
+    monkeypatch.setattr(replica.family, "preprocess", reached)
+    break_session(replica, broken)
+    with pytest.raises(SourceError, match="the store does not answer"):
+        replica.score(texts("a", "b"))

@@ -477,3 +477,21 @@ def test_a_fetched_model_that_lost_a_file_is_fetched_again(
     assert model_source._remote(f"{bucket}/m") == folder
     assert (folder / "weights").read_bytes() == b"weights"
     assert "is damaged (weights is not as it was)" in caplog.text
+
+
+def test_of_two_jobs_that_fetch_one_model_the_second_leaves_what_the_first_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPTINFER_HOME", str(tmp_path))
+
+    def first(out: Path) -> None:
+        (out / "weights").write_bytes(b"weights")
+
+    def second(out: Path) -> None:
+        first(out)
+        found.append(model_source._fetched("one model", first))
+        found.append((found[0] / "weights").stat().st_ino)
+
+    found: list[Any] = []
+    assert model_source._fetched("one model", second) == found[0]
+    assert (found[0] / "weights").stat().st_ino == found[1]
