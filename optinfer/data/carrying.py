@@ -32,10 +32,10 @@ def require_carried(columns: pa.Schema) -> None:
 
 def _written(field: pa.Field) -> str:
     """Return the type that a reader of the output finds, or why there is none."""
-    tables = [pa.schema([field]).empty_table()]
-    if _may_be_null(field.type):
-        tables.append(pa.table([pa.nulls(2, field.type)], schema=pa.schema([field.with_nullable(True)])))
     try:
+        tables = [pa.schema([field]).empty_table()]  # a list of UUIDs is one of the types that Arrow makes none of
+        if _may_be_null(field.type):
+            tables.append(pa.table([pa.nulls(2, field.type)], schema=pa.schema([field.with_nullable(True)])))
         for table in (rows.take(pa.array(range(rows.num_rows)[:1], pa.int64())) for rows in tables):
             found = pq.ParquetFile(io.BytesIO(parquet_bytes(table))).read()
             if found.schema.types != [field.type] or found.column(0).null_count != table.num_rows:

@@ -1,4 +1,4 @@
-"""One listing of an output folder, with sizes, held against its plan and what was committed. Nothing is opened.
+"""One listing of an output folder, with sizes, held against its plan and what was committed. No part is opened.
 
 A million parts are two columns here: which fragments are there, and how many bytes each has. What lies in the folder
 and belongs to nobody is of two kinds: a quarantine file that an attempt left which died or lost (ours, removed), and
@@ -7,6 +7,7 @@ Parquet files that readers of the folder would read as rows of this output (not 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from optinfer.data.storage import Folder
 
 QUARANTINE = "_quarantine"
 _OURS = re.compile(r"part-\d{6,}-[0-9a-f]{12}\.parquet")
+_MAGIC = b"PAR1"
 _NAMED = 10  # a message names this many files, and counts the others
 ABSENT = -1
 
@@ -88,7 +90,7 @@ def listed(folder: Folder, total: int) -> Listing:
             sizes[index], stamps[index] = size, stamp
         elif size is None:
             foreign += () if name.startswith(("_", ".")) else _below(folder, name)
-        elif name.lower().endswith(SUFFIXES):
+        elif _is_read_by_others(folder, name, size):
             foreign.append(name)
     names, lengths = [], []
     for name, size, _ in folder.entries(QUARANTINE):
@@ -104,8 +106,25 @@ def _below(folder: Folder, under: str) -> Iterator[str]:
     for name, size, _ in folder.entries(under):
         if size is None:
             yield from _below(folder, f"{under}/{name}")
-        elif name.lower().endswith(SUFFIXES):
+        elif _is_read_by_others(folder, f"{under}/{name}", size):
             yield f"{under}/{name}"
+
+
+def _is_read_by_others(folder: Folder, name: str, size: int) -> bool:
+    """Tell whether a reader would take a file for rows: a glob by its suffix, pyarrow and Spark by what is in it.
+
+    These two read whatever its name (`part-000001.parquet.bak` is a part twice), unless it begins with `_` or `.`.
+    """
+    if name.lower().endswith(SUFFIXES):
+        return True
+    if name.rpartition("/")[2].startswith(("_", ".")) or size < 2 * len(_MAGIC):
+        return False
+    try:
+        with folder.open(name) as file:
+            file.seek(-len(_MAGIC), os.SEEK_END)
+            return bool(file.read() == _MAGIC)
+    except FileNotFoundError:  # a reader finds nothing there either
+        return False
 
 
 def differences(listing: Listing, committed: pa.Table, total: int) -> Differences:

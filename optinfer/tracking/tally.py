@@ -120,7 +120,8 @@ class Tally:
             QuarantineError: names the commonest reasons and `where` the rows are.
         """
         limit = self.error_threshold
-        allowed = limit * self.rows if limit < 1 else limit
+        # Rounded: 0.29 of 100 rows are 29, and 28.999999999999996 as floats are multiplied.
+        allowed = round(limit * self.rows, 6) if limit < 1 else limit
         quarantined = self.total.rows_quarantined
         if quarantined > allowed:
             top = "".join(f"\n  {count} rows: {reason}" for reason, count in self.reasons.most_common(3))

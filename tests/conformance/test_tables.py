@@ -127,7 +127,10 @@ def test_every_type_is_carried_bit_for_bit(tmp_path: Path, column: str, encoding
         assert "pyarrow" in able
 
 
-@pytest.mark.parametrize("kind", [pa.timestamp("s"), pa.date64(), pa.string_view(), pa.month_day_nano_interval()])
+@pytest.mark.parametrize(
+    "kind",
+    [pa.timestamp("s"), pa.date64(), pa.string_view(), pa.month_day_nano_interval(), pa.list_(pa.uuid())],
+)
 def test_a_type_that_writing_would_change_or_refuse_is_refused_before(kind: pa.DataType) -> None:
     with pytest.raises(ConfigError, match=r"sink\.columns: 'c' is .* and would not be carried unchanged"):
         require_carried(pa.schema([("id", pa.int64()), ("c", kind)]))

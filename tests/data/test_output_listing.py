@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from optinfer.data.account import SCHEMA
 from optinfer.data.output_listing import ABSENT, Listing, differences, few, listed, written_again
-from optinfer.data.storage import Folder
+from optinfer.data.parts import parquet_bytes
+from optinfer.data.storage import Folder, file_system
 
 NONE = pa.table({"file": pa.array([], pa.string()), "bytes": pa.array([], pa.int64())})
 
@@ -43,6 +45,22 @@ def test_parts_are_told_from_what_is_not_of_the_plan(folder: Folder) -> None:
     assert found.foreign == (
         "a.pq", "part-0000001.parquet", "part-000003.parquet", "year=1/b.PARQUET", "year=1/deep/c.parq",
     )  # fmt: skip
+
+
+def test_what_pyarrow_reads_whatever_its_name_is_not_of_the_plan(folder: Folder) -> None:
+    """Its datasets take every name but those that begin with `_` or `.`: the copy of a part would be its rows twice."""
+    rows = parquet_bytes(pa.table({"id": [1]}))
+    copies = ("copy/part-000000", "part-000000", "part-000000.parquet.bak", "part-000000.parquet~")
+    hidden = (".part-000000.parquet.tmp", "_part-000000.bak", "_old/part-000000", ".old/part-000000")
+    for name in ("part-000000.parquet", *copies, *hidden):
+        folder.put(name, rows)
+    for name, data in (("empty", b""), ("short", b"PAR1"), ("notes.txt", b"what PAR1 is at the end of")):
+        folder.put(name, data)
+    assert listed(folder, 1).foreign == copies
+    for name in ("empty", "short", "notes.txt"):  # these it refuses to read
+        folder.delete(name)
+    fs, root = file_system(folder.url)
+    assert pads.dataset(root, format="parquet", filesystem=fs).count_rows() == 1 + len(copies)
 
 
 def test_s3_is_listed_page_by_page(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ class TestWhileItRuns:
     @pytest.mark.parametrize(
         "name",
         ["extra.parquet", "year=2024/extra.parquet", "part-000004.parquet", "part-0000001.parquet", "EXTRA.PARQUET",
-         "_quarantine/extra.parquet"],
+         "_quarantine/extra.parquet", "part-000001.parquet.bak", "copy/part-000001"],
     )  # fmt: skip
     def test_a_file_of_somebody_else_is_named_and_left_as_it_is(
         self, name: str, here: Place, source: Path, make_job: MakeJob, calls: Calls

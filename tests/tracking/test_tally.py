@@ -49,6 +49,14 @@ def test_a_threshold_below_one_is_a_share_and_from_one_on_a_count(threshold: flo
         tally.check_threshold("out/_quarantine")
 
 
+@pytest.mark.parametrize(("share", "rows", "allowed"), [(0.29, 100, 29), (0.58, 50, 29), (0.57, 100, 57)])
+def test_a_share_allows_what_it_says_in_decimals(share: float, rows: int, allowed: int) -> None:
+    assert share * rows < allowed, "as floats are multiplied"
+    tally = Tally(rows=rows, error_threshold=share)
+    tally.add(0, scored(rows, quarantined=allowed), {"text is null": allowed}, time=1.0)
+    tally.check_threshold("out/_quarantine")
+
+
 def test_too_many_quarantined_rows_name_the_commonest_reason_and_the_place() -> None:
     tally = Tally(rows=100, error_threshold=0)
     tally.add(0, scored(10, quarantined=4), {"text is null": 3, "odd": 1}, time=1.0)
