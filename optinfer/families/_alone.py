@@ -49,31 +49,42 @@ def torch_answer(module: Any, inputs: Sequence[Port], outputs: Sequence[Port]) -
     """Return what a torch module says of a row."""
     import torch
 
+    narrow = any(p.dtype == torch.bfloat16 for p in module.parameters())
+
+    def tensor(value: Any, port: Port) -> Any:
+        """Return an input; where the file tells no type that numpy has, floats are the weights' own bfloat16."""
+        given = torch.from_numpy(_array(value, port))
+        return given.bfloat16() if narrow and port.dtype is None and given.is_floating_point() else given
+
     def answer(row: pa.Table) -> Row:
         values = row.to_pylist()[0]
-        given = [torch.from_numpy(_array(values[port.name], port)) for port in inputs]
+        given = [tensor(values[port.name], port) for port in inputs]
         with torch.inference_mode():
             results = module(*given)
         several = results if isinstance(results, tuple | list) else (results,)
-        return {p.name: _value(t.numpy(), p) for p, t in zip(outputs, several, strict=True)}
+        wide = [t.float() if t.dtype == torch.bfloat16 else t for t in several]
+        return {p.name: _value(t.numpy(), p) for p, t in zip(outputs, wide, strict=True)}
 
     return answer
 
 
 def held(library: str, answer: Answer, rows: pa.Table, finished: pa.Table) -> Reference:
-    """Hold finished rows against a library's answers to the same rows, each alone."""
+    """Hold finished rows against a library's answers to the same rows, each alone.
+
+    The last is asked first: what remembers the rows it has seen (a vocabulary that grows, a running mean) is found out.
+    """
     import importlib
 
     largest, note = 0.0, ""
-    theirs = []
-    for i in range(rows.num_rows):
+    theirs: list[Row] = []
+    for i in reversed(range(rows.num_rows)):
         try:
             theirs.append(answer(rows.slice(i, 1)))
         except Exception as error:
             largest, note = _ANOTHER, f"{library} refuses row {i} of the sample: {type(error).__name__}: {error}"[:300]
             break
     else:
-        largest, note = compare(theirs, finished.to_pylist())
+        largest, note = compare(theirs[::-1], finished.to_pylist())
     return Reference(
         library=library,
         version=str(importlib.import_module(library).__version__),
