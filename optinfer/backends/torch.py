@@ -59,7 +59,8 @@ class TorchSession(Session):
         if execution.device == "cpu":
             torch.set_num_threads(execution.threads)
         self._module = converted(artifact, load_module, execution.device)
-        self._dtype = next((p.dtype for p in self._module.parameters() if p.is_floating_point()), None)
+        held = next((p.dtype for p in self._module.parameters() if p.is_floating_point()), None)
+        self._half = held if held in (torch.float16, torch.bfloat16) else None
         self._execution = execution
         self._copies = torch.cuda.Stream() if execution.device == "cuda" else None
 
@@ -93,8 +94,11 @@ class TorchSession(Session):
             torch.cuda.empty_cache()
 
     def _given(self, tensor: Any, non_blocking: bool = False) -> Any:
-        """Bring an input to the device; numbers go in the precision that the module was cast to."""
-        dtype = self._dtype if tensor.is_floating_point() else None
+        """Bring an input to the device; numbers go in the half precision that the module was cast to.
+
+        Else as the family made them: a double (a time, say) beside fp32 weights means all of its digits.
+        """
+        dtype = self._half if tensor.is_floating_point() else None
         return tensor.to(self._execution.device, dtype, non_blocking=non_blocking)
 
     def executed(self) -> dict[str, Any]:

@@ -23,6 +23,10 @@ Answer = Callable[[pa.Table], Row]
 # ONNX models, by some 1e-6 in deep networks; another row's answer is off by far more than 1e-4.
 TOLERANCE = 1e-4
 _ANOTHER = 1.0
+# fp32's rounding of numbers near 1 is much of a number far below; a hundredth of the largest is rounding to nobody.
+_SMALL = 100.0
+# Where even the largest is below this, nothing tells an answer from the rounding of larger numbers.
+_LEAST = 1e-3
 # Two scores this close may change places by rounding, and the label with them.
 _TIE = 1e-5
 
@@ -49,31 +53,42 @@ def torch_answer(module: Any, inputs: Sequence[Port], outputs: Sequence[Port]) -
     """Return what a torch module says of a row."""
     import torch
 
+    narrow = any(p.dtype == torch.bfloat16 for p in module.parameters())
+
+    def tensor(value: Any, port: Port) -> Any:
+        """Return an input; where the file tells no type that numpy has, floats are the weights' own bfloat16."""
+        given = torch.from_numpy(_array(value, port))
+        return given.bfloat16() if narrow and port.dtype is None and given.is_floating_point() else given
+
     def answer(row: pa.Table) -> Row:
         values = row.to_pylist()[0]
-        given = [torch.from_numpy(_array(values[port.name], port)) for port in inputs]
+        given = [tensor(values[port.name], port) for port in inputs]
         with torch.inference_mode():
             results = module(*given)
         several = results if isinstance(results, tuple | list) else (results,)
-        return {p.name: _value(t.numpy(), p) for p, t in zip(outputs, several, strict=True)}
+        wide = [t.float() if t.dtype == torch.bfloat16 else t for t in several]
+        return {p.name: _value(t.numpy(), p) for p, t in zip(outputs, wide, strict=True)}
 
     return answer
 
 
 def held(library: str, answer: Answer, rows: pa.Table, finished: pa.Table) -> Reference:
-    """Hold finished rows against a library's answers to the same rows, each alone."""
+    """Hold finished rows against a library's answers to the same rows, each alone.
+
+    The last is asked first: what remembers the rows it has seen (a vocabulary that grows, a running mean) is found out.
+    """
     import importlib
 
     largest, note = 0.0, ""
-    theirs = []
-    for i in range(rows.num_rows):
+    theirs: list[Row] = []
+    for i in reversed(range(rows.num_rows)):
         try:
             theirs.append(answer(rows.slice(i, 1)))
         except Exception as error:
             largest, note = _ANOTHER, f"{library} refuses row {i} of the sample: {type(error).__name__}: {error}"[:300]
             break
     else:
-        largest, note = compare(theirs, finished.to_pylist())
+        largest, note = compare(theirs[::-1], finished.to_pylist())
     return Reference(
         library=library,
         version=str(importlib.import_module(library).__version__),
@@ -85,13 +100,15 @@ def held(library: str, answer: Answer, rows: pa.Table, finished: pa.Table) -> Re
 
 
 def compare(theirs: Sequence[Row], ours: Sequence[Row]) -> tuple[float, str]:
-    """Return how far two answers are apart at most, in shares of a column's largest number (of 1 at least), and where.
+    """Return how far two answers are apart at most, in shares of a column's largest number, and where.
+
+    Where all are below 1, a column may be the difference of larger ones: then they are shares of up to 1.
 
     What is no number is the same or is another answer (1), unless the row's own scores say that two classes tie.
     """
     largest, note = 0.0, ""
     for name in ours[0] if ours else ():
-        scale = max([1.0, *(abs(n) for row in theirs for n in _floats(row.get(name)) if np.isfinite(n))])
+        scale = _scale([abs(n) for row in theirs for n in _floats(row.get(name)) if np.isfinite(n)])
         for i, (their, our) in enumerate(zip(theirs, ours, strict=True)):
             apart = _apart(their.get(name), our[name]) / scale
             if apart > largest and not (apart * scale >= _ANOTHER and not _is_float(our[name]) and _ties(their)):
@@ -100,6 +117,11 @@ def compare(theirs: Sequence[Row], ours: Sequence[Row]) -> tuple[float, str]:
                     f"most in {name}, row {i} of the sample: {str(our[name])[:60]}, there {str(their.get(name))[:60]}"
                 )
     return largest, note
+
+
+def _scale(numbers: Sequence[float]) -> float:
+    largest = max(numbers, default=1.0)
+    return max(largest, min(1.0, _SMALL * largest), _LEAST)
 
 
 def _array(value: Any, port: Port) -> np.ndarray[Any, Any]:

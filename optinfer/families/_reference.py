@@ -25,6 +25,9 @@ from optinfer.quiet import muted
 _ROUNDING = 1e-4
 _SAFE = {"local_files_only": True, "trust_remote_code": False}
 
+# What a library says of one text.
+Labelled = list[tuple[str, float]]
+
 
 def against_sentence_transformers(
     folder: Path,
@@ -84,12 +87,12 @@ def against_sentence_classifier(
     if find_spec("sentence_transformers") is None:
         return Reference(library=library, note=f"{library} is not installed: nobody compared")
     logits = sentence_transformers(folder, texts.to_pylist(), prompt, None, max_length)
-    scores = [dict(zip(classes.names, row, strict=True)) for row in classes.scores(logits)]
+    scores = [list(zip(classes.names, row, strict=True)) for row in classes.scores(logits)]
     theirs, ours = paired(scores, finished)
     return _compared(library, installed(library), theirs, ours)
 
 
-def text_classification_pipeline(folder: Path, texts: list[str], max_length: int | None) -> list[dict[str, float]]:
+def text_classification_pipeline(folder: Path, texts: list[str], max_length: int | None) -> list[Labelled]:
     """Return for each text the score that the pipeline gives to each label."""
     with _quietly():
         import torch
@@ -101,18 +104,31 @@ def text_classification_pipeline(folder: Path, texts: list[str], max_length: int
         tokenizer = AutoTokenizer.from_pretrained(folder, **_SAFE)
         classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
         cut = {"truncation": True, **({"max_length": max_length} if max_length else {})}
-        return [{row["label"]: row["score"] for row in classify(text, top_k=None, **cut)} for text in texts]
+        return [[(str(row["label"]), row["score"]) for row in classify(text, top_k=None, **cut)] for text in texts]
 
 
-def paired(scores: list[dict[str, float]], finished: pa.Table) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return (rows, classes given) the library's score for each label of a finished row, and the row's own."""
+def paired(scores: list[Labelled], finished: pa.Table) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return (rows, 2 x classes given): the library's score for each label of a finished row, its best ones, and ours.
+
+    Of classes of one name (ImageNet has two cranes) the nearest score counts.
+    """
     many = "labels" in finished.column_names
     labels = finished.column("labels" if many else "label").to_pylist()
     values = finished.column("scores" if many else "score").to_pylist()
-    rows = (scores, labels, values)
-    pairs = [(row, names, own) if many else (row, [names], [own]) for row, names, own in zip(*rows, strict=True)]
-    theirs = [[row.get(name, np.nan) for name in names] for row, names, _ in pairs]
-    return np.array(theirs, dtype=np.float64), np.array([own for *_, own in pairs], dtype=np.float64)
+    pairs = zip(
+        scores, labels if many else [[n] for n in labels], values if many else [[v] for v in values], strict=True
+    )
+    theirs, ours = [], []
+    for row, names, own in pairs:
+        best = sorted((score for _, score in row), reverse=True)[: len(own)]
+        theirs.append([*(_nearest(row, name, score) for name, score in zip(names, own, strict=True)), *best])
+        ours.append([*own, *own])
+    return np.array(theirs, dtype=np.float64), np.array(ours, dtype=np.float64)
+
+
+def _nearest(row: Labelled, name: str, score: float) -> float:
+    """Return the library's score for a label, NaN where it has none of that name."""
+    return min((s for label, s in row if label == name), key=lambda s: abs(s - score), default=np.nan)
 
 
 def _compared(library: str, version: str | None, theirs: Any, ours: Any) -> Reference:

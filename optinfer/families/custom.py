@@ -38,7 +38,7 @@ def load(model: Artifact, settings: dict[str, Any]) -> Family:
     spec = settings.get("class")
     if not spec:
         raise ConfigError("family custom needs model.class: module:Class, importable from the working directory")
-    return Custom(model, spec, plugins.make(spec, settings.get("arguments") or {}))
+    return Custom(model, spec, settings.get("arguments") or {})
 
 
 @dataclass(kw_only=True)
@@ -56,10 +56,11 @@ class Custom(Family):
 
     libraries = ("torch",)
 
-    def __init__(self, model: Artifact, spec: str, user: Any) -> None:
+    def __init__(self, model: Artifact, spec: str, arguments: dict[str, Any]) -> None:
+        user = plugins.make(spec, arguments)
         if missing := [name for name in _NEEDED if not hasattr(user, name)]:
             raise ConfigError(f"{spec} has no {missing[0]}; a custom class needs {', '.join(_NEEDED)}")
-        self._model, self._spec, self._user = model, spec, user
+        self._model, self._spec, self._arguments, self._user = model, spec, arguments, user
         self.roles, self.inputs, self.outputs = tuple(user.roles), tuple(user.inputs), tuple(user.outputs)
         self.schema = user.schema
         self.dynamic_axes = getattr(user, "dynamic_axes", {name: {0: "rows"} for name in self.inputs})
@@ -82,10 +83,15 @@ class Custom(Family):
         return table.select(self.schema.names).cast(self.schema)
 
     def reference(self, rows: pa.Table, finished: pa.Table) -> Reference:
-        """Hold rows in company against the class alone: load, preprocess, forward, postprocess, one row at a time."""
+        """Hold rows in company against the class alone: load, preprocess, forward, postprocess, one row at a time.
+
+        It is made anew and meets the last row first (`held`): what an object remembers of rows it has seen would be
+        another in each replica, so no answer may depend on it.
+        """
         from optinfer.families import _alone
 
-        return _alone.held("torch", self._answer_alone(), rows, finished)
+        anew = Custom(self._model, self._spec, self._arguments)
+        return _alone.held("torch", anew._answer_alone(), rows, finished)
 
     def answers(self, outputs: Arrays) -> np.ndarray[Any, Any]:
         if not hasattr(self._user, "answers"):
@@ -119,8 +125,12 @@ class Custom(Family):
 
         def answer(row: pa.Table) -> dict[str, Any]:
             given = self._user.preprocess(row)
+            tensors = [torch.from_numpy(np.ascontiguousarray(given[name])) for name in self.inputs]
             with torch.inference_mode():
-                results = module(*(torch.from_numpy(np.ascontiguousarray(given[name])) for name in self.inputs))
+                try:
+                    results = module(*tensors)
+                except RuntimeError:  # doubles, as numpy makes them, into fp32 weights
+                    results = module(*(t.float() if t.dtype == torch.float64 else t for t in tensors))
             several = results if isinstance(results, tuple | list) else (results,)
             outputs = {name: tensor.numpy() for name, tensor in zip(self.outputs, several, strict=True)}
             finished = self.postprocess(outputs).to_pylist()
@@ -132,7 +142,7 @@ class Custom(Family):
 
     def _arrays(self, table: pa.Table) -> Arrays:
         given = self._user.preprocess(table)
-        arrays = {name: np.ascontiguousarray(given[name]) for name in self.inputs}
+        arrays = {name: _fp32(np.ascontiguousarray(given[name])) for name in self.inputs}
         for name, values in arrays.items():
             if len(values) != table.num_rows:
                 raise LoadError(
@@ -140,3 +150,8 @@ class Custom(Family):
                     "give one for each row, in order"
                 )
         return arrays
+
+
+def _fp32(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return doubles, which numpy makes of Python's numbers, in the precision that the module runs in."""
+    return values.astype(np.float32) if values.dtype == np.float64 else values

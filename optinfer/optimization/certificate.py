@@ -126,7 +126,7 @@ def certify(
         device=settings.device,
         reference=baseline.reference,
         fidelity=measure(metric, baseline.outputs, outputs, truth, answered),
-        batch_invariant=bool(cases or replica.max_batch_size == 1) and worst <= _tolerance(ran, baseline),
+        batch_invariant=_known_invariant(cases, replica, ran) and worst <= _tolerance(ran, baseline),
         largest_difference=worst,
         invariance=cases,
         executed=executed,
@@ -188,6 +188,11 @@ def _score_in_parts(replica: Replica, sample: pa.Table) -> tuple[Scored, list[fl
         pieces.append((rows, scored))
         speeds.append(scored.stats.rows_out / _busy(scored.stats))
     return joined(pieces), speeds
+
+
+def _known_invariant(cases: dict[str, float], replica: Replica, precisions: Sequence[str]) -> bool:
+    """Tell whether anything speaks for a variant: cases; for a lone row, numbers too wide to share a scale."""
+    return bool(cases) or replica.max_batch_size == 1 or not set(precisions) & set(_NARROW)
 
 
 def _busy(stats: Stats) -> float:

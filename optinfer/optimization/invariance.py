@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from optinfer.inference.replica import Replica
 _ROWS = 8
 _NEIGHBOURS = 3
 _OUTLIERS_AMONG = 128
+# An output below this, beside a larger one, may be nothing but the rounding of it.
+_LEAST = 1e-3
 
 
 def invariance(replica: Replica, sample: pa.Table, scored: Scored) -> dict[str, float]:
@@ -22,8 +25,8 @@ def invariance(replica: Replica, sample: pa.Table, scored: Scored) -> dict[str, 
 
     Cases: as the replica scored it, which also tells whether answers came back in the order of the rows; ordinary
     neighbours; outlier neighbours (the longest rows, or those with the largest inputs); padding to twice the length, as
-    far as the model takes it. Empty where no two rows could share a micro-batch. A row that the model cannot answer is
-    nobody's company.
+    far as the model takes it. In an output that is smaller than another, a difference counts for as much more. Empty
+    where no two rows could share a micro-batch. A row that the model cannot answer is nobody's company.
     """
     features = prepare(replica.family, sample.take(pa.array(scored.kept))).features
     rows = np.arange(features.rows)
@@ -32,9 +35,10 @@ def invariance(replica: Replica, sample: pa.Table, scored: Scored) -> dict[str, 
     chosen = _chosen(features)
     alone = {int(row): replica.answer(features, np.array([row])) for row in chosen}
     worst: dict[str, float] = {}
+    worth = _worth(scored.outputs)
 
     def note(case: str, row: int, outputs: Arrays) -> None:
-        worst[case] = max(worst.get(case, 0.0), difference(alone[row], outputs))
+        worst[case] = max(worst.get(case, 0.0), difference(alone[row], outputs, worth))
 
     companies = {"neighbours": rows, "outlier neighbours": outliers_first(features, rows)}
     for row in map(int, chosen):
@@ -53,9 +57,19 @@ def scale(outputs: Arrays) -> float:
     return max(map(float, floats), default=1.0)
 
 
-def difference(alone: Arrays, company: Arrays) -> float:
+def difference(alone: Arrays, company: Arrays, worth: Mapping[str, float] | None = None) -> float:
     """Return the largest difference between the first rows of two answers; labels that differ do so by 1."""
-    return max((_apart(alone[name][0], company[name][0]) for name in alone), default=0.0)
+    worth = worth or {}
+    return max((worth.get(name, 1.0) * _apart(alone[name][0], company[name][0]) for name in alone), default=0.0)
+
+
+def _worth(outputs: Arrays) -> dict[str, float]:
+    """Return what a difference in each output counts: beside a large one, a small one has to be right, too."""
+    largest = scale(outputs)
+    return {
+        name: largest / max(scale({name: values}), min(largest, _LEAST)) if values.size and largest else 1.0
+        for name, values in outputs.items()
+    }
 
 
 def _apart(one: Any, other: Any) -> float:

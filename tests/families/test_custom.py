@@ -366,3 +366,23 @@ def test_the_class_itself_is_the_reference(sections_job: Any, unseen: Path, sink
     reference = optinfer.run(sections_job(unseen, sink))["certificate"]["reference"]
     assert (reference["library"], reference["rows"]) == ("torch", 64)
     assert reference["largest_difference"] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "agrees"), [("Lengths", True), ("Doubles", True), ("Growing", False), ("Tiny", False)]
+)
+def test_an_answer_is_the_same_whatever_the_class_saw_before(tmp_path: Path, name: str, agrees: bool) -> None:
+    """What it remembers is another in each replica; and small numbers can be wrong, too."""
+    from safetensors.torch import save_file
+
+    from optinfer.inference.replica import ReplicaSettings
+    from optinfer.optimization.baseline import answers_here
+
+    save_file({}, tmp_path / "model.safetensors")
+    spec = {"class": f"optinfer_custom:{name}"}
+    model = located(tmp_path / "model.safetensors", "custom", **spec)
+    settings = ReplicaSettings(family="custom", family_settings=spec, model=model, backend="torch", artifact=model)
+    texts = pa.table({"text": [f"{'word ' * (i % 7)}number {i}" for i in range(40)]})
+    reference = answers_here(settings, texts, print).reference
+    assert reference.rows == 40
+    assert reference.agrees is agrees

@@ -14,7 +14,7 @@ import pytest
 from optinfer import plugins
 from optinfer.families import Family, Reference, _reference
 from optinfer.inference.replica import Replica, ReplicaSettings
-from tests.conformance.text_cases import classifier
+from tests.conformance.text_cases import changed, classifier
 from tests.conformance.text_models import CLASSIFICATION, EMBEDDING, pooling, sentence
 from tests.conformance.texts import texts
 from tests.conftest import located
@@ -105,10 +105,22 @@ def test_scores_of_another_function_do_not_agree(classes: Path) -> None:
 
 
 def test_of_two_classes_that_are_equally_likely_either_may_be_named() -> None:
-    theirs = [{"a": 0.5 + 1e-7, "b": 0.5 - 1e-7}]
+    theirs = [[("a", 0.5 + 1e-7), ("b", 0.5 - 1e-7)]]
     for label in ("a", "b"):
         pairs = _reference.paired(theirs, pa.table({"label": [label], "score": [0.5]}))
         assert np.abs(np.subtract(*pairs)).max() < 1e-6
+
+
+def test_a_class_that_is_not_the_best_may_not_be_named() -> None:
+    pairs = _reference.paired([[("a", 0.9), ("b", 0.1)]], pa.table({"label": ["b"], "score": [0.1]}))
+    assert np.abs(np.subtract(*pairs)).max() > 0.5
+
+
+@pytest.mark.parametrize("names", [{"0": "crane", "1": "crane", "2": "gull"}, {"0": 0, "1": 1, "2": 2}])
+def test_names_may_be_the_same_or_no_texts(tmp_path: Path, names: dict[str, Any]) -> None:
+    changed(classifier("Bert"), "config.json", id2label=names, label2id=None)(tmp_path)
+    family, table = finished(tmp_path, CLASSIFICATION, top_k=3)
+    assert family.reference(ROWS, table).agrees
 
 
 def test_where_the_library_is_not_installed_it_says_that_nobody_compared(

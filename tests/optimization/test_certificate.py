@@ -11,12 +11,17 @@ import pyarrow as pa
 import pytest
 
 from optinfer.backends import Arrays
+from optinfer.config import GateConfig
+from optinfer.errors import GateError
 from optinfer.families._numbers import NumericFeatures, read_numbers
+from optinfer.inference.answers import Scored
+from optinfer.inference.preparing import prepare
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.optimization.baseline import Answers
+from optinfer.optimization.baseline import Answers, require_sound
 from optinfer.optimization.certificate import mismatch
 from optinfer.optimization.invariance import invariance, outliers_first
 from optinfer.optimization.trial import certify_here
+from optinfer.tracking.metrics import Stats
 from tests.conftest import located
 
 
@@ -63,6 +68,44 @@ def test_speed_is_measured_on_rows_the_model_really_sees(settings: ReplicaSettin
     one_each = replace(settings, max_batch_size=1)
     baseline = Answers(scored.outputs, scored.kept, 0.0)
     assert certify_here("fake", one_each, same, None, baseline, "cosine", tmp_path.name).micro_batches == 20
+
+
+@pytest.mark.parametrize(("large", "moved"), [(1.0, 0.5), (1e6, 0.5), (1e6, 1e-9)])
+def test_beside_a_large_output_a_small_one_has_to_be_right_too(
+    settings: ReplicaSettings, large: float, moved: float
+) -> None:
+    replica = Replica(settings)
+    replica.family.outputs = ("large", "small", "label")
+
+    class Two:
+        """Of its second output the neighbours decide."""
+
+        def __call__(self, inputs: Arrays) -> Arrays:
+            rows = inputs["input_ids"][:, 1]
+            small = np.sin(rows) + moved * (len(rows) > 1)
+            return {"large": large * np.cos(rows), "small": small, "label": rows}
+
+    replica.session = Two()  # type: ignore[assignment]
+    outputs = Two()({"input_ids": prepare(replica.family, TEXTS).features.collate(np.arange(20))["input_ids"]})
+    scored = Scored(outputs, pa.table({}), np.arange(20), {}, Stats(rows_in=20))
+    answers = Answers(outputs, scored.kept, max(invariance(replica, TEXTS, scored).values()))
+    if moved < 0.1:
+        require_sound(answers, GateConfig())
+    else:
+        with pytest.raises(GateError, match="other answers when its neighbours"):
+            require_sound(answers, GateConfig())
+
+
+@pytest.mark.parametrize(("precision", "invariant"), [("fp32", True), ("int8", False)])
+def test_a_table_of_one_row_has_no_neighbours_that_could_speak_against_fp32(
+    settings: ReplicaSettings, tmp_path: Path, precision: str, invariant: bool
+) -> None:
+    lone = TEXTS.slice(0, 1)
+    scored = Replica(settings).score(lone)
+    narrow = replace(settings, artifact=replace(settings.artifact, precision=precision))
+    baseline = Answers(scored.outputs, scored.kept, 0.0)
+    found = certify_here("fake", narrow, lone, None, baseline, "cosine", f"{tmp_path.name}-{precision}")
+    assert found.batch_invariant is invariant
 
 
 @pytest.mark.parametrize(

@@ -51,3 +51,31 @@ class Short(Lengths):
 
     def postprocess(self, outputs: dict[str, np.ndarray[Any, Any]]) -> pa.Table:
         return super().postprocess(outputs).slice(1)
+
+
+class Growing(Lengths):
+    """Numbers texts in the order in which it meets them, which is another one in each replica."""
+
+    def __init__(self) -> None:
+        self.met: dict[str, int] = {}
+
+    def preprocess(self, table: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
+        rows = [[self.met.setdefault(text, len(self.met)), 0] for text in table.column("text").to_pylist()]
+        return {"lengths": np.array(rows, dtype=np.float32)}
+
+
+class Doubles(Lengths):
+    """Its numbers are doubles, as numpy makes them."""
+
+    def preprocess(self, table: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
+        return {name: values.astype(np.float64) for name, values in super().preprocess(table).items()}
+
+
+class Tiny(Lengths):
+    """Its answers are small, and in the order of the texts instead of the rows."""
+
+    def preprocess(self, table: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
+        return super().preprocess(table.sort_by("text"))
+
+    def forward(self, module: Any, lengths: Any) -> Any:
+        return module(lengths) * 1e-5
