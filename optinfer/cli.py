@@ -170,6 +170,13 @@ def _out(text: str) -> None:
 
 
 def _terminate(*_: object) -> None:
+    """End as an interrupt does.
+
+    Ray's own handler has run before this one, and set an alarm that aborts the process after three seconds: closing a
+    record may take longer on a busy machine.
+    """
+    if hasattr(signal, "alarm"):
+        signal.alarm(0)
     raise KeyboardInterrupt
 
 

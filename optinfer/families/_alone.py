@@ -12,16 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer.families import Reference
+from optinfer.families import ROUNDING, Reference
 from optinfer.families._graph import TEXT, Port
 
 Row = Mapping[str, Any]
 # From a table of one row to that row's answer; it may hold more than a finished row does, e.g. the scores.
 Answer = Callable[[pa.Table], Row]
 
-# Of the largest number of a column. A row alone and in company differ by 2e-7 at most over the conformance suite's
-# ONNX models, by some 1e-6 in deep networks; another row's answer is off by far more than 1e-4.
-TOLERANCE = 1e-4
 _ANOTHER = 1.0
 # fp32's rounding of numbers near 1 is much of a number far below; a hundredth of the largest is rounding to nobody.
 _SMALL = 100.0
@@ -94,7 +91,7 @@ def held(library: str, answer: Answer, rows: pa.Table, finished: pa.Table) -> Re
         version=str(importlib.import_module(library).__version__),
         rows=rows.num_rows,
         largest_difference=largest,
-        tolerance=TOLERANCE,
+        tolerance=ROUNDING,
         note=note,
     )
 

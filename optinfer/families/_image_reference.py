@@ -15,14 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer.families import Reference
+from optinfer.families import ROUNDING, Reference
 from optinfer.families._processors import processor_name, settings_file
 from optinfer.families._settings import read_json
 from optinfer.quiet import muted
 
-# Of the largest score. Pixels are the same to the byte, what follows is fp32 in another order of additions: 4e-6 at
-# most over the conformance suite. A filter, mean or crop that is read in another way moves scores by far more.
-_ROUNDING = 1e-4
 _SAFE = {"local_files_only": True, "trust_remote_code": False}
 
 # From an image to what the library says: a score for each label.
@@ -120,7 +117,7 @@ def _held(load: Callable[[], Classify], images: Sequence[bytes], finished: pa.Ta
         apart = _apart(theirs, *_labelled(row))
         if apart > largest:
             largest, note = apart, f"most in row {i} of the sample: {theirs[0]} there, {row} here"[:300]
-    return Reference(**known, rows=len(images), largest_difference=largest / scale, tolerance=_ROUNDING, note=note)
+    return Reference(**known, rows=len(images), largest_difference=largest / scale, tolerance=ROUNDING, note=note)
 
 
 def _labelled(row: dict[str, Any]) -> tuple[list[str], list[float]]:

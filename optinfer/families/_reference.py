@@ -16,13 +16,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer.families import Reference
+from optinfer.families import ROUNDING, Reference
 from optinfer.families._classes import Classes
 from optinfer.machine import installed
 from optinfer.quiet import muted
 
-# fp32 in another order of additions moves a number by about 1e-6 of the largest one; a wrong token moves it by 1e-2.
-_ROUNDING = 1e-4
 _SAFE = {"local_files_only": True, "trust_remote_code": False}
 
 # What a library says of one text.
@@ -132,7 +130,7 @@ def _nearest(row: Labelled, name: str, score: float) -> float:
 
 
 def _compared(library: str, version: str | None, theirs: Any, ours: Any) -> Reference:
-    """Return the largest difference as it is; rounding is relative to the largest number the library gave."""
+    """Return the largest difference, as a share of the largest number that the library gave."""
     known: dict[str, Any] = {"library": library, "version": version or "", "rows": len(ours)}
     if theirs.shape != ours.shape:
         return Reference(
@@ -145,8 +143,8 @@ def _compared(library: str, version: str | None, theirs: Any, ours: Any) -> Refe
     row = int(differences.reshape(len(ours), -1).max(axis=1).argmax()) if len(ours) else 0
     return Reference(
         **known,
-        largest_difference=float(differences.max(initial=0.0)),
-        tolerance=_ROUNDING * scale,
+        largest_difference=float(differences.max(initial=0.0)) / scale,
+        tolerance=ROUNDING,
         note=f"most in row {row}" if differences.max(initial=0.0) > 0 else "",
     )
 

@@ -247,6 +247,7 @@ class TestPlaces:
         self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("optinfer.optimization.prepare.draw", lambda *_, **__: pytest.fail("too late"))
+        monkeypatch.setattr("ray.is_initialized", lambda: False)
         code, _, err = run_cli("run", write_job(source, sink), "--set", "placement.replicas=4000")
         assert code == 2
         assert "set placement.replicas to" in one_line(err)
