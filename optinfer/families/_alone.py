@@ -20,13 +20,14 @@ Row = Mapping[str, Any]
 Answer = Callable[[pa.Table], Row]
 
 # Of the largest number of a column. A row alone and in company differ by 2e-7 at most over the conformance suite's
-# ONNX models, by some 1e-6 in deep networks; another row's answer is off by far more than 1e-4.
-TOLERANCE = 1e-4
+# ONNX models, but some deep networks enlarge rounding: Magika's moves an answer by 2.5e-4. Another row's answer
+# is off by far more. It is what certificates allow fp32, too.
+TOLERANCE = 1e-3
 _ANOTHER = 1.0
 # fp32's rounding of numbers near 1 is much of a number far below; a hundredth of the largest is rounding to nobody.
-_SMALL = 100.0
+_SMALL = 10.0
 # Where even the largest is below this, nothing tells an answer from the rounding of larger numbers.
-_LEAST = 1e-3
+_LEAST = 1e-4
 # Two scores this close may change places by rounding, and the label with them.
 _TIE = 1e-5
 
