@@ -6,13 +6,13 @@ An artifact is a folder. It is written once, under a name derived from everythin
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from optinfer import home
+
 RECORD = "artifact.json"
-_log = logging.getLogger(__name__)
 # The main file of an artifact that a technique wrote, by format.
 ENTRIES = {"onnx": "model.onnx", "openvino": "model.xml"}
 
@@ -68,18 +68,13 @@ class Artifact:
     @classmethod
     def read(cls, folder: Path) -> Artifact | None:
         """Return the artifact recorded in `folder`, None where there is none, or its record is cut short or garbage."""
-        record = folder / RECORD
-        if not record.is_file():
-            return None
-        try:
-            raw = json.loads(record.read_text())
-            if Path(raw["path"]).name == folder.name:  # its own files, wherever the home was moved or copied to since
-                raw["path"] = str(folder)
-            found = cls.from_dict(raw)
-        except (ValueError, KeyError, TypeError) as error:
-            _log.warning("%s cannot be read (%r): the artifact is built again", record, error)
-            return None
-        return found if Path(found.path).is_dir() else None
+        found = home.read_json(folder / RECORD, lambda raw: cls._placed(raw, folder))
+        return found if found and Path(found.path).is_dir() else None
+
+    @classmethod
+    def _placed(cls, raw: dict[str, Any], folder: Path) -> Artifact:
+        own = Path(raw["path"]).name == folder.name  # its own files, wherever the home was moved or copied to since
+        return cls.from_dict({**raw, "path": str(folder)} if own else raw)
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Artifact:

@@ -21,9 +21,9 @@ Answer = Callable[[pa.Table], Row]
 
 _ANOTHER = 1.0
 # fp32's rounding of numbers near 1 is much of a number far below; a hundredth of the largest is rounding to nobody.
-_SMALL = 100.0
+_SMALL = 10.0
 # Where even the largest is below this, nothing tells an answer from the rounding of larger numbers.
-_LEAST = 1e-3
+_LEAST = 1e-4
 # Two scores this close may change places by rounding, and the label with them.
 _TIE = 1e-5
 

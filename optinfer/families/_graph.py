@@ -37,6 +37,7 @@ class Port:
         scalar: it has no axis at all, so none for the rows.
         classes: what each of a row's numbers is the score of, where the file says so.
         refusal: why this output cannot become a column, else nothing.
+        declared: only a converter said its sizes, which its operators do not tell.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Port:
     scalar: bool = False
     classes: tuple[str | int, ...] = ()
     refusal: str = ""
+    declared: bool = False
 
     @property
     def step(self) -> int:

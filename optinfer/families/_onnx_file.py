@@ -2,8 +2,9 @@
 
 Converters of scikit-learn, LightGBM and XGBoost end a classifier with ZipMap: one dictionary of scores a row. Its node
 lists the classes, so the scores are read as the array that they were before. Converters also declare shapes that their
-operators do not give (LightGBM's label has one entry, a multi-label one has no second axis): where a file holds such
-operators, shapes are inferred from them and go before what was declared.
+operators do not give (LightGBM's label has one entry, a multi-label one has no second axis, several targets of a forest
+are one): in their files, shapes are inferred from the operators and go before what was declared; and where these do not
+tell, the job's word does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from optinfer.errors import ConfigError
 from optinfer.families._graph import TEXT, Port, Signature
 
 _ML_DOMAIN = "ai.onnx.ml"
+_CONVERTERS = ("skl2onnx", "OnnxMLTools")
 _ACTIVATIONS = ("Softmax", "Sigmoid")
 _SAME_VALUES = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 # How many entries these give depends on what they find, not on how many rows there are.
@@ -46,7 +48,8 @@ def onnx_signature(path: Path) -> Signature:
         )
     makers = {name: node for node in graph.node for name in node.output}
     known, axes = _inferred(model), [_axes(value) for value in given]
-    outputs = [_output(value, makers, known) for value in graph.output]
+    told = set(known) if _converted(model) else {value.name for value in graph.output}
+    outputs = [replace(_output(v, makers, known), declared=v.name not in told) for v in graph.output]
     return Signature(tuple(inputs), tuple(_by_row(port, _axes(known.get(port.name)), axes) for port in outputs))
 
 
@@ -107,10 +110,10 @@ def _scores(name: str, node: Any, known: dict[str, Any]) -> Port:
 
 
 def _inferred(model: Any) -> dict[str, Any]:
-    """Return name -> what its operators say of its shape, for files with converters' operators."""
+    """Return name -> what its operators say of its shape, for converters' files."""
     import onnx
 
-    if not any(opset.domain == _ML_DOMAIN for opset in model.opset_import):
+    if not _converted(model):
         return {}
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
@@ -123,6 +126,10 @@ def _inferred(model: Any) -> dict[str, Any]:
         return {}
     values = [*graph.value_info, *graph.output]
     return {value.name: value for value in values if value.type.tensor_type.HasField("shape")}
+
+
+def _converted(model: Any) -> bool:
+    return model.producer_name in _CONVERTERS or any(opset.domain == _ML_DOMAIN for opset in model.opset_import)
 
 
 def _activation(name: str, makers: dict[str, Any]) -> str:

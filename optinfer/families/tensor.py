@@ -195,7 +195,7 @@ def _sized(signature: Signature, ports: dict[str, Port], outputs: dict[str, int]
         said, known = outputs.get(name), port.dims is not None and not port.varying
         if said is None and not known:
             raise ConfigError(f"output {name!r} has no fixed size; add model.outputs: {{{name}: numbers a row}}")
-        if said is not None and known and port.step != max(said, 1):
+        if said is not None and known and not port.declared and port.step != max(said, 1):
             raise ConfigError(
                 f"model.outputs: {name} has {said} numbers a row, the model gives {port.step}; correct it"
             )
@@ -228,7 +228,9 @@ def _column_type(port: Port) -> pa.DataType:
 def _column(name: str, values: np.ndarray[Any, Any], kind: pa.DataType) -> Any:
     given, expected = values.size // max(len(values), 1), numbers_a_row(kind)
     if len(values) and given != expected:
-        raise ConfigError(f"output {name!r} has {given} numbers a row, not {expected}; correct model.outputs")
+        raise ConfigError(
+            f"output {name!r} has {given} numbers a row, not {expected}; correct model.outputs: {{{name}: {given}}}"
+        )
     if not pa.types.is_fixed_size_list(kind):
         return pa.array(values.reshape(len(values)), kind)
     flat = pa.array(np.ascontiguousarray(values).ravel(), kind.value_type)

@@ -206,6 +206,25 @@ class TestRefused:
         with pytest.raises(ConfigError, match=r"output 'output_probability' .*convert with zipmap off"):
             family_of(tmp_path / "model.onnx")
 
+    @pytest.mark.parametrize(("kind", "outputs"), [("forest", {"variable": 2}), ("lines", {})])
+    def test_where_a_converter_declares_a_wrong_size_the_operators_or_the_job_tell(
+        self, tmp_path: Path, kind: str, outputs: dict[str, int]
+    ) -> None:
+        from skl2onnx import to_onnx
+        from sklearn.cross_decomposition import PLSRegression
+        from sklearn.ensemble import RandomForestRegressor
+
+        random = np.random.default_rng(0)
+        given, target = random.normal(size=(40, 4)).astype(np.float32), random.normal(size=(40, 2))
+        model = RandomForestRegressor(3, random_state=0) if kind == "forest" else PLSRegression(2)
+        path = tmp_path / "model.onnx"
+        path.write_bytes(to_onnx(model.fit(given, target), given[:1]).SerializeToString())
+        found = answers(path, pa.table({"X": pa.array(list(given), pa.list_(pa.float32(), 4))}), outputs=outputs)
+        np.testing.assert_allclose(np.stack(found["variable"].to_numpy()), model.predict(given), atol=1e-5)
+        if outputs:
+            with pytest.raises(ConfigError, match=r"has 2 numbers a row, not 1; correct model\.outputs: {variable: 2}"):
+                answers(path, pa.table({"X": pa.array(list(given), pa.list_(pa.float32(), 4))}))
+
     def test_a_shared_value_is_no_input_of_a_row(self, save: Save) -> None:
         shared = ("temperature", TensorProto.FLOAT, [])
         path = save([node("Mul", ["x", "temperature"], ["y"])], [X, shared], [("y", TensorProto.FLOAT, ["N", 4])])
