@@ -222,7 +222,8 @@ def _check_roles(config: JobConfig, roles: tuple[str, ...]) -> None:
 
 def _check_sink(config: JobConfig, gained: list[str]) -> None:
     columns = config.sink.columns
-    if clash := sorted(set(columns) & set(gained)):
+    added = {name.casefold() for name in gained}  # DuckDB and Spark do not tell `Label` from `label`
+    if clash := sorted({name for name in columns if name.casefold() in added}):
         raise ConfigError(f"sink.columns {clash} has the name of a column the model adds; leave it out")
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise ConfigError(f"sink.columns names {twice} twice; name each column once")

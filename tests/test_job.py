@@ -475,3 +475,15 @@ class TestTracking:
         *_, finish = read_journal(last_journal())
         assert (finish["event"], finish["status"]) == ("finish", "failed")
         assert "no variant passes the gate" in finish["tags"]["optinfer.error"]
+
+
+@pytest.mark.parametrize("name", ["embedding", "Embedding"])
+def test_a_carried_column_that_readers_take_for_the_models_is_refused(
+    name: str, tmp_path: Path, write_table: WriteTable, make_job: MakeJob, sink: Path
+) -> None:
+    """DuckDB's `SELECT embedding` would give whichever of the two comes first: the carried one."""
+    from optinfer.planning import plan_job
+
+    source = write_table(tmp_path / "t.parquet", columns={"text": ["a"], name: [1]})
+    with pytest.raises(errors.ConfigError, match=f"'{name}'.* has the name of a column the model adds"):
+        plan_job(make_job(source, sink, sink__columns=[name]))
