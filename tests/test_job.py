@@ -50,7 +50,7 @@ class TestOnRay:
 
     def test_a_job_from_s3_to_s3(self, make_job: MakeJob, source: Path, bucket: str) -> None:
         fs = fsspec.filesystem("s3", use_listings_cache=False)
-        fs.put(str(source), f"{bucket}/table/section=all/a.parquet")
+        fs.put(str(source), f"{bucket}/table/batch=1/a.parquet")
         job = make_job(f"{bucket}/table/", f"{bucket}/out/", sink__columns=["id", "section"])
         assert optinfer.run(job)["rows_out"] == 100
 
@@ -224,7 +224,7 @@ class TestQuarantine:
         return path
 
     def test_rows_that_cannot_be_decoded_stop_the_job(self, make_job: MakeJob, rotten: Path, sink: Path) -> None:
-        with pytest.raises(errors.SourceError, match=r"cannot read rows 16-32 of .*rotten\.parquet.*on_bad_file"):
+        with pytest.raises(errors.SourceError, match=r"cannot read rows 16-32: .*rotten\.parquet.*on_bad_file"):
             optinfer.run(make_job(rotten, sink))
 
     def test_rows_that_cannot_be_decoded_are_quarantined_where_the_job_says_so(

@@ -111,6 +111,7 @@ class Connection:
         if holder is not None and (holder._caller != threading.get_ident() or holder._unneeded.is_set()):
             return False
         if (self._given or "").strip() not in ("", "auto", "local"):
+            self._check()  # that nobody listens there says more
             raise OptinferError(
                 f"this process is connected to Ray already, it cannot also use {self._given}; "
                 "leave the address out to use the connection it has, or call ray.shutdown() first"
