@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from optinfer.errors import OptinferError
 from optinfer.families import Arrays, Features
 from optinfer.inference.answers import Scored
 from optinfer.inference.preparing import prepare
@@ -37,7 +38,9 @@ def invariance(replica: Replica, sample: pa.Table, scored: Scored) -> dict[str, 
     worst: dict[str, float] = {}
     worth = _worth(scored.outputs)
 
-    def note(case: str, row: int, outputs: Arrays) -> None:
+    def note(case: str, row: int, outputs: Arrays | None) -> None:
+        if outputs is None:
+            return
         worst[case] = max(worst.get(case, 0.0), difference(alone[row], outputs, worth))
 
     companies = {"neighbours": rows, "outlier neighbours": outliers_first(features, rows)}
@@ -45,10 +48,20 @@ def invariance(replica: Replica, sample: pa.Table, scored: Scored) -> dict[str, 
         note("as scored", row, {name: values[row : row + 1] for name, values in scored.outputs.items()})
         for case, pool in companies.items():
             if others := [r for r in pool if r != row and features.may_share(r, row)][:_NEIGHBOURS]:
-                note(case, row, replica.answer(features, np.array([row, *others])))
+                note(case, row, _together(replica, features, np.array([row, *others])))
         if (width := _padded_width(features, row)) is not None:
-            note("padding", row, replica.answer(features, np.array([row]), pad_to=width))
+            note("padding", row, _together(replica, features, np.array([row]), width))
     return worst
+
+
+def _together(replica: Replica, features: Features, rows: np.ndarray[Any, Any], pad_to: int = 0) -> Arrays | None:
+    """Return what a model answers in company; None where it raises, as the job then scores each row alone."""
+    try:
+        return replica.answer(features, rows, pad_to)
+    except OptinferError:
+        raise
+    except Exception:
+        return None
 
 
 def scale(outputs: Arrays) -> float:

@@ -131,3 +131,20 @@ def test_padding_stays_within_what_the_model_takes(
 def test_a_model_that_answers_nothing_says_why(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="the model answers no row here: ValueError: no row may be 3 wide"):
         answers_apart(settings(tmp_path, raise_at_width=3), pa.table({"text": ["a", "b", "c"]}), silent)
+
+
+def test_a_model_that_refuses_company_is_proved_by_its_rows_alone(tmp_path: Path) -> None:
+    """T5's classifier raises where rows of a micro-batch have different numbers of `</s>`: each alone is fine."""
+
+    class Unsociable:
+        def __call__(self, inputs: Arrays) -> Arrays:
+            if len(inputs["input_ids"]) > 1 and len(set(inputs["attention_mask"].sum(axis=1))) > 1:
+                raise ValueError("all rows must be alike")
+            return inner(inputs)
+
+    replica = Replica(settings(tmp_path))
+    inner = replica.session
+    replica.session = Unsociable()  # type: ignore[assignment]
+    scored = replica.score(TEXTS)
+    assert len(scored.kept) == TEXTS.num_rows
+    assert max(invariance(replica, TEXTS, scored).values()) == 0.0
