@@ -97,7 +97,10 @@ class IsolatedReplica:
         except Died as died:
             self._deaths += 1
             if not self._answered and self._deaths >= _MOST_DEATHS:
-                raise LoadError(f"the replica's process ends with every row that was tried: {died}") from None
+                raise LoadError(
+                    f"the replica's process ends with every row that was tried: {died}; check its memory, and whether "
+                    "a micro-batch of batching.max_batch_tokens can be scored in minutes"
+                ) from None
             if table.num_rows == 1:
                 return self._rejected(f"the row ends the replica's process: {died}")
             suspects = died.rows if 0 < len(died.rows) < table.num_rows else np.arange(table.num_rows // 2)

@@ -27,8 +27,6 @@ from optinfer.inference.preparing import described, prepare
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization.invariance import invariance, scale
 
-# Nothing is compiled on the first call, as it may be in a variant.
-_PATIENCE = Patience(first=180.0)
 _REFERENCE_SECONDS = 1800.0
 # Rows that the library is asked for: the longest, which meet its limits, and others from all over the sample.
 _REFERENCE_ROWS = 64
@@ -87,7 +85,7 @@ def answers_apart(settings: ReplicaSettings, rows: pa.Table, report: Callable[[s
     Raises:
         NoVariantError: it cannot score any of them.
     """
-    with IsolatedReplica(settings, _PATIENCE) as isolated:
+    with IsolatedReplica(settings) as isolated:
         scored = isolated.score(rows)
         _require_answers(scored, report)
         try:
@@ -110,7 +108,7 @@ def answers_here(settings: ReplicaSettings, rows: pa.Table, report: Callable[[st
 
 def kept_apart(settings: ReplicaSettings, rows: pa.Table) -> np.ndarray[Any, Any]:
     """Return the rows that the baseline can score; any of the others may end the process that tries."""
-    with IsolatedReplica(settings, _PATIENCE) as isolated:
+    with IsolatedReplica(settings) as isolated:
         return isolated.score(rows).kept
 
 
