@@ -26,4 +26,4 @@ def test_a_record_that_is_garbage_makes_the_artifact_be_built_again(
 ) -> None:
     Path(artifact.path, RECORD).write_bytes(content)
     assert Artifact.read(Path(artifact.path)) is None
-    assert "is built again" in caplog.text
+    assert "is damaged" in caplog.text
