@@ -59,9 +59,6 @@ class Committed:
     dropped: tuple[str, ...] = ()
 
 
-NOTHING = Committed(np.array([], dtype=np.int64))
-
-
 def committed(table: pa.Table, damaged: tuple[str, ...] = (), dropped: tuple[str, ...] = ()) -> Committed:
     """Add up a table of accounts."""
     sums = {name: int(np.sum(table.column(name).to_numpy())) for name in _COUNTS[1:]}

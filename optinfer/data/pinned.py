@@ -9,6 +9,7 @@ else can come; a local file is one open descriptor: a replacement does not matte
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 
 from optinfer.data.storage import file_system, is_local, version_of
 
@@ -20,7 +21,7 @@ class ChangedError(Exception):
     """The file is not, or no longer, the one that was planned; the message continues `it ...`."""
 
 
-class PinnedFile:
+class PinnedFile(ABC):
     """A file to read; made by `opened`.
 
     Attributes:
@@ -35,6 +36,7 @@ class PinnedFile:
         self._position = 0
         self._tail = b""
 
+    @abstractmethod
     def hold(self) -> None:
         """Look at the version again, after the bytes were used.
 
@@ -81,8 +83,9 @@ class PinnedFile:
             raise
         return data
 
+    @abstractmethod
     def _fetch(self, start: int, stop: int) -> bytes:
-        raise NotImplementedError
+        """Return these bytes of the file; fewer are an error of the store's."""
 
     def close(self) -> None:
         self.closed = True

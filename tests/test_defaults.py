@@ -1,0 +1,53 @@
+"""The job as the README gives it, with nothing set that a user may leave out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+import optinfer
+from optinfer.config import JobConfig, parse_job
+from tests.conftest import MODEL, REPO, WriteTable, read_rows
+
+
+def of_the_readme() -> dict[str, Any]:
+    """Return the README's job as plain values."""
+    text = (REPO / "README.md").read_text()
+    block = text[text.index("name: embed-reviews") :].partition("```")[0]
+    raw: dict[str, Any] = yaml.safe_load(block)
+    return raw
+
+
+def required() -> list[str]:
+    return [name for name, field in JobConfig.model_fields.items() if field.is_required()]
+
+
+@pytest.mark.usefixtures("without_ray", "trials_here")
+@pytest.mark.parametrize("dropped", ["optional keys", "sink.columns alone"])
+def test_the_readmes_job_runs_and_answers_as_sentence_transformers_does(
+    tmp_path: Path, write_table: WriteTable, dropped: str
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    from tests.conftest import located
+
+    rows = pq.read_table(REPO / "jobs" / "data" / "packages.parquet").slice(0, 48)
+    columns = {"review_id": rows["id"], "review_body": rows["text"]}
+    raw = of_the_readme()
+    if dropped == "optional keys":
+        raw = {name: value for name, value in raw.items() if name in required()}
+    del raw["sink"]["columns"]
+    raw["source"]["path"] = str(write_table(tmp_path / "reviews" / "a.parquet", columns=columns).parent)
+    raw["model"]["path"], raw["variant"] = MODEL, "torch-fp32"
+    raw["sink"]["path"] = str(tmp_path / "out")
+    record = optinfer.run(parse_job(raw))
+    assert (record["rows_out"], record["rows_quarantined"]) == (48, 0)
+    found = read_rows(tmp_path / "out")
+    assert list(found[0]) == ["embedding"]
+    expected = SentenceTransformer(located().path, device="cpu").encode(rows["text"].to_pylist())
+    np.testing.assert_allclose([row["embedding"] for row in found], expected, atol=1e-5)
