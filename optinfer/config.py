@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from optinfer import yaml_file
 from optinfer.errors import ConfigError, suggest
+from optinfer.system import yaml_file
 
 AUTO: Literal["auto"] = "auto"
 Auto = Literal["auto"]

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from optinfer import last_resort
 from optinfer.data.fragments import Plan
 from optinfer.errors import OptinferError
 from optinfer.execution.placement import Placement
 from optinfer.execution.scorer import FragmentScorer, Receipt, ScoringTask
-from optinfer.quiet import hush
+from optinfer.system import last_resort
+from optinfer.system.quiet import hush
 from optinfer.tracking.metrics import Stats
 
 # One fragment in the model, one being read or committed.

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer import last_resort
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
 from optinfer.data.reading import FragmentReader
@@ -36,6 +35,7 @@ from optinfer.families import Columns, as_roles
 from optinfer.inference.answers import Scored
 from optinfer.inference.isolation import IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.system import last_resort
 from optinfer.tracking.metrics import Stats, peak_rss_mb
 
 

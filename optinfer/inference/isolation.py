@@ -25,11 +25,11 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer import last_resort
 from optinfer.errors import LoadError
 from optinfer.inference.answers import Scored, joined
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.quiet import muted
+from optinfer.system import last_resort
+from optinfer.system.quiet import muted
 from optinfer.tracking.metrics import Stats
 
 Rows = np.ndarray[Any, Any]

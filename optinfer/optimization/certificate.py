@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer import home
 from optinfer.errors import LoadError
 from optinfer.families import Arrays, Reference
 from optinfer.inference.answers import Scored, joined
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.machine import gpu_memory_mb
 from optinfer.optimization.baseline import Answers
 from optinfer.optimization.gate import Fidelity, Truth, measure
 from optinfer.optimization.invariance import invariance, scale
+from optinfer.system import home
+from optinfer.system.machine import gpu_memory_mb
 from optinfer.tracking.metrics import Stats, peak_rss_mb
 
 # Rounding moves a component by about 1e-7 of the output's scale in fp32 and 4e-3 in bf16, whose kernels differ by

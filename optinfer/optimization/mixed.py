@@ -9,9 +9,9 @@ from typing import Any
 
 from optinfer.config import AUTO, JobConfig, PlacementConfig
 from optinfer.errors import ConfigError, GateError
-from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, candidates, known, recipes
 from optinfer.optimization.variants import catalog, get
+from optinfer.optimization.workbench import Workbench
 
 
 def cpu_recipes(config: JobConfig, model_format: str | None = None) -> dict[str, Any]:

@@ -12,16 +12,16 @@ from time import monotonic
 from typing import Any
 
 from optinfer import plugins
-from optinfer.artifact import Artifact
 from optinfer.config import AUTO, JobConfig
 from optinfer.errors import GateError, NoVariantError
 from optinfer.inference.replica import ReplicaSettings
-from optinfer.machine import installed
+from optinfer.models.artifact import Artifact
 from optinfer.optimization.certificate import Certificate
 from optinfer.optimization.gate import GateResult, judge
-from optinfer.optimization.prepare import Workbench
-from optinfer.optimization.tuned import NO_LENGTHS, Lengths, Tuned
 from optinfer.optimization.variants import BASELINES, VARIANTS, Variant, catalog, require
+from optinfer.optimization.workbench import Workbench
+from optinfer.system.machine import installed
+from optinfer.tuning.kept import NO_LENGTHS, Lengths, Tuned
 
 
 @dataclass(frozen=True)

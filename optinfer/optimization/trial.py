@@ -15,9 +15,9 @@ import pyarrow as pa
 from optinfer.errors import OptinferError
 from optinfer.inference.isolation import Died, IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.machine import gpu_memory_mb
 from optinfer.optimization.baseline import Answers
 from optinfer.optimization.certificate import Certificate, certify
+from optinfer.system.machine import gpu_memory_mb
 
 
 def certify_apart(

@@ -10,7 +10,7 @@ from typing import Any
 from optinfer import plugins
 from optinfer.config import AUTO, JobConfig, RecipeConfig
 from optinfer.errors import ConfigError, UnavailableError, suggest
-from optinfer.machine import BF16, VNNI, cpu_features
+from optinfer.system.machine import BF16, VNNI, cpu_features
 
 # What every other variant is compared with: the model as it is, by the format it comes in.
 BASELINES = {"torch": "torch-fp32", "onnx": "onnx-fp32"}

@@ -2,7 +2,7 @@
 
 A real table is written and planned as `optinfer run` plans it; every second part is put on disk with a valid footer,
 and so are the accounts and the marks of begun parts that a driver and its replicas would have left; then the job is
-resumed as job.py resumes it, up to the first runs of fragments that replicas get. Each phase has a fresh process, as in
+resumed as commands/run.py resumes it, up to the first runs of fragments that replicas get. Each phase has a fresh process, as in
 life, so its peak memory is its own:
 
     table     the source: FRAGMENTS x ROWS rows in FILES files (the benchmark's own cost)
@@ -49,13 +49,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from optinfer.commands.planning import Planned, plan_job, status
 from optinfer.config import JobConfig, parse_job
 from optinfer.data.account import Accounts
 from optinfer.data.output import Output
 from optinfer.data.parts import FOOTER_KEY
 from optinfer.data.storage import STATE
 from optinfer.execution.pipeline import Todo
-from optinfer.planning import Planned, plan_job, status
 from optinfer.tracking.metrics import peak_rss_mb
 from optinfer.tracking.tally import Tally
 

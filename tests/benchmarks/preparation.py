@@ -14,16 +14,16 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from optinfer import home
+from optinfer.commands.planning import Planned, plan_job
 from optinfer.config import JobConfig, load_job
 from optinfer.errors import NoVariantError, UnavailableError
-from optinfer.estimate import needs_of
 from optinfer.execution.placement import Node, Placement, place
+from optinfer.forecast.estimate import needs_of
 from optinfer.inference.replica import ReplicaSettings
-from optinfer.machine import nvidia_gpus
-from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, candidates
-from optinfer.planning import Planned, plan_job
+from optinfer.optimization.workbench import Workbench
+from optinfer.system import home
+from optinfer.system.machine import nvidia_gpus
 
 
 @dataclass(frozen=True)

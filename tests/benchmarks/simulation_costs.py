@@ -152,7 +152,7 @@ def _blocks(actors: int, blocks: int = 3000) -> dict[str, float]:
 
 
 def _receipts(folder: Path, receipts: int = 3000) -> dict[str, float]:
-    """Measure what job.py does with a receipt."""
+    """Measure what commands/run.py does with a receipt."""
     from optinfer.execution import pipeline
 
     journal, output = Journal(folder / "journal.jsonl", time.time), Output(str(folder / "output"))

@@ -46,12 +46,12 @@ def measured(row: dict[str, Any], folder: Path, names: list[str] | None) -> dict
     """Return who was asked, how far the answers differ, and variant -> "" where it passed, else why not."""
     import pyarrow.parquet as pq
 
+    from optinfer.commands.planning import plan_job
     from optinfer.config import parse_job
-    from optinfer.optimization import prepare
+    from optinfer.optimization import workbench as prepare
     from optinfer.optimization.baseline import answers_here, kept_here
     from optinfer.optimization.selection import Prepared, prove_all
     from optinfer.optimization.trial import certify_here
-    from optinfer.planning import plan_job
     from tests.conftest import job_settings
 
     # One process for all variants of a row: one for each would take hours.
@@ -181,7 +181,7 @@ def listed() -> list[tuple[str, str]]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--row"]:
-        from optinfer.quiet import muted
+        from optinfer.system.quiet import muted
 
         row = next(row for row in rows() if [row["family"], row["name"]] == sys.argv[2:4])
         with muted():

@@ -26,7 +26,7 @@ import optinfer
 from optinfer.config import parse_job
 from optinfer.data.parts import FOOTER_KEY
 from optinfer.errors import OptinferError
-from optinfer.optimization import prepare
+from optinfer.optimization import workbench as prepare
 from optinfer.optimization.baseline import answers_here
 from optinfer.optimization.trial import certify_here
 from optinfer.optimization.variants import VARIANTS, Step, Variant

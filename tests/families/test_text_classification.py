@@ -96,8 +96,8 @@ def test_a_recipe_pruned_until_it_breaks_is_refused_with_by_how_much(
 
 
 def test_labels_that_calibrate_never_judge(sections: Path, make_job: MakeJob, sink: Path) -> None:
-    from optinfer.optimization.prepare import Workbench
-    from optinfer.planning import plan_job
+    from optinfer.commands.planning import plan_job
+    from optinfer.optimization.workbench import Workbench
 
     planned = plan_job(make_job(sections / "heldout.parquet", sink, **settings_of(sections, variant="torch-fp32")))
     sample = Workbench(planned.config, planned.model, planned.plan.fragments, lambda line: None).sample

@@ -15,9 +15,9 @@ import pytest
 
 import optinfer
 from optinfer import errors
+from optinfer.commands.planning import plan_job, preview, status
 from optinfer.data.account import Accounts
-from optinfer.planning import plan_job, preview, status
-from optinfer.render import status_text
+from optinfer.records.text import status_text
 from tests.conftest import MakeJob, WriteTable
 from tests.faults.changes import Calls, Place, foreign_parquet
 

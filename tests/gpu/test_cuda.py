@@ -12,12 +12,12 @@ import pytest
 from optinfer import plugins
 from optinfer.errors import UnavailableError
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.machine import lacks_nvidia_gpu
 from optinfer.optimization import build
 from optinfer.optimization.certificate import invariance, mismatch
 from optinfer.optimization.gate import measure
 from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.variants import VARIANTS
+from optinfer.system.machine import lacks_nvidia_gpu
 from tests.conftest import located
 
 ROWS = 512

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from optinfer.commands.planning import plan_job
 from optinfer.config import JobConfig
 from optinfer.errors import ConfigError, GateError, UnavailableError
 from optinfer.optimization.mixed import beside, cpu_recipes, known_beside
-from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import candidates
 from optinfer.optimization.variants import VARIANTS, Step, Variant
-from optinfer.planning import plan_job
+from optinfer.optimization.workbench import Workbench
 from tests.conftest import MakeJob, WriteTable
 
 pytestmark = pytest.mark.usefixtures("fake_variant")

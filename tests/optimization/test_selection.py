@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from optinfer.commands.planning import plan_job
 from optinfer.errors import GateError, UnavailableError
-from optinfer.optimization.model_source import digest
-from optinfer.optimization.prepare import Workbench
+from optinfer.models.source import digest
 from optinfer.optimization.selection import Prepared, candidates
 from optinfer.optimization.variants import VARIANTS, Step, Variant, require
-from optinfer.planning import plan_job
+from optinfer.optimization.workbench import Workbench
 from tests.conftest import MakeJob, WriteTable, located
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("trials_here")]
