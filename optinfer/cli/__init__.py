@@ -60,15 +60,16 @@ def run(job: str, overrides: tuple[str, ...], address: str | None, as_json: bool
 @_json
 def plan(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show what `run` would do on this machine; start nothing, write nothing to the sink."""
-    from optinfer.commands.planning import plan_job, preview
+    from optinfer.commands.plan import plan as plan_of
+    from optinfer.commands.resolved import resolve
     from optinfer.config import load_job
     from optinfer.data.storage import reaching
     from optinfer.records.text import plan_text
 
     config = load_job(job, overrides)
-    planned = plan_job(config)
+    resolved = resolve(config)
     with reaching(config.sink.path):
-        record = preview(planned)
+        record = plan_of(resolved)
     _print(record, as_json, plan_text)
 
 
@@ -138,7 +139,7 @@ def doctor(address: str | None, as_json: bool, job: str | None) -> None:
 @_json
 def status(output: str, as_json: bool) -> None:
     """Show how far the job that writes OUTPUT is."""
-    from optinfer.commands.planning import status as status_of
+    from optinfer.commands.status import status as status_of
     from optinfer.data.storage import reaching
     from optinfer.records.text import status_text
 

@@ -122,7 +122,7 @@ def _tracking(uri: str) -> str:
 
 
 def _plan(job: JobConfig) -> str:
-    from optinfer.commands.planning import plan_job
+    from optinfer.commands.resolved import resolve
 
-    planned = plan_job(job)
+    planned = resolve(job)
     return f"{planned.plan.rows:,} rows in {len(planned.plan.files)} files, model {planned.model.key}"

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from optinfer.commands.planning import Planned, plan_job
 from optinfer.commands.readiness import require_temporary
+from optinfer.commands.resolved import Resolved, resolve
 from optinfer.config import AUTO, JobConfig
 from optinfer.errors import ConfigError, without_secrets
 from optinfer.optimization.selection import Prepared, Skipped, prove_all
@@ -51,19 +51,19 @@ def optimize(
     """
     _require_arguments(config, names, register, plot)
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
-    planned = plan_job(config.model_copy(update={"variant": AUTO}))
-    if planned.plan.rows == 0:
+    job = resolve(config.model_copy(update={"variant": AUTO}))
+    if job.plan.rows == 0:
         raise ConfigError("optimize measures on the job's rows, and its table has none; give one with rows")
     home.require_writable()
     require_temporary()
     folder = home.runs() / run_id
     journal = Journal(folder / "journal.jsonl", time.time)
     runs = NestedRuns(config.tracking.uri or home.default_tracking_uri(), config.tracking.experiment, time.time)
-    runs.start(f"{config.name} optimize", planned.params, {"optinfer.run_id": run_id})
+    runs.start(f"{config.name} optimize", job.params, {"optinfer.run_id": run_id})
     with journal, runs:
-        bench = Workbench(planned.config, planned.model, planned.plan.fragments, say)
+        bench = job.bench(say)
         results = list(_measured(bench, names, journal, runs, say))
-        record = _record(planned, run_id, bench, results)
+        record = _record(job, run_id, bench, results)
         image = _plot(record, Path(plot) if plot else folder / "pareto.png", say)
         record["plot"] = str(image) if image else None
         record["journal"] = str(journal.path)
@@ -108,8 +108,8 @@ def _measured(
         yield result
 
 
-def _record(planned: Planned, run_id: str, bench: Workbench, results: list[Prepared | Skipped]) -> dict[str, Any]:
-    baseline = BASELINES[planned.model.format]
+def _record(job: Resolved, run_id: str, bench: Workbench, results: list[Prepared | Skipped]) -> dict[str, Any]:
+    baseline = BASELINES[job.model.format]
     measured = [r for r in results if isinstance(r, Prepared)]
     passed = sorted((r for r in measured if r.gate.passed), key=lambda r: -r.certificate.rows_per_second)
     failed = sorted((r for r in measured if not r.gate.passed), key=lambda r: -r.certificate.rows_per_second)
@@ -118,13 +118,13 @@ def _record(planned: Planned, run_id: str, bench: Workbench, results: list[Prepa
     return {
         "status": "done",
         "run_id": run_id,
-        "job": planned.config.name,
-        "model": planned.model.key,
-        "family": planned.config.model.family,
+        "job": job.config.name,
+        "model": job.model.key,
+        "family": job.config.model.family,
         "metric": bench.metric,
-        "label": planned.config.gate.label,
-        "threshold": planned.config.gate.threshold,
-        "relative": planned.config.gate.largest_drop is not None,
+        "label": job.config.gate.label,
+        "threshold": job.config.gate.threshold,
+        "relative": job.config.gate.largest_drop is not None,
         "sample_rows": bench.sample.gate.num_rows,
         "baseline": baseline,
         "winner": passed[0].variant.name if passed else None,

@@ -5,37 +5,34 @@ The plan has refused what the job file and the table tell; this asks the places 
 
 from __future__ import annotations
 
-import os
 import tempfile
 import uuid
 
-import psutil
-
-from optinfer.commands.planning import Planned
+from optinfer.commands.resolved import Resolved
 from optinfer.config import AUTO
 from optinfer.data.storage import STATE, Folder, is_local, reaching
 from optinfer.errors import ConfigError, OptinferError, redact
-from optinfer.execution.cluster import connected_already
 from optinfer.execution.placement import Node
-from optinfer.execution.reach import chosen
-from optinfer.forecast.estimate import placed
-from optinfer.optimization.variants import catalog, get
+from optinfer.execution.placing import placed
+from optinfer.optimization.variants import get
 from optinfer.system import home
-from optinfer.system.machine import nvidia_gpus
 
 
-def require_ready(planned: Planned, address: str | None) -> None:
+def require_ready(job: Resolved, here: Node | None) -> None:
     """Refuse a job that has no place for what it keeps, for its rows or for its replicas.
+
+    Args:
+        here: the node that its replicas will have, where that is known already.
 
     Raises:
         OptinferError: names the place and what to do.
     """
     home.require_writable()
     require_temporary()
-    if not is_local(planned.config.sink.path):  # a local one is written to next, by the lock
-        require_conditional(planned.config.sink.path)
-    if chosen(address)[0] is None and not connected_already():
-        _require_room(planned)
+    if not is_local(job.config.sink.path):  # a local one is written to next, by the lock
+        require_conditional(job.config.sink.path)
+    if here is not None:
+        _require_room(job, here)
 
 
 def require_temporary() -> None:
@@ -64,14 +61,12 @@ def require_conditional(url: str) -> None:
         raise ConfigError(f"{redact(url)} does not create files conditionally; use S3, GCS or a local disk")
 
 
-def _require_room(planned: Planned) -> None:
+def _require_room(job: Resolved, here: Node) -> None:
     """Refuse a placement that this machine cannot hold even when nothing else runs on it."""
-    config, wishes = planned.config, planned.config.placement
+    config, wishes = job.config, job.config.placement
     automatic = config.variant == AUTO and wishes.device == AUTO
-    if wishes.resources or wishes.accelerator_type or (automatic and nvidia_gpus()):
+    if wishes.resources or wishes.accelerator_type or (automatic and here.gpus):
         return  # what Ray knows of this machine, nobody else does; or both kinds of placement may come
-    device = (
-        "cpu" if automatic else wishes.device if config.variant == AUTO else get(config.variant, catalog(config)).device
-    )
-    here = Node(os.cpu_count() or 1, nvidia_gpus(), memory_mb=psutil.virtual_memory().total / 1e6)
-    placed(planned, None, device, [here], max(len(planned.plan.fragments), 1))
+    named = None if config.variant == AUTO else get(config.variant, job.subject.catalog)
+    device = named.device if named else "cpu" if automatic else wishes.device
+    placed(wishes, None, device, [here], max(len(job.plan.fragments), 1))

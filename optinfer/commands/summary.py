@@ -7,15 +7,16 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from optinfer.commands.planning import Planned
+from optinfer.commands.resolved import Resolved
 from optinfer.data.storage import absolute
 from optinfer.errors import redact
-from optinfer.execution.placement import Placement
-from optinfer.forecast.estimate import against, keep_startup
+from optinfer.forecast.runs import Outlook
 from optinfer.inference.replica import on_one_core
+from optinfer.optimization.pools import Pools
 from optinfer.optimization.selection import Prepared
+from optinfer.records.placement import Placement, told
+from optinfer.system.machine import peak_rss_mb
 from optinfer.tracking.breakdown import break_down
-from optinfer.tracking.metrics import peak_rss_mb
 from optinfer.tracking.recorder import Recorder
 from optinfer.tracking.tally import Tally
 
@@ -26,45 +27,52 @@ class Summary:
 
     started: float
     run_id: str
-    prepared: Prepared | None = None
-    placement: Placement | None = None
+    pools: Pools | None = None
+    placements: tuple[Placement, ...] = ()
     marks: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def _first(self) -> Prepared | None:
+        return self.pools.first if self.pools else None
+
+    def _outlook(self, job: Resolved) -> Outlook:
+        return Outlook(job.config.placement, job.model.key, self.pools, self.placements)
 
     def mark(self, step: str) -> None:
         """Note that a step of the start-up is done now."""
         self.marks[step] = time.time()
 
-    def start(self, planned: Planned) -> dict[str, Any]:
+    def start(self, job: Resolved) -> dict[str, Any]:
         """Return params, tags and inputs for the run's first event."""
-        config = planned.config
+        config = job.config
         return {
             "params": {
-                **planned.params,
-                "data.rows": planned.plan.rows,
-                "data.files": len(planned.plan.files),
-                "fragments": len(planned.plan.fragments),
+                **job.params,
+                "data.rows": job.plan.rows,
+                "data.files": len(job.plan.files),
+                "fragments": len(job.plan.fragments),
                 "batching.max_batch_tokens": config.batching.max_batch_tokens,
                 "batching.max_batch_size": config.batching.max_batch_size,
                 "batching.dedupe": config.batching.dedupe,
             },
-            "tags": {"optinfer.run_id": self.run_id, "optinfer.fingerprint": planned.fingerprint},
-            "inputs": [_dataset(config.source.path, planned.fields["source"]["files"], "input")],
+            "tags": {"optinfer.run_id": self.run_id, "optinfer.fingerprint": job.fingerprint},
+            "inputs": [_dataset(config.source.path, job.fields["source"]["files"], "input")],
         }
 
-    def record(self, planned: Planned, tally: Tally, mlflow: dict[str, Any]) -> dict[str, Any]:
+    def record(self, job: Resolved, tally: Tally, mlflow: dict[str, Any]) -> dict[str, Any]:
         """Return the run as one flat object: the contract of `run --json`."""
         seconds = time.time() - self.started
         total, scored = tally.total, tally.scored
-        prepared = self.prepared
+        prepared = self._first
         return {
             "status": "done",
             "run_id": self.run_id,
-            "job": planned.config.name,
-            "variant": prepared.variant.name if prepared else planned.config.variant,
-            "fingerprint": planned.fingerprint,
-            "output": redact(absolute(planned.config.sink.path)),
-            "fragments": len(planned.plan.fragments),
-            "fragments_resumed": len(planned.plan.fragments) - tally.counted,
+            "job": job.config.name,
+            "variant": prepared.variant.name if prepared else job.config.variant,
+            "fingerprint": job.fingerprint,
+            "output": redact(absolute(job.config.sink.path)),
+            "fragments": len(job.plan.fragments),
+            "fragments_resumed": len(job.plan.fragments) - tally.counted,
             "fragments_scored_again": tally.scored_again,
             "rows_in": total.rows_in,
             "rows_out": total.rows_out,
@@ -80,29 +88,28 @@ class Summary:
             "rows_by_node": tally.rows_by_node(),
             "rows_by_variant": dict(tally.rows_by_variant),
             "out_of_memory": scored.out_of_memory,
-            "placement": self.placement.as_dict() if self.placement else {},
+            "placement": told(self.placements),
             "gate": prepared.gate.as_dict() if prepared else {},
             "certificate": prepared.certificate.as_dict() if prepared else {},
             "beside": self._beside(),
-            "forecast": against(planned, prepared, self.placement, scored.rows_in, seconds - self._proving()),
+            "forecast": self._outlook(job).against(scored.rows_in, seconds - self._proving()),
             "mlflow": mlflow,
         }
 
     def _beside(self) -> dict[str, Any]:
         """Return what is said of the second variant, {} where there is none."""
-        second = self.prepared.beside if self.prepared else None
-        if second is None:
+        if self.pools is None or len(self.pools) == 1:
             return {}
+        second = self.pools.each[1]
         return {
             "variant": second.variant.name,
             "gate": second.gate.as_dict(),
             "certificate": second.certificate.as_dict(),
-            "variants_not_chosen": dict(second.others),
+            "variants_not_chosen": dict(second.not_chosen),
         }
 
     def _time(self, tally: Tally) -> dict[str, Any]:
-        placed = self.placement
-        one_core = placed is not None and on_one_core(placed.device, placed.threads_per_replica)
+        one_core = any(on_one_core(place.device, place.threads_per_replica) for place in self.placements[:1])
         found = break_down(tally, self.started, self.marks, time.time(), one_core)
         return found.as_dict() if found else {}
 
@@ -122,28 +129,28 @@ class Summary:
             "fragments_resumed": run["fragments"],
         }
 
-    def manifest(self, planned: Planned, tally: Tally, recorder: Recorder) -> dict[str, Any]:
+    def manifest(self, job: Resolved, tally: Tally, recorder: Recorder) -> dict[str, Any]:
         return {
-            "run": self.record(planned, tally, recorder.mlflow_run()),
-            "job": _redacted(planned.config.model_dump(mode="json")),
-            "identity": planned.fields,
+            "run": self.record(job, tally, recorder.mlflow_run()),
+            "job": _redacted(job.config.model_dump(mode="json")),
+            "identity": job.fields,
             "quarantine_reasons": dict(tally.reasons.most_common(100)),
-            "bad_files": [{"path": redact(path), "reason": why} for path, why in planned.plan.bad_files],
-            "variants_not_chosen": dict(self.prepared.others) if self.prepared else {},
+            "bad_files": [{"path": redact(path), "reason": why} for path, why in job.plan.bad_files],
+            "variants_not_chosen": dict(self._first.not_chosen) if self._first else {},
             "warnings": recorder.warnings,
             "journal": str(recorder.journal.path),
         }
 
-    def finish(self, planned: Planned, tally: Tally, manifest: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, job: Resolved, tally: Tally, manifest: dict[str, Any]) -> dict[str, Any]:
         """Return metrics, outputs and artifacts for the run's last event."""
         artifacts = {"manifest.json": json.dumps(manifest, indent=1, default=str)}
-        if self.prepared:
-            artifacts["certificate.json"] = json.dumps(self.prepared.certificate.as_dict(), indent=1)
-            if (seconds := self._startup(planned, tally)) is not None:
-                keep_startup(planned, self.prepared, seconds)
+        if self._first:
+            artifacts["certificate.json"] = json.dumps(self._first.certificate.as_dict(), indent=1)
+            if (seconds := self._startup(job, tally)) is not None:
+                self._outlook(job).keep_startup(seconds)
         return {
             "metrics": self._metrics(manifest["run"], tally),
-            "outputs": [_dataset(planned.config.sink.path, planned.fingerprint, "output")],
+            "outputs": [_dataset(job.config.sink.path, job.fingerprint, "output")],
             "artifacts": artifacts,
         }
 
@@ -151,13 +158,13 @@ class Summary:
         """Return the seconds until the variant was proved: building and measuring it is done once, and not forecast."""
         return self.marks.get("prepare", self.started) - self.started
 
-    def _startup(self, planned: Planned, tally: Tally) -> float | None:
+    def _startup(self, job: Resolved, tally: Tally) -> float | None:
         """Return the time to the first fragment, less what proving the variant and scoring the fragment took."""
         if tally.first_receipt is None:
             return None
         steady = tally.steady_rows_per_second()
-        replicas = sum(part.replicas for part in self.placement.parts) if self.placement else 1
-        rows = planned.plan.fragments[0].rows * replicas
+        replicas = sum(place.replicas for place in self.placements) or 1
+        rows = job.plan.fragments[0].rows * replicas
         begun = self.started + self._proving()
         return max(0.0, tally.first_receipt - begun - (rows / steady if steady else 0.0))
 
@@ -170,12 +177,12 @@ class Summary:
         numbers |= {f"micro_batch_ms.p{q}": stats.latencies.percentile(q) * 1e3 for q in (50, 95, 99)}
         if (share := tally.model_share()) is not None:
             numbers["model_share_of_replica_time"] = share
-        if self.prepared:
-            certificate = self.prepared.certificate
+        if self._first:
+            certificate = self._first.certificate
             numbers |= {
                 "build_seconds": certificate.build_seconds,
                 "artifact_mb": certificate.artifact_mb,
-                "gate.value": self.prepared.gate.value,
+                "gate.value": self._first.gate.value,
                 "certificate.largest_difference": certificate.largest_difference,
                 "certificate.rows_per_second": certificate.rows_per_second,
             }

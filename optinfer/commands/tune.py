@@ -18,22 +18,22 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from optinfer.commands.planning import Planned, plan_job
 from optinfer.commands.readiness import require_temporary
+from optinfer.commands.resolved import Resolved, resolve
 from optinfer.config import AUTO, JobConfig
 from optinfer.errors import ConfigError, GateError, NoVariantError, OptinferError
 from optinfer.execution.placement import Node, place
-from optinfer.forecast.forecast import per_million, price
+from optinfer.forecast.speed import per_million, price
 from optinfer.optimization.selection import Prepared, prove, rank
 from optinfer.optimization.variants import require
 from optinfer.optimization.workbench import Workbench
 from optinfer.records.text import tune_table
+from optinfer.records.tuning import Tuned
 from optinfer.system import home
 from optinfer.system.machine import gpu, nvidia_gpus
 from optinfer.tracking.journal import Journal
 from optinfer.tracking.mlflow_tracker import NestedRuns
 from optinfer.tuning import kept as records
-from optinfer.tuning.kept import Tuned
 from optinfer.tuning.node_trials import NodeTrials
 from optinfer.tuning.search import Outcome, Point, Rounds, Search, preferred
 
@@ -62,8 +62,8 @@ def tune(
         GateError: no variant passes the gate.
     """
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
-    planned = plan_job(config)
-    if planned.plan.rows == 0:
+    job = resolve(config)
+    if job.plan.rows == 0:
         raise ConfigError("tune measures on the job's rows, and its table has none; give one with rows")
     worth = _worth(config)
     home.require_writable()
@@ -71,11 +71,11 @@ def tune(
     folder = home.runs() / run_id
     journal = Journal(folder / "journal.jsonl", time.time)
     runs = NestedRuns(config.tracking.uri or home.default_tracking_uri(), config.tracking.experiment, time.time)
-    runs.start(f"{config.name} tune", _params(planned), {"optinfer.run_id": run_id})
+    runs.start(f"{config.name} tune", _params(job), {"optinfer.run_id": run_id})
     with journal, runs:
-        bench = Workbench(config, planned.model, planned.plan.fragments, say)
+        bench = job.bench(say)
         plausible, left_out = _plausible(bench)
-        trials = _trials(bench, planned, plausible, worth)
+        trials = _trials(bench, job, plausible, worth)
         if trials.sample.deviation > _LARGEST_DEVIATION:
             say(f"warning: lengths of the sample differ by {trials.sample.deviation:.0%} from the table's; "
                 "raise tuning.sample_rows")  # fmt: skip
@@ -85,7 +85,7 @@ def tune(
         rounds = _meet(trials, search, journal, say)
         chosen = _chosen(bench, trials, rounds, say)
         path = records.write(chosen, bench.model.key, config, bench.metric)
-        record = _record(planned, run_id, bench, trials, search, rounds, chosen)
+        record = _record(job, run_id, bench, trials, search, rounds, chosen)
         record |= {"trials_earlier": earlier, "left_out": left_out, "record": str(path), "journal": str(journal.path)}
         image = _plot(record, folder / "tuning.png", say)
         record["plot"] = str(image) if image else None
@@ -134,15 +134,13 @@ def _plausible(bench: Workbench) -> tuple[list[Prepared], dict[str, str]]:
     return plausible, left_out
 
 
-def _trials(
-    bench: Workbench, planned: Planned, plausible: list[Prepared], worth: Callable[[float], float]
-) -> NodeTrials:
+def _trials(bench: Workbench, job: Resolved, plausible: list[Prepared], worth: Callable[[float], float]) -> NodeTrials:
     cpus = os.cpu_count() or 1
     device = plausible[0].variant.device
     # As many fragments as could keep the node busy: a larger table may come.
     placed = place(bench.config.placement, device, [Node(cpus, nvidia_gpus())], cpus)
     default = (placed.replicas, placed.threads_per_replica)
-    return NodeTrials(bench, plausible, planned.plan.fragments, default, cpus, worth)
+    return NodeTrials(bench, plausible, job.plan.fragments, default, cpus, worth)
 
 
 def _opened(bench: Workbench, trials: NodeTrials) -> Search:
@@ -262,7 +260,7 @@ def _as_record(trials: NodeTrials, rounds: Rounds, point: Point, default: Point)
 
 
 def _record(
-    planned: Planned,
+    job: Resolved,
     run_id: str,
     bench: Workbench,
     trials: NodeTrials,
@@ -274,9 +272,9 @@ def _record(
     return {
         "status": "done",
         "run_id": run_id,
-        "job": planned.config.name,
+        "job": job.config.name,
         "model": bench.model.key,
-        "objective": planned.config.tuning.objective,
+        "objective": job.config.tuning.objective,
         "budget": "max_batch_tokens" if trials.by_tokens else "max_batch_size",
         "sample": trials.sample.as_dict(),
         "memory_mb": trials.memory_mb,
@@ -284,14 +282,14 @@ def _record(
         "trials": [asdict(outcome) for outcome in search.outcomes],
         "default": asdict(default),
         "finalists": [{**asdict(point), "rows_per_second": list(rates)} for point, rates in rounds.items()],
-        "winner": chosen.as_dict(),
+        "winner": asdict(chosen),
     }
 
 
-def _params(planned: Planned) -> dict[str, Any]:
-    tuning = planned.config.tuning
+def _params(job: Resolved) -> dict[str, Any]:
+    tuning = job.config.tuning
     return {
-        **planned.params,
+        **job.params,
         **{f"tuning.{name}": value for name, value in tuning.model_dump().items()},
     }
 

@@ -28,9 +28,9 @@ import pyarrow as pa
 from optinfer.errors import LoadError
 from optinfer.inference.answers import Scored, joined
 from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.records.stats import Stats
 from optinfer.system import last_resort
 from optinfer.system.quiet import muted
-from optinfer.tracking.metrics import Stats
 
 Rows = np.ndarray[Any, Any]
 _NOTHING: Rows = np.array([], dtype=np.int64)

@@ -35,8 +35,8 @@ from optinfer.inference.feed import Feed, Limits, Rows
 from optinfer.inference.memory import ROW_TOO_LARGE, out_of_memory
 from optinfer.inference.preparing import culprits, described, prepare
 from optinfer.models.artifact import Artifact
+from optinfer.records.stats import Stats
 from optinfer.system.quiet import hush
-from optinfer.tracking.metrics import Stats
 
 _ALL = np.array([], dtype=np.int64)
 _NOT_FINITE = "the model's output is not finite"

@@ -23,9 +23,9 @@ from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization.baseline import Answers
 from optinfer.optimization.gate import Fidelity, Truth, measure
 from optinfer.optimization.invariance import invariance, scale
+from optinfer.records.stats import Stats
 from optinfer.system import home
-from optinfer.system.machine import gpu_memory_mb
-from optinfer.tracking.metrics import Stats, peak_rss_mb
+from optinfer.system.machine import gpu_memory_mb, peak_rss_mb
 
 # Rounding moves a component by about 1e-7 of the output's scale in fp32 and 4e-3 in bf16, whose kernels differ by
 # shape; a scale shared by the micro-batch moves it by 1e-2 and more.

@@ -18,8 +18,8 @@ import pyarrow as pa
 from optinfer import plugins
 from optinfer.config import JobConfig
 from optinfer.data.fragments import Fragment
-from optinfer.data.reading import FragmentReader
 from optinfer.data.sampling import digest, draw
+from optinfer.data.sources import SOURCES, Reader
 from optinfer.errors import ConfigError
 from optinfer.families import Family, as_roles
 from optinfer.inference.preparing import prepare
@@ -30,13 +30,16 @@ from optinfer.optimization import certificate as certificates
 from optinfer.optimization.baseline import Answers, answers_apart, kept_apart, require_sound
 from optinfer.optimization.build import build, cached
 from optinfer.optimization.certificate import Certificate
-from optinfer.optimization.gate import metric_of
+from optinfer.optimization.subject import Subject
 from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.trial import certify_apart
-from optinfer.optimization.variants import BASELINES, Variant, catalog, require
+from optinfer.optimization.variants import BASELINES, Catalog, Variant, require
+from optinfer.records.tuning import NO_LENGTHS, Lengths, Tuned
 from optinfer.system import home
 from optinfer.system.machine import cpu_features, gpu, installed
-from optinfer.tuning.kept import NO_LENGTHS, Lengths, Tuned, lookup
+
+# (model, job, metric, lengths) -> what was tuned for such a job
+LookUp = Callable[[str, JobConfig, str, Lengths], Tuned | None]
 
 CALIBRATION_ROWS = 256
 # Raised when certificates hold other facts: older ones are then measured anew.
@@ -52,23 +55,26 @@ class Workbench:
     """One job's model and sample, and what is made of them on demand."""
 
     def __init__(
-        self,
-        config: JobConfig,
-        model: Artifact,
-        fragments: Sequence[Fragment],
-        report: Callable[[str], None],
+        self, subject: Subject, fragments: Sequence[Fragment], say: Callable[[str], None], look_up: LookUp
     ) -> None:
+        """Draw the sample.
+
+        Args:
+            subject: the job's model and variants.
+            fragments: of the job's table.
+            say: is told, line by line, what is going on.
+            look_up: finds what was tuned for such a job.
+        """
+        self._subject, config, model = subject, subject.config, subject.model
         columns = config.source.columns_read
         if config.gate.label:
             columns = list(dict.fromkeys([*columns, config.gate.label]))
-        self.config = config
         # What the family makes of the files is part of what every artifact is built from.
-        settings = json.dumps([_ANSWERS, config.model.family, family_settings(config)], sort_keys=True)
+        settings = json.dumps([_ANSWERS, config.model.family, subject.family_settings], sort_keys=True)
         self.model = replace(model, key=hashlib.sha256(f"{model.key} {settings}".encode()).hexdigest()[:16])
-        self.catalog = catalog(config)
         self.sample = draw(
             fragments,
-            FragmentReader(columns),
+            self.reader(columns),
             columns,
             config.gate.sample_rows,
             CALIBRATION_ROWS,
@@ -79,19 +85,36 @@ class Workbench:
                 f"gate.label: no sampled row has a value in {config.gate.label!r} and in all columns the model needs; "
                 "name a column with the true answers, or leave gate.label out to compare with the baseline"
             )
-        self._report = report
+        self._say, self._look_up = say, look_up
+        self._found: tuple[Tuned | None] | None = None
         self._calibration_digest = digest(self.roles(self.sample.calibration))
         self._gate_digest = digest(self.roles(self.sample.gate))
 
     def for_job(self, config: JobConfig) -> Workbench:
         """Return this bench for a job that differs only in which variants it allows."""
         other = copy(self)
-        other.config = config
-        other.__dict__.pop("tuned", None)  # what `tune` found is kept by what the job fixes
+        other._subject = self._subject.for_job(config)
+        other._found = None  # what `tune` found is kept by what the job fixes
         return other
 
+    def reader(self, columns: Sequence[str]) -> Reader:
+        """Return what reads fragments of the job's table."""
+        return SOURCES.get(self._subject.source).reader(columns)
+
+    @property
+    def config(self) -> JobConfig:
+        return self._subject.config
+
+    @property
+    def catalog(self) -> Catalog:
+        return self._subject.catalog
+
+    @property
+    def family(self) -> Family:
+        return self._subject.family
+
     def build(self, variant: Variant) -> Artifact:
-        return build(variant, self.model, self._calibration_digest, lambda: self._context, self._report)
+        return build(variant, self.model, self._calibration_digest, lambda: self._context, self._say)
 
     def cached(self, variant: Variant) -> Artifact | None:
         """Return the variant's artifact if it was built before."""
@@ -105,7 +128,7 @@ class Workbench:
         tokens, size = (tuned.max_batch_tokens, tuned.max_batch_size) if tuned else (0, 0)
         return ReplicaSettings(
             family=self.config.model.family,
-            family_settings=family_settings(self.config),
+            family_settings=self._subject.family_settings,
             model=self.model,
             backend=variant.backend,
             artifact=artifact,
@@ -125,7 +148,7 @@ class Workbench:
         if kept := self.certificate(settings):
             return kept
         baseline = self.baseline
-        self._report(f"certifying {variant.name} on {self.sample.gate.num_rows} rows")
+        self._say(f"certifying {variant.name} on {self.sample.gate.num_rows} rows")
         return certify_apart(
             variant.name,
             settings,
@@ -139,7 +162,7 @@ class Workbench:
 
     @property
     def metric(self) -> str:
-        return metric_of(self.config.gate, self.family.metrics)
+        return self._subject.metric
 
     @cached_property
     def lengths(self) -> Lengths:
@@ -158,12 +181,17 @@ class Workbench:
         assert ready.features.lengths is not None
         return Lengths.of(ready.features.lengths[ready.usable])
 
-    @cached_property
+    @property
     def tuned(self) -> Tuned | None:
         """What `tune` found for jobs like this one; None where it found nothing, or with other packages than here."""
-        found = lookup(self.model.key, self.config, self.metric, self.lengths)
+        if self._found is None:
+            self._found = (self._usable(),)
+        return self._found[0]
+
+    def _usable(self) -> Tuned | None:
+        found = self._look_up(self.model.key, self.config, self.metric, self.lengths)
         if found and found.stale:
-            self._report(f"what `optinfer tune` found is not used: measured with {found.stale}; run it again")
+            self._say(f"what `optinfer tune` found is not used: measured with {found.stale}; run it again")
             return None
         return found
 
@@ -174,10 +202,6 @@ class Workbench:
             return None
         column = self.sample.gate.column(self.config.gate.label)
         return np.asarray(column.to_pandas() if pa.types.is_dictionary(column.type) else column.to_numpy())
-
-    @cached_property
-    def family(self) -> Family:
-        return load_family(self.config, self.model)
 
     @cached_property
     def _context(self) -> BuildContext:
@@ -197,10 +221,10 @@ class Workbench:
         found = baselines.read(self._baseline_path)
         if found is None:
             variant, rows = BASELINES[self.model.format], self.sample.gate.num_rows
-            self._report(f"scoring {rows} sample rows with the baseline {variant}")
-            found = answers_apart(self._baseline_settings, self.roles(self.sample.gate), self._report)
+            self._say(f"scoring {rows} sample rows with the baseline {variant}")
+            found = answers_apart(self._baseline_settings, self.roles(self.sample.gate), self._say)
             home.put(self._baseline_path, found.packed())
-            self._report(found.reference.said)
+            self._say(found.reference.said)
         require_sound(found, self.config.gate)
         return found
 
@@ -241,28 +265,3 @@ class Workbench:
             "threads": settings.threads,
         }
         return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def load_family(config: JobConfig, model: Artifact) -> Family:
-    """Load the job's family for its model.
-
-    Raises:
-        ConfigError: the model is not one of this family.
-    """
-    family: Family = plugins.load("families", config.model.family).load(model, family_settings(config))
-    return family
-
-
-def family_settings(config: JobConfig) -> dict[str, Any]:
-    """Return the model settings that the family takes.
-
-    Raises:
-        ConfigError: one is set that this family has no use for.
-    """
-    taken = plugins.load("families", config.model.family).SETTINGS
-    given = config.model.model_dump(by_alias=True, exclude={"path", "family", "allow_pickle"})
-    if idle := [name for name, value in given.items() if value and name not in taken]:
-        raise ConfigError(
-            f"model.{idle[0]} has no use with family {config.model.family}, which takes {', '.join(taken)}; remove it"
-        )
-    return {name: given[name] for name in taken}

@@ -71,3 +71,15 @@ def installed(module: str) -> str:
         except PackageNotFoundError:
             continue
     return "unknown"
+
+
+def peak_rss_mb() -> float:
+    """Return the most memory this process has held, in megabytes."""
+    try:
+        # What getrusage says on Linux begins with the peak of the process that started this one.
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1e3
+    except (OSError, IndexError):
+        import resource  # Windows has none
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes

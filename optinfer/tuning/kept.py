@@ -7,85 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from optinfer import plugins
 from optinfer.config import AUTO, JobConfig
+from optinfer.records.tuning import Lengths, Tuned
 from optinfer.system import home
 from optinfer.system.machine import cpu_features, gpu, installed, nvidia_gpus
 
 _LAYOUT = 1
 # Lengths may differ by one bucket, which is a factor of 1.4 to 2.
 _NEAR = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lengths:
-    """Tokens a row takes, as quantiles; all 0 where rows have no lengths."""
-
-    mean: float = 0.0
-    p50: float = 0.0
-    p90: float = 0.0
-    p99: float = 0.0
-
-    @classmethod
-    def of(cls, lengths: np.ndarray[Any, Any] | None) -> Lengths:
-        if lengths is None or not len(lengths):
-            return cls()
-        p50, p90, p99 = (float(q) for q in np.percentile(lengths, [50, 90, 99]))
-        return cls(mean=float(lengths.mean()), p50=p50, p90=p90, p99=p99)
-
-    @property
-    def bucket(self) -> tuple[int, int]:
-        """Where mean and p90 lie, in half octaves."""
-        mean, p90 = (round(2 * math.log2(max(value, 1.0))) for value in (self.mean, self.p90))
-        return mean, p90
-
-
-NO_LENGTHS = Lengths()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tuned:
-    """The best settings of one model on one kind of node, and what they gave.
-
-    Attributes:
-        max_batch_tokens, max_batch_size: 0 leaves the backend's or the family's own.
-        replicas: on one node.
-        rows_per_second: of the node; `peak_rss_mb` of one replica.
-        default_rows_per_second: of the defaults, measured beside it; None where they could not run.
-        versions: packages that the speed depends on.
-    """
-
-    variant: str
-    max_batch_tokens: int
-    max_batch_size: int
-    replicas: int
-    threads_per_replica: int
-    rows_per_second: float
-    default_rows_per_second: float | None
-    peak_rss_mb: float
-    lengths: Lengths
-    measured_at: str
-    versions: dict[str, str]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @property
-    def stale(self) -> str:
-        """Say how the packages it was measured with differ from those here; nothing where they do not."""
-        changed = [
-            f"{name} {was}, here {installed(name)}" for name, was in self.versions.items() if installed(name) != was
-        ]
-        return ", ".join(changed)
 
 
 def versions(backend: str) -> dict[str, str]:
@@ -95,7 +31,7 @@ def versions(backend: str) -> dict[str, str]:
 def write(tuned: Tuned, model: str, config: JobConfig, metric: str) -> Path:
     """Keep a record for jobs with this model, on this kind of machine, with these fixed settings."""
     path = _folder() / f"{_key(model, config, metric)}-{'-'.join(map(str, tuned.lengths.bucket))}.json"
-    home.put(path, json.dumps(tuned.as_dict(), indent=1).encode())
+    home.put(path, json.dumps(asdict(tuned), indent=1).encode())
     return path
 
 

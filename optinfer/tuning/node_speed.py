@@ -26,8 +26,9 @@ import pyarrow as pa
 
 from optinfer.errors import OptinferError
 from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.records.stats import Stats
+from optinfer.system.machine import peak_rss_mb
 from optinfer.system.quiet import muted
-from optinfer.tracking.metrics import Stats, peak_rss_mb
 
 # As in an actor: one fragment in the model, one being tokenized.
 _OVERLAP = 2

@@ -14,14 +14,13 @@ import pyarrow as pa
 from optinfer import plugins
 from optinfer.config import AUTO
 from optinfer.data.fragments import Fragment
-from optinfer.data.reading import FragmentReader
 from optinfer.data.sampling import digest, draw
 from optinfer.errors import ConfigError, OptinferError
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.optimization.selection import Prepared
 from optinfer.optimization.workbench import Workbench
+from optinfer.records.tuning import Lengths
 from optinfer.system.machine import nvidia_gpus
-from optinfer.tuning.kept import Lengths
 from optinfer.tuning.node_speed import NodeSpeed, measure_node
 from optinfer.tuning.search import Outcome, Point, Space, budgets, layouts
 
@@ -187,7 +186,7 @@ class NodeTrials:
 def _sample(bench: Workbench, fragments: Sequence[Fragment]) -> TuningSample:
     source, wanted = bench.config.source, bench.config.tuning.sample_rows
     skip = source.on_bad_file == "quarantine"
-    reader = FragmentReader(source.columns_read)
+    reader = bench.reader(source.columns_read)
     rows = draw(fragments, reader, source.columns_read, wanted, 0, skip).gate
     # Half a stride further: other fragments, where there are enough of them.
     others = fragments[len(fragments) // 32 :]

@@ -6,9 +6,9 @@ resumed as commands/run.py resumes it, up to the first runs of fragments that re
 life, so its peak memory is its own:
 
     table     the source: FRAGMENTS x ROWS rows in FILES files (the benchmark's own cost)
-    plan      plan_job, its fingerprint, Output.freeze
+    plan      resolve, its fingerprint, Output.freeze
     commit    half of the parts, written without the fsync of a real commit (the benchmark's own cost)
-    resume    plan_job again, finished, freeze, forget_attempts, bound_variant, Output.resume, Tally.take_over, what is
+    resume    resolve again, finished, freeze, forget_attempts, bound_variant, Output.resume, Tally.take_over, what is
               left and its first runs; every committed part has an account
     reopened  the same, after a driver that died before it wrote the accounts of the last UNACCOUNTED parts
     listing   with every part there: status, and the end of a job, which holds the folder against plan and receipts
@@ -49,14 +49,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from optinfer.commands.planning import Planned, plan_job, status
+from optinfer.commands.resolved import Resolved, resolve
+from optinfer.commands.status import status
 from optinfer.config import JobConfig, parse_job
 from optinfer.data.account import Accounts
 from optinfer.data.output import Output
-from optinfer.data.parts import FOOTER_KEY
+from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.data.storage import STATE
 from optinfer.execution.pipeline import Todo
-from optinfer.tracking.metrics import peak_rss_mb
+from optinfer.system.machine import peak_rss_mb
 from optinfer.tracking.tally import Tally
 
 _ARTIFACT = "of the benchmark"
@@ -126,22 +127,22 @@ def write_table(scale: Scale, phase: Phase) -> None:
 
 
 def plan(scale: Scale, phase: Phase) -> None:
-    with phase.step("plan_job"):
-        planned = plan_job(scale.job)
+    with phase.step("resolve"):
+        planned = resolve(scale.job)
     _freeze(planned, phase)
     phase.counts = {"fragments": len(planned.plan.fragments), "rows": planned.plan.rows}
 
 
 def commit_half(scale: Scale, phase: Phase) -> None:
     """Commit one part for real, and copy what it is like for every second of the others."""
-    planned = plan_job(scale.job)
+    planned = resolve(scale.job)
     output = Output(scale.job.sink.path)
     accounts = Accounts(output.folder, planned.fingerprint)
     scored = functools.cache(functools.partial(_scored, planned.schema.empty_table()))
     (first, *others), name = planned.plan.fragments[::2], planned.plan.part_name
-    output.begin(name(first.index))
+    output.attempts.begin(name(first.index))
     output.commit(name(first.index), first, planned.fingerprint, _ARTIFACT, scored(first.rows), None)
-    output.bind_variant({"variant": scale.job.variant, "artifact": _ARTIFACT})
+    output.binding.bind_variant({"variant": scale.job.variant, "artifact": _ARTIFACT})
     accounts.add(_ARTIFACT, first.index, first.rows, first.rows, 0, **_files(output, name(first.index)))
     footer = output.footer(name(first.index))
     with phase.step("write"):
@@ -166,20 +167,20 @@ def _files(output: Output, part: str) -> dict[str, Any]:
 
 
 def resume(scale: Scale, phase: Phase) -> None:
-    with phase.step("plan_job"):
-        planned = plan_job(scale.job)
+    with phase.step("resolve"):
+        planned = resolve(scale.job)
     output = Output(scale.job.sink.path)
     with phase.step("finished"):
         assert output.finished(planned.fingerprint) is None
     _freeze(planned, phase)
     with phase.step("forget_attempts"):
-        output.forget_attempts()
+        output.attempts.forget()
     with phase.step("bound_variant"):
         assert output.bound_variant() == scale.job.variant
     with phase.step("resume"):
         found = output.resume(Accounts(output.folder, planned.fingerprint), planned.plan)
     with phase.step("take_over"):
-        output.require_artifacts([_ARTIFACT], found)
+        output.binding.require_artifacts([_ARTIFACT], found)
         tally = Tally(planned.plan.rows, scale.job.sink.error_threshold)
         tally.take_over(found.fragments.tolist(), found.rows_in, found.rows_out, found.rows_quarantined)
     with phase.step("left"):
@@ -208,7 +209,7 @@ def reopen(scale: Scale, phase: Phase) -> None:
 
 
 def listing(scale: Scale, phase: Phase) -> None:
-    planned = plan_job(scale.job)
+    planned = resolve(scale.job)
     output = Output(scale.job.sink.path)
     accounts, name = Accounts(output.folder, planned.fingerprint), planned.plan.part_name
     output.resume(accounts, planned.plan)
@@ -236,15 +237,15 @@ def finish(scale: Scale, phase: Phase) -> None:
     for index in range(scale.fragments):
         Path(attempts, f"part-{index:06d}.parquet").touch()
     with phase.step("forget_attempts"):
-        output.forget_attempts()
+        output.attempts.forget()
 
 
-def _freeze(planned: Planned, phase: Phase) -> None:
+def _freeze(planned: Resolved, phase: Phase) -> None:
     with phase.step("fingerprint"):
         fingerprint = planned.fingerprint
     with phase.step("freeze"):
         frozen = {"fingerprint": fingerprint, "fields": planned.fields}
-        Output(planned.config.sink.path).freeze(frozen, planned.plan)
+        Output(planned.config.sink.path).binding.freeze(frozen, planned.plan)
 
 
 def _scored(empty: pa.Table, rows: int) -> pa.Table:

@@ -14,7 +14,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from optinfer.commands.planning import Planned, plan_job
+from optinfer.commands.resolved import Resolved, resolve
 from optinfer.config import JobConfig, load_job
 from optinfer.errors import NoVariantError, UnavailableError
 from optinfer.execution.placement import Node, Placement, place
@@ -30,7 +30,7 @@ from optinfer.system.machine import nvidia_gpus
 class PreparedJob:
     """A job as optinfer would run it on this machine alone."""
 
-    planned: Planned
+    planned: Resolved
     prepared: Prepared
     placement: Placement
 
@@ -45,7 +45,7 @@ class PreparedJob:
 
 def prepare_job(path: str) -> PreparedJob:
     config = load_job(path)
-    planned = plan_job(config)
+    planned = resolve(config)
     fragments = planned.plan.fragments
     prepared = next(candidates(Workbench(config, planned.model, fragments, _say)))
     here = Node(os.cpu_count() or 1, nvidia_gpus())

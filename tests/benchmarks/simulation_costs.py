@@ -31,8 +31,8 @@ from optinfer.data.fragments import Fragment, Fragments, Plan
 from optinfer.data.output import Output
 from optinfer.data.reading import FragmentReader
 from optinfer.execution.placement import Placement
+from optinfer.records.stats import Stats
 from optinfer.tracking.journal import Journal
-from optinfer.tracking.metrics import Stats
 from optinfer.tracking.tally import Tally
 
 _ROWS = 1024
@@ -183,9 +183,9 @@ def _commits(where: Path | str, parts: int = 200) -> dict[str, float]:
     rows = pa.table({"id": np.arange(16), "embedding": pa.FixedSizeListArray.from_arrays(np.zeros(16 * 384), 384)})
     plan = _plan(parts)
     names = [plan.part_name(index) for index in range(parts)]
-    begun = _each(parts, lambda i: output.begin(names[i]))
+    begun = _each(parts, lambda i: output.attempts.begin(names[i]))
     committed = _each(parts, lambda i: output.commit(names[i], plan.fragments[i], "f", "a", rows, None))
-    listed = _each(5, lambda _: output.committed())
+    listed = _each(5, lambda _: output.sink.committed())
     opened = _each(parts, lambda i: output.footer(names[i]))
     return {
         "begin_seconds": begun,
@@ -226,7 +226,7 @@ def _requests(url: str) -> dict[str, float]:
         pq.write_table(table, file.name, compression="none", use_dictionary=False)
         source.put("table.parquet", Path(file.name).read_bytes())
     with _instead(s3fs.S3FileSystem, "_call_s3", counting):
-        output.begin("part-000000.parquet")
+        output.attempts.begin("part-000000.parquet")
         FragmentReader(["text"]).read(Fragment(0, f"{url}/table.parquet", 0, _ROWS))
         output.commit("part-000000.parquet", Fragment(0, "", 0, _ROWS), "f", "a", table, None)
     puts = sum(count for method, count in counted.items() if method.startswith(("put", "list", "create")))

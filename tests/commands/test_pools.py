@@ -21,7 +21,7 @@ from optinfer.backends.fake import FakeSession
 from optinfer.commands import planning
 from optinfer.commands import run as job
 from optinfer.data.account import Accounts
-from optinfer.data.parts import FOOTER_KEY
+from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.data.storage import Folder
 from optinfer.execution import pipeline, scorer
 from optinfer.execution.placement import Node
@@ -135,7 +135,7 @@ def test_a_plan_names_the_second_variant_and_says_why_this_machine_has_no_place_
     make_job: MakeJob, source: Path, sink: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "nvidia_gpus", lambda: 1)
-    plan = planning.preview(planning.plan_job(make_job(source, sink, **MIXED)))
+    plan = planning.preview(planning.resolve(make_job(source, sink, **MIXED)))
     assert plan["cpu_variant"] == "fake: none, fake"
     assert plan["placement"]["reasons"][-1] == "no replicas beside them: every node has a free GPU"
     assert "cpu_variant" in plan_text(plan)

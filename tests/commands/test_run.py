@@ -482,8 +482,8 @@ def test_a_carried_column_that_readers_take_for_the_models_is_refused(
     name: str, tmp_path: Path, write_table: WriteTable, make_job: MakeJob, sink: Path
 ) -> None:
     """DuckDB's `SELECT embedding` would give whichever of the two comes first: the carried one."""
-    from optinfer.commands.planning import plan_job
+    from optinfer.commands.resolved import resolve
 
     source = write_table(tmp_path / "t.parquet", columns={"text": ["a"], name: [1]})
     with pytest.raises(errors.ConfigError, match=f"'{name}'.* has the name of a column the model adds"):
-        plan_job(make_job(source, sink, sink__columns=[name]))
+        resolve(make_job(source, sink, sink__columns=[name]))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import optinfer
-from optinfer.commands.planning import plan_job
+from optinfer.commands.resolved import resolve
 from optinfer.errors import ConfigError, GateError, OptinferError
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.optimization.selection import Prepared, candidates, known
@@ -77,8 +77,8 @@ def ticking() -> Callable[[], float]:
 
 
 def bench_of(config: Any, lines: list[str] | None = None) -> Workbench:
-    planned = plan_job(config)
-    return Workbench(config, planned.model, planned.plan.fragments, (lines if lines is not None else []).append)
+    planned = resolve(config)
+    return planned.bench((lines if lines is not None else []).append)
 
 
 class TestWinner:

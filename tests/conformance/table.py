@@ -46,7 +46,7 @@ def measured(row: dict[str, Any], folder: Path, names: list[str] | None) -> dict
     """Return who was asked, how far the answers differ, and variant -> "" where it passed, else why not."""
     import pyarrow.parquet as pq
 
-    from optinfer.commands.planning import plan_job
+    from optinfer.commands.resolved import resolve
     from optinfer.config import parse_job
     from optinfer.optimization import workbench as prepare
     from optinfer.optimization.baseline import answers_here, kept_here
@@ -67,8 +67,8 @@ def measured(row: dict[str, Any], folder: Path, names: list[str] | None) -> dict
         gate={"sample_rows": table.num_rows},
         sink__columns=[],
     )
-    planned = plan_job(parse_job(settings))
-    bench = prepare.Workbench(planned.config, planned.model, planned.plan.fragments, lambda line: None)
+    planned = resolve(parse_job(settings))
+    bench = planned.bench(lambda line: None)
     reference = bench.baseline.reference
     variants = {}
     for result in prove_all(bench, names) if row.get("prove", True) else ():

@@ -26,7 +26,7 @@ from optinfer.data.carrying import require_carried
 from optinfer.data.output import Output
 from optinfer.data.reading import FragmentReader
 from optinfer.data.schema import without_views
-from optinfer.data.source import plan_source
+from optinfer.data.sources.parquet import plan as plan_source
 from optinfer.errors import ConfigError, CorruptFileError, SourceError
 from optinfer.execution.scorer import FragmentScorer, ScoringTask
 from optinfer.inference.replica import ReplicaSettings

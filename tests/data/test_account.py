@@ -118,7 +118,7 @@ def test_many_receipts_share_a_file_and_few_are_not_forgotten(output: Output, tm
 
 def test_an_account_is_no_part_of_the_output(output: Output) -> None:
     count(output, accounts(output), 1)
-    assert output.committed() == set()
+    assert output.sink.committed() == set()
 
 
 def test_a_name_tells_its_fragment() -> None:
@@ -176,7 +176,7 @@ def test_a_part_of_another_size_than_every_account_says_is_removed(output: Outpu
     kept.add("a1", 1, ROWS, ROWS, 0, bytes=12)
     kept.flush()
     found = output.resume(accounts(output), PLAN)
-    assert (found.fragments.tolist(), output.committed()) == ([], set())
+    assert (found.fragments.tolist(), output.sink.committed()) == ([], set())
     assert found.damaged[0].endswith("bytes, 12 were written")
 
 

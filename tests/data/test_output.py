@@ -15,7 +15,7 @@ from optinfer.data.account import Accounts
 from optinfer.data.binding import fingerprint
 from optinfer.data.fragments import Fragment, Plan
 from optinfer.data.output import Output
-from optinfer.data.parts import FOOTER_KEY
+from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.errors import OutputConflictError
 from tests.conftest import fragments
 
@@ -55,7 +55,7 @@ def stored(output: Output, name: str) -> bytes:
 def test_a_commit_is_one_file_that_says_what_it_holds(output: Output) -> None:
     output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
 
-    assert output.committed() == {PART}
+    assert output.sink.committed() == {PART}
     record = output.footer(PART)
     assert {k: record[k] for k in ("fragment", "fingerprint", "rows_in", "rows_out", "rows_quarantined")} == {
         "fragment": 3,
@@ -105,7 +105,7 @@ def test_quarantine_is_written_before_the_part_that_names_it(tmp_path: Path, mon
     monkeypatch.setattr(output.folder, "put_new", refuse)
     with pytest.raises(OSError, match="disk full: _quarantine/"):
         output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2))
-    assert output.committed() == set()
+    assert output.sink.committed() == set()
 
 
 def test_resume_is_a_listing(output: Output) -> None:
@@ -120,16 +120,16 @@ def test_resume_is_a_listing(output: Output) -> None:
 
 
 def test_an_output_is_bound_to_its_first_job(output: Output) -> None:
-    assert output.freeze(job(rows=1), PLAN) is False
-    assert output.freeze(job(rows=1), PLAN) is True
-    assert output.planned_fragments() == 11
+    assert output.binding.freeze(job(rows=1), PLAN) is False
+    assert output.binding.freeze(job(rows=1), PLAN) is True
+    assert output.binding.planned_fragments() == 11
 
 
 def test_another_job_is_refused_with_the_fields_that_differ(output: Output) -> None:
-    output.freeze(job(source={"rows": 1, "path": "a"}, variant="x"), PLAN)
+    output.binding.freeze(job(source={"rows": 1, "path": "a"}, variant="x"), PLAN)
     output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     with pytest.raises(OutputConflictError) as refused:
-        output.freeze(job(source={"rows": 2, "path": "a"}, variant="y"), PLAN)
+        output.binding.freeze(job(source={"rows": 2, "path": "a"}, variant="y"), PLAN)
     assert str(refused.value).splitlines()[1:] == [
         "  source.rows: 1 there, 2 here",
         '  variant: "x" there, "y" here',
@@ -140,8 +140,8 @@ def test_another_job_is_refused_with_the_fields_that_differ(output: Output) -> N
 def test_foreign_parquet_files_are_not_written_beside(output: Output) -> None:
     output.folder.put("sales.parquet", b"x")
     with pytest.raises(OutputConflictError, match="optinfer did not write; choose an empty"):
-        output.freeze(job(), PLAN)
-    assert output.job() is None
+        output.binding.freeze(job(), PLAN)
+    assert output.binding.job() is None
 
 
 def test_a_foreign_file_with_a_parts_name_is_refused(output: Output) -> None:
@@ -153,16 +153,16 @@ def test_a_foreign_file_with_a_parts_name_is_refused(output: Output) -> None:
 
 
 def test_committed_rows_bind_the_output_to_their_artifact(output: Output) -> None:
-    output.bind_variant({"variant": "a", "artifact": "1"})
-    output.bind_variant({"variant": "b", "artifact": "2"})  # nothing is committed yet
+    output.binding.bind_variant({"variant": "a", "artifact": "1"})
+    output.binding.bind_variant({"variant": "b", "artifact": "2"})  # nothing is committed yet
     output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
-    output.bind_variant({"variant": "b", "artifact": "2"})
+    output.binding.bind_variant({"variant": "b", "artifact": "2"})
     with pytest.raises(OutputConflictError, match=r"partly filled by b \(artifact 2\).*would use c \(artifact 3\)"):
-        output.bind_variant({"variant": "c", "artifact": "3"})
+        output.binding.bind_variant({"variant": "c", "artifact": "3"})
 
 
 def test_a_manifest_counts_only_with_its_success_marker(output: Output) -> None:
-    output.freeze(job(), PLAN)
+    output.binding.freeze(job(), PLAN)
     output.folder.put("_manifest.json", json.dumps({"run": {}}).encode())
     assert output.manifest() is None
     finish(output, {"run": {"rows_in": 3}})
@@ -171,7 +171,7 @@ def test_a_manifest_counts_only_with_its_success_marker(output: Output) -> None:
 
 def test_a_finished_output_is_finished_for_its_own_job_only(output: Output) -> None:
     mine, other = job(rows=1), job(rows=2)
-    output.freeze(mine, PLAN)
+    output.binding.freeze(mine, PLAN)
     manifest = finish(output, {"run": {}})
     assert output.finished(mine["fingerprint"]) == manifest
     assert output.finished(other["fingerprint"]) is None
@@ -197,10 +197,10 @@ def test_parts_that_another_artifact_made_are_refused(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
     output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     found = output.resume(Accounts(output.folder, "f1"), PLAN)
-    output.require_artifacts(["a1"], found)
-    output.require_artifacts(["a2", "a1"], found)
+    output.binding.require_artifacts(["a1"], found)
+    output.binding.require_artifacts(["a2", "a1"], found)
     with pytest.raises(OutputConflictError, match="holds fragments by artifact a1, this run uses a2: no output mixes"):
-        output.require_artifacts(["a2"], found)
+        output.binding.require_artifacts(["a2"], found)
 
 
 def test_another_variant_of_the_same_job_may_have_been_first(output: Output) -> None:
@@ -244,13 +244,13 @@ def test_two_variants_on_one_artifact_are_told_apart(output: Output) -> None:
 
 def test_an_output_is_bound_to_both_variants(output: Output) -> None:
     both = {"variant": "a", "artifact": "1", "beside": {"variant": "b", "artifact": "2"}}
-    output.bind_variant(both)
+    output.binding.bind_variant(both)
     assert (output.bound_variant(), output.bound_beside()) == (None, None), "nothing is committed yet"
     output.commit(PART, FRAGMENT, "f1", "1", rows(1, 2, 3), None)
-    output.bind_variant(both)
+    output.binding.bind_variant(both)
     assert (output.bound_variant(), output.bound_beside()) == ("a", "b")
     with pytest.raises(OutputConflictError, match=r"filled by a \(artifact 1\) and b \(artifact 2\), .* use a \(arti"):
-        output.bind_variant({"variant": "a", "artifact": "1"})
+        output.binding.bind_variant({"variant": "a", "artifact": "1"})
 
 
 def reasons(output: Output, name: str) -> list[str]:
@@ -270,7 +270,7 @@ def test_a_row_is_once_in_quarantine_whatever_its_reason_was_called(
         put = output.folder.create
         dying.setattr(output.folder, "create", lambda name, data: 0 if name == PART else put(name, data))
         output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("cuda: out of memory at 0x1", 2))
-    assert output.committed() == set()
+    assert output.sink.committed() == set()
     record = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("out of memory at 0x2", 2))
     (name,) = output.folder.names(under="_quarantine")
     assert record["quarantine_file"] == f"_quarantine/{name}"
@@ -332,7 +332,7 @@ def test_a_folder_that_goes_while_a_file_is_put_is_made_again(tmp_path: Path, mo
 
     monkeypatch.setattr(os, "link", removed_before)
     output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
-    assert (output.committed(), left) == ({PART}, [0])
+    assert (output.sink.committed(), left) == ({PART}, [0])
 
 
 def test_a_copy_of_another_part_gives_way_and_anothers_jobs_part_does_not(output: Output) -> None:
@@ -344,7 +344,7 @@ def test_a_copy_of_another_part_gives_way_and_anothers_jobs_part_does_not(output
         output.commit("part-000005.parquet", Fragment(5, "t", 0, 3), "f2", "a1", rows(1, 2, 3), None)
     with pytest.raises(OutputConflictError, match=r"part-000003\.parquet is of another job"):
         output.resume(Accounts(output.folder, "f2"), PLAN)
-    assert len(output.committed()) == 3
+    assert len(output.sink.committed()) == 3
 
 
 def test_removing_what_is_lost_asks_for_none_of_it(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from optinfer.config import SourceConfig
 from optinfer.data.fragments import Plan
-from optinfer.data.source import plan_source
-from optinfer.data.source_listing import list_source
+from optinfer.data.listing import list_source
+from optinfer.data.sources.parquet import plan as plan_source
 from optinfer.errors import ConfigError, SourceError
 from tests.conftest import MakeJob, RunCli, WriteTable, job_settings
 

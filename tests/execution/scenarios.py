@@ -24,7 +24,7 @@ from ray.cluster_utils import Cluster
 
 import optinfer
 from optinfer.config import parse_job
-from optinfer.data.parts import FOOTER_KEY
+from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.errors import OptinferError
 from optinfer.optimization import workbench as prepare
 from optinfer.optimization.baseline import answers_here

@@ -18,7 +18,7 @@ from optinfer.config import SourceConfig
 from optinfer.data import patience
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
-from optinfer.data.source import plan_source
+from optinfer.data.sources.parquet import plan as plan_source
 from optinfer.execution import scorer
 from optinfer.execution.scorer import FragmentScorer, ScoringTask
 from optinfer.inference.answers import Scored

@@ -25,7 +25,7 @@ def footers(folder: Path) -> set[str]:
     from optinfer.data.output import Output
 
     output = Output(str(folder))
-    return {record["artifact"] for record in output.footers(output.committed())}
+    return {record["artifact"] for record in output.footers(output.sink.committed())}
 
 
 def test_the_next_variant_takes_over_before_a_row_is_scored_and_says_so(

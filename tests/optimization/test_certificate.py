@@ -21,7 +21,7 @@ from optinfer.optimization.baseline import Answers, require_sound
 from optinfer.optimization.certificate import mismatch
 from optinfer.optimization.invariance import invariance, outliers_first
 from optinfer.optimization.trial import certify_here
-from optinfer.tracking.metrics import Stats
+from optinfer.records.stats import Stats
 from tests.conftest import located
 
 

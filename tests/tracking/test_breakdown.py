@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from optinfer.records.stats import Stats
 from optinfer.tracking.breakdown import PARTS, break_down
-from optinfer.tracking.metrics import Stats
 from optinfer.tracking.tally import Tally
 
 

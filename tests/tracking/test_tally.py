@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from optinfer.errors import AccountingError, QuarantineError
-from optinfer.tracking.metrics import Stats
+from optinfer.records.stats import Stats
 from optinfer.tracking.tally import Tally
 
 

@@ -29,7 +29,7 @@ from preparation import PreparedJob, prepare_job
 from optinfer.data.output import Output
 from optinfer.execution.pipeline import Todo
 from optinfer.execution.scorer import ScoringTask
-from optinfer.tracking.metrics import Stats
+from optinfer.records.stats import Stats
 from optinfer.tracking.tally import Tally
 
 # As many calls as the job keeps going in each actor.
@@ -41,7 +41,7 @@ _SILENCE_SECONDS = 1800.0
 def measure(job: str) -> dict[str, Any]:
     ready = prepare_job(job)
     planned, placement = ready.planned, ready.placement
-    Output(ready.config.sink.path).freeze({"fingerprint": planned.fingerprint, "fields": planned.fields}, planned.plan)
+    Output(ready.config.sink.path).binding.freeze({"fingerprint": planned.fingerprint, "fields": planned.fields}, planned.plan)
     # As Ray does for its actors.
     os.environ["OMP_NUM_THREADS"] = str(placement.threads_per_replica)
     context = multiprocessing.get_context("spawn")

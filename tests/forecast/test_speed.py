@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from optinfer.config import PlacementConfig
 from optinfer.forecast.estimate import cpus_when_tuned
-from optinfer.forecast.forecast import (
+from optinfer.forecast.speed import (
     Speed,
     at_lengths,
     compared,
@@ -22,7 +22,7 @@ from optinfer.forecast.forecast import (
     speed_of,
     together,
 )  # fmt: skip
-from optinfer.tuning.kept import Lengths
+from optinfer.records.tuning import Lengths
 from tests.tuning.test_kept import TUNED, like
 
 SPEED = Speed(rows_per_second=100.0, basis="measured", lengths=like(90.0))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optinfer.tracking.metrics import Latencies, Stats
+from optinfer.records.stats import Latencies, Stats
 
 seconds = st.lists(st.floats(1e-6, 1e3), max_size=100)
 counts = st.integers(0, 10**9)

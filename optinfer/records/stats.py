@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import resource
 from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 _BUCKET = math.log(1.02)  # latency buckets 2% wide: percentiles within 1%, memory independent of the number of rows
@@ -76,13 +74,3 @@ class Stats:
     def from_dict(cls, raw: dict[str, Any]) -> Stats:
         buckets = Counter({int(k): int(v) for k, v in raw["latencies"].items()})
         return cls(**{**raw, "latencies": Latencies(buckets)})
-
-
-def peak_rss_mb() -> float:
-    """Return the most memory this process has held, in megabytes."""
-    try:
-        # What getrusage says on Linux begins with the peak of the process that started this one.
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) / 1e3
-    except (OSError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes

@@ -1,4 +1,4 @@
-"""List the source and read its footers, in parallel; refuse what cannot work before anything heavy starts.
+"""Parquet: a file, a folder or a glob. Footers are read in parallel, and what cannot work is refused from them alone.
 
 Each footer is read from one version of its file (pinned.py), and that version is what the plan holds: it goes with
 every fragment, and whoever reads a fragment reads that version or nothing.
@@ -10,7 +10,7 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,12 @@ import pyarrow as pa
 from optinfer.config import SourceConfig
 from optinfer.data.footer import Footer, read_footer
 from optinfer.data.fragments import Fragments, Partition, Plan, SourceFile, cut, rows_per_fragment, tapered
+from optinfer.data.listing import SUFFIXES, list_source
 from optinfer.data.partitions import partitions, with_partitions
 from optinfer.data.patience import read_patiently
+from optinfer.data.reading import FragmentReader
 from optinfer.data.schema import cast_of, require_casts, table_schema
-from optinfer.data.source_listing import list_source
+from optinfer.data.sources import Source
 from optinfer.errors import CorruptFileError, SourceError, redact
 
 _FOOTER_THREADS = 16
@@ -37,7 +39,7 @@ class _File:
     schema: pa.Schema
 
 
-def plan_source(source: SourceConfig, columns: Sequence[str], wanted_rows: int) -> Plan:
+def plan(source: SourceConfig, columns: Sequence[str], wanted_rows: int) -> Plan:
     """Cut the source into fragments.
 
     Args:
@@ -51,24 +53,28 @@ def plan_source(source: SourceConfig, columns: Sequence[str], wanted_rows: int) 
         SourceError: a file cannot be read and `on_bad_file` is `raise`, or the store does not answer.
     """
     listing = list_source(source.path)
-    shown = redact(source.path)
-    by_path = partitions(listing.root, listing.files)
+    planned = plan_files(source, columns, wanted_rows, partitions(listing.root, listing.files))
+    left_out = listing.warning(redact(source.path))
+    return planned if left_out is None else replace(planned, warnings=(*planned.warnings, left_out))
+
+
+def plan_files(source: SourceConfig, columns: Sequence[str], wanted_rows: int, by_path: dict[str, Partition]) -> Plan:
+    """Cut these files of a table, with the partition values of each, into fragments; in the order given."""
     files, bad = _read_footers(by_path, source, set(columns))
     if not files:
-        raise SourceError(f"none of the {len(bad)} files in {shown} can be read; first: {bad[0][1]}")
+        raise SourceError(f"none of the {len(bad)} files in {redact(source.path)} can be read; first: {bad[0][1]}")
     schemas = [(f.file.path, with_partitions(f.schema, by_path[f.file.path])) for f in files]
     schema = table_schema(schemas, columns)
     require_casts(schemas, schema, columns)
     total = min(sum(f.file.rows for f in files), source.limit or 2**62)
     ranges = _ranges([f.groups for f in files], source, total, wanted_rows)
     casts = [cast_of(found, schema, columns) for _, found in schemas]
-    left_out = listing.warning(shown)
     return Plan(
         files=tuple(f.file for f in files),
         fragments=_columns(ranges, [f.file for f in files], by_path, casts),
         schema=schema,
         bad_files=tuple(bad),
-        warnings=(*(f"{redact(path)} is left out: {why}" for path, why in bad), *([left_out] if left_out else [])),
+        warnings=tuple(f"{redact(path)} is left out: {why}" for path, why in bad),
     )
 
 
@@ -127,3 +133,11 @@ def _columns(
         files=tuple(files),
         casts=tuple(map(sys.intern, casts)),  # one text for all files that differ alike
     )
+
+
+source = Source(
+    about="Parquet files: one, a folder (hive-partitioned or not) or a glob",
+    claims=lambda path: path.lower().endswith(SUFFIXES),
+    plan=plan,
+    reader=FragmentReader,
+)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from optinfer.commands.planning import plan_job
+from optinfer.commands.resolved import resolve
 from optinfer.config import JobConfig
 from optinfer.errors import ConfigError, GateError, UnavailableError
 from optinfer.optimization.mixed import beside, cpu_recipes, known_beside
@@ -40,8 +40,8 @@ def job(tmp_path: Path, make_job: MakeJob, write_table: WriteTable, monkeypatch:
 
 
 def bench_of(config: JobConfig) -> Workbench:
-    planned = plan_job(config)
-    return Workbench(config, planned.model, planned.plan.fragments, lambda line: None)
+    planned = resolve(config)
+    return planned.bench(lambda line: None)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_second_variant_that_cannot_work_is_refused_from_the_job_alone(
 
 
 def test_the_second_variant_is_part_of_what_identifies_a_job(job: Job) -> None:
-    fields = [plan_job(job(second)).fields for second in (None, "fake", "torch-fp32", "auto")]
+    fields = [resolve(job(second)).fields for second in (None, "fake", "torch-fp32", "auto")]
     assert "cpu_variant" not in fields[0]
     assert [next(iter(f["cpu_variant"])) for f in fields[1:]] == ["fake", "torch-fp32", "auto"]
     assert len({str(f.get("cpu_variant")) for f in fields}) == 4

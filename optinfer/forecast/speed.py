@@ -12,7 +12,7 @@ from typing import Any
 
 from optinfer.config import PlacementConfig
 from optinfer.optimization.certificate import Certificate
-from optinfer.tuning.kept import NO_LENGTHS, Lengths, Tuned
+from optinfer.records.tuning import NO_LENGTHS, Lengths, Tuned
 
 CPU_NODE = "cpu"
 
