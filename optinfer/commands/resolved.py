@@ -25,6 +25,7 @@ from optinfer.models.artifact import Artifact
 from optinfer.optimization.pools import recipes_beside, wanted_beside
 from optinfer.optimization.selection import recipes, wanted
 from optinfer.optimization.subject import Subject, family_settings, load_family
+from optinfer.optimization.trial import APART
 from optinfer.optimization.variants import catalog, require_fit
 from optinfer.optimization.workbench import Workbench
 from optinfer.tuning import kept
@@ -74,7 +75,7 @@ class Resolved:
 
     def bench(self, say: Callable[[str], None] = lambda line: None) -> Workbench:
         """Return the bench on which the job's variants are built and proved; it draws the sample."""
-        return Workbench(self.subject, self.plan.fragments, say, kept.lookup)
+        return Workbench(self.subject, self.plan.fragments, say, kept.lookup, APART)
 
     def output(self) -> Output:
         return Output(self.config.sink.path, self.sink)

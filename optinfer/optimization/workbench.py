@@ -27,12 +27,12 @@ from optinfer.inference.replica import ReplicaSettings
 from optinfer.models.artifact import Artifact
 from optinfer.optimization import baseline as baselines
 from optinfer.optimization import certificate as certificates
-from optinfer.optimization.baseline import Answers, answers_apart, kept_apart, require_sound
+from optinfer.optimization.baseline import Answers, require_sound
 from optinfer.optimization.build import build, cached
-from optinfer.optimization.certificate import Certificate
+from optinfer.optimization.certificate import Certificate, Exam
 from optinfer.optimization.subject import Subject
 from optinfer.optimization.techniques import BuildContext
-from optinfer.optimization.trial import certify_apart
+from optinfer.optimization.trial import APART, Trials
 from optinfer.optimization.variants import BASELINES, Catalog, Variant, require
 from optinfer.records.tuning import NO_LENGTHS, Lengths, Tuned
 from optinfer.system import home
@@ -55,7 +55,12 @@ class Workbench:
     """One job's model and sample, and what is made of them on demand."""
 
     def __init__(
-        self, subject: Subject, fragments: Sequence[Fragment], say: Callable[[str], None], look_up: LookUp
+        self,
+        subject: Subject,
+        fragments: Sequence[Fragment],
+        say: Callable[[str], None],
+        look_up: LookUp,
+        trials: Trials = APART,
     ) -> None:
         """Draw the sample.
 
@@ -64,6 +69,7 @@ class Workbench:
             fragments: of the job's table.
             say: is told, line by line, what is going on.
             look_up: finds what was tuned for such a job.
+            trials: where candidates are tried.
         """
         self._subject, config, model = subject, subject.config, subject.model
         columns = config.source.columns_read
@@ -85,7 +91,7 @@ class Workbench:
                 f"gate.label: no sampled row has a value in {config.gate.label!r} and in all columns the model needs; "
                 "name a column with the true answers, or leave gate.label out to compare with the baseline"
             )
-        self._say, self._look_up = say, look_up
+        self._say, self._look_up, self._trials = say, look_up, trials
         self._found: tuple[Tuned | None] | None = None
         self._calibration_digest = digest(self.roles(self.sample.calibration))
         self._gate_digest = digest(self.roles(self.sample.gate))
@@ -149,15 +155,9 @@ class Workbench:
             return kept
         baseline = self.baseline
         self._say(f"certifying {variant.name} on {self.sample.gate.num_rows} rows")
-        return certify_apart(
-            variant.name,
-            settings,
-            self.roles(self.sample.gate),
-            self._labels,
-            baseline,
-            self.metric,
-            self._certificate_key(settings),
-            time_limit=max(self.config.selection.time_budget, _SHORTEST_TRIAL),
+        exam = Exam(self.roles(self.sample.gate), self._labels, baseline, self.metric, self._certificate_key(settings))
+        return self._trials.certify(
+            variant.name, settings, exam, max(self.config.selection.time_budget, _SHORTEST_TRIAL)
         )
 
     @property
@@ -207,7 +207,7 @@ class Workbench:
     def _context(self) -> BuildContext:
         rows = self.roles(self.sample.calibration)
         if rows.num_rows:  # techniques run the model on them in this process, which none of them may end
-            rows = rows.take(pa.array(kept_apart(self._baseline_settings, rows)))
+            rows = rows.take(pa.array(self._trials.kept(self._baseline_settings, rows)))
         return BuildContext(self.family, prepare(self.family, rows).features)
 
     @cached_property
@@ -222,7 +222,7 @@ class Workbench:
         if found is None:
             variant, rows = BASELINES[self.model.format], self.sample.gate.num_rows
             self._say(f"scoring {rows} sample rows with the baseline {variant}")
-            found = answers_apart(self._baseline_settings, self.roles(self.sample.gate), self._say)
+            found = self._trials.answers(self._baseline_settings, self.roles(self.sample.gate), self._say)
             home.put(self._baseline_path, found.packed())
             self._say(found.reference.said)
         require_sound(found, self.config.gate)

@@ -40,7 +40,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -56,7 +56,8 @@ from optinfer.data.account import Accounts
 from optinfer.data.output import Output
 from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.data.storage import STATE
-from optinfer.execution.pipeline import Todo
+from optinfer.execution.todo import Todo
+from optinfer.records.part import Part
 from optinfer.system.machine import peak_rss_mb
 from optinfer.tracking.tally import Tally
 
@@ -127,7 +128,7 @@ def write_table(scale: Scale, phase: Phase) -> None:
 
 
 def plan(scale: Scale, phase: Phase) -> None:
-    with phase.step("resolve"):
+    with phase.step("plan"):
         planned = resolve(scale.job)
     _freeze(planned, phase)
     phase.counts = {"fragments": len(planned.plan.fragments), "rows": planned.plan.rows}
@@ -141,10 +142,10 @@ def commit_half(scale: Scale, phase: Phase) -> None:
     scored = functools.cache(functools.partial(_scored, planned.schema.empty_table()))
     (first, *others), name = planned.plan.fragments[::2], planned.plan.part_name
     output.attempts.begin(name(first.index))
-    output.commit(name(first.index), first, planned.fingerprint, _ARTIFACT, scored(first.rows), None)
+    made = output.sink.put(name(first.index), _part(planned, first.index), scored(first.rows), None)
     output.binding.bind_variant({"variant": scale.job.variant, "artifact": _ARTIFACT})
-    accounts.add(_ARTIFACT, first.index, first.rows, first.rows, 0, **_files(output, name(first.index)))
-    footer = output.footer(name(first.index))
+    accounts.add(made)
+    footer = made.footer
     with phase.step("write"):
         for fragment in others:
             counts = {"fragment": fragment.index, "rows_in": fragment.rows, "rows_out": fragment.rows}
@@ -152,22 +153,26 @@ def commit_half(scale: Scale, phase: Phase) -> None:
             part = scored(fragment.rows).replace_schema_metadata(said)
             pq.write_table(part, f"{output.folder.url}/{name(fragment.index)}", compression="zstd")
             Path(output.folder.url, ATTEMPTS, name(fragment.index)).touch()
-            accounts.add(
-                _ARTIFACT, fragment.index, fragment.rows, fragment.rows, 0, **_files(output, name(fragment.index))
-            )
+            accounts.add(_lying(output, planned, fragment.index))
         accounts.flush()
 
 
-def _files(output: Output, part: str) -> dict[str, Any]:
+def _part(planned: Resolved, index: int) -> Part:
+    rows = planned.plan.fragments[index].rows
+    return Part(
+        fragment=index, fingerprint=planned.fingerprint, artifact=_ARTIFACT, variant="v", rows_in=rows, rows_out=rows
+    )
+
+
+def _lying(output: Output, planned: Resolved, index: int) -> Part:
     """Return what a receipt says of a part; the digest is of no matter here, but for its length."""
-    return {
-        "bytes": os.path.getsize(f"{output.folder.url}/{part}"),
-        "sha256": hashlib.sha256(part.encode()).hexdigest(),
-    }
+    name = planned.plan.part_name(index)
+    size = os.path.getsize(f"{output.folder.url}/{name}")
+    return replace(_part(planned, index), bytes=size, sha256=hashlib.sha256(name.encode()).hexdigest())
 
 
 def resume(scale: Scale, phase: Phase) -> None:
-    with phase.step("resolve"):
+    with phase.step("plan"):
         planned = resolve(scale.job)
     output = Output(scale.job.sink.path)
     with phase.step("finished"):
@@ -176,7 +181,7 @@ def resume(scale: Scale, phase: Phase) -> None:
     with phase.step("forget_attempts"):
         output.attempts.forget()
     with phase.step("bound_variant"):
-        assert output.bound_variant() == scale.job.variant
+        assert output.binding.bound_variants() == (scale.job.variant,)
     with phase.step("resume"):
         found = output.resume(Accounts(output.folder, planned.fingerprint), planned.plan)
     with phase.step("take_over"):
@@ -216,8 +221,7 @@ def listing(scale: Scale, phase: Phase) -> None:
     with phase.step("write"):
         for index in range(1, scale.fragments, 2):
             os.link(f"{output.folder.url}/{name(index - 1)}", f"{output.folder.url}/{name(index)}")
-            rows = planned.plan.fragments[index].rows
-            accounts.add(_ARTIFACT, index, rows, rows, 0, **_files(output, name(index)))
+            accounts.add(_lying(output, planned, index))
         accounts.flush()
     with phase.step("compare"):
         assert not output.compare(accounts, planned.plan).named()

@@ -17,11 +17,11 @@ from typing import Any
 from optinfer.commands.resolved import Resolved, resolve
 from optinfer.config import JobConfig, load_job
 from optinfer.errors import NoVariantError, UnavailableError
-from optinfer.execution.placement import Node, Placement, place
-from optinfer.forecast.estimate import needs_of
+from optinfer.execution.placement import Node, place
+from optinfer.execution.placing import needs_of
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.optimization.selection import Prepared, candidates
-from optinfer.optimization.workbench import Workbench
+from optinfer.records.placement import Placement
 from optinfer.system import home
 from optinfer.system.machine import nvidia_gpus
 
@@ -47,7 +47,7 @@ def prepare_job(path: str) -> PreparedJob:
     config = load_job(path)
     planned = resolve(config)
     fragments = planned.plan.fragments
-    prepared = next(candidates(Workbench(config, planned.model, fragments, _say)))
+    prepared = next(candidates(planned.bench(_say)))
     here = Node(os.cpu_count() or 1, nvidia_gpus())
     placement = place(
         config.placement,

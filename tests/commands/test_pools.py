@@ -6,7 +6,7 @@ Both score in this process, in turns; test_cluster.py has them on nodes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,16 @@ import pytest
 import optinfer
 from optinfer import errors
 from optinfer.backends.fake import FakeSession
-from optinfer.commands import planning
-from optinfer.commands import run as job
+from optinfer.commands import plan as plans
+from optinfer.commands import run
+from optinfer.commands.resolved import resolve
 from optinfer.data.account import Accounts
 from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.data.storage import Folder
-from optinfer.execution import pipeline, scorer
+from optinfer.execution import scorer
+from optinfer.execution.in_process import InProcess
 from optinfer.execution.placement import Node
-from optinfer.forecast import estimate
+from optinfer.forecast import runs
 from optinfer.optimization.variants import VARIANTS, Step, Variant
 from optinfer.records.text import plan_text, run_text
 from optinfer.tracking.journal import read as read_journal
@@ -43,17 +45,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake_variant: str, wi
         VARIANTS, "stand-in", Variant(name="stand-in", steps=steps, backend="faulty", device="cuda", about="")
     )
     free = [Node(cpus=1, gpus=1, name="with"), Node(cpus=1, name="without")]
-
-    def stream(task: Any, placement: Any, todo: Any) -> Iterator[Any]:
-        scorers = []
-        for part in placement.parts:
-            monkeypatch.setattr(scorer, "_has_gpu", lambda device=part.device: device == "cuda")
-            scorers.append(pipeline.FragmentScorer(task))
-        for turn, run in enumerate(todo.runs()):
-            yield from map(pipeline._receipt, json.loads(scorers[turn % len(scorers)]({"run": run})["receipts"]))
-
-    monkeypatch.setattr(pipeline, "stream", stream)
-    monkeypatch.setattr(job.Connection, "free", lambda self: free)
+    monkeypatch.setattr(run, "OnRay", lambda address: InProcess(free))
     return free
 
 
@@ -120,7 +112,7 @@ def test_each_part_names_the_variant_whose_rows_it_holds(
 def test_a_forecast_counts_and_pays_nodes_of_both_kinds(
     make_job: MakeJob, source: Path, sink: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimate, "gpu", lambda: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(runs, "gpu", lambda: "NVIDIA H100 80GB HBM3")
     prices = {"H100": 3.0, "cpu": 1.0}
     placement = {"cpu_variant": "fake", "cost_per_hour": prices}
     told = optinfer.run(make_job(source, sink, variant="stand-in", placement=placement))["forecast"]
@@ -134,8 +126,8 @@ def test_a_forecast_counts_and_pays_nodes_of_both_kinds(
 def test_a_plan_names_the_second_variant_and_says_why_this_machine_has_no_place_for_it(
     make_job: MakeJob, source: Path, sink: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "nvidia_gpus", lambda: 1)
-    plan = planning.preview(planning.resolve(make_job(source, sink, **MIXED)))
+    monkeypatch.setattr(plans, "nvidia_gpus", lambda: 1)
+    plan = plans.plan(resolve(make_job(source, sink, **MIXED)))
     assert plan["cpu_variant"] == "fake: none, fake"
     assert plan["placement"]["reasons"][-1] == "no replicas beside them: every node has a free GPU"
     assert "cpu_variant" in plan_text(plan)

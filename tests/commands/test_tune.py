@@ -120,7 +120,7 @@ class TestWinner:
         lines: list[str] = []
         chosen = next(candidates(bench_of(job(variant="auto"), lines)))
         assert (chosen.variant.name, chosen.settings.max_batch_tokens) == ("fake", BEST_BUDGET)
-        assert "won `optinfer tune`" in dict(chosen.others)["torch-fp32"]
+        assert "won `optinfer tune`" in dict(chosen.not_chosen)["torch-fp32"]
         assert lines == []
         bound = next(candidates(bench_of(job(variant="auto")), only="torch-fp32"))
         assert (bound.variant.name, bound.tuned) == ("torch-fp32", None)
@@ -132,7 +132,7 @@ class TestWinner:
         monkeypatch.setattr("optinfer.optimization.selection._tried", _refusing("fake"))
         chosen = next(candidates(bench_of(job(variant="auto"))))
         assert chosen.variant.name == "torch-fp32"
-        assert dict(chosen.others)["fake as tuned"] == "refused by the test"
+        assert dict(chosen.not_chosen)["fake as tuned"] == "refused by the test"
 
     def test_settings_that_the_user_fixed_are_not_searched(self, job: Any, measured: list[ReplicaSettings]) -> None:
         record = optinfer.tune(job(batching={"max_batch_tokens": 512}, placement={"threads_per_replica": 1}))

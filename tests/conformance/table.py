@@ -46,16 +46,15 @@ def measured(row: dict[str, Any], folder: Path, names: list[str] | None) -> dict
     """Return who was asked, how far the answers differ, and variant -> "" where it passed, else why not."""
     import pyarrow.parquet as pq
 
+    from optinfer.commands import resolved
     from optinfer.commands.resolved import resolve
     from optinfer.config import parse_job
-    from optinfer.optimization import workbench as prepare
-    from optinfer.optimization.baseline import answers_here, kept_here
     from optinfer.optimization.selection import Prepared, prove_all
-    from optinfer.optimization.trial import certify_here
+    from optinfer.optimization.trial import HERE
     from tests.conftest import job_settings
 
     # One process for all variants of a row: one for each would take hours.
-    prepare.certify_apart, prepare.answers_apart, prepare.kept_apart = certify_here, answers_here, kept_here
+    resolved.APART = HERE
     path, table, columns = row["write"](folder)
     pq.write_table(table, folder / "rows.parquet")
     settings = job_settings(

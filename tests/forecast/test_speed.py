@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optinfer.config import PlacementConfig
-from optinfer.forecast.estimate import cpus_when_tuned
+from optinfer.execution.placing import cpus_when_tuned
 from optinfer.forecast.speed import (
     Speed,
     at_lengths,

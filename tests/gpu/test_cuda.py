@@ -13,8 +13,8 @@ from optinfer import plugins
 from optinfer.errors import UnavailableError
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization import build
-from optinfer.optimization.certificate import invariance, mismatch
 from optinfer.optimization.gate import measure
+from optinfer.optimization.invariance import invariance, mismatch
 from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.variants import VARIANTS
 from optinfer.system.machine import lacks_nvidia_gpu

@@ -11,9 +11,8 @@ import pytest
 from optinfer.commands.resolved import resolve
 from optinfer.config import JobConfig
 from optinfer.errors import ConfigError, GateError, UnavailableError
-from optinfer.optimization.mixed import beside, cpu_recipes, known_beside
-from optinfer.optimization.selection import candidates
-from optinfer.optimization.variants import VARIANTS, Step, Variant
+from optinfer.optimization.pools import Pools, known_pools, pools, wanted_beside
+from optinfer.optimization.variants import VARIANTS, Step, Variant, catalog
 from optinfer.optimization.workbench import Workbench
 from tests.conftest import MakeJob, WriteTable
 
@@ -60,8 +59,9 @@ def test_a_second_variant_that_cannot_work_is_refused_from_the_job_alone(
     from optinfer.backends import fake
 
     monkeypatch.setattr(fake, "REQUIRES", ("no_such",) if second == "gone" else ())
+    config = job(second, **changes)
     with pytest.raises(error, match=message):
-        cpu_recipes(job(second, **changes))
+        wanted_beside(config, catalog(config))
 
 
 def test_the_second_variant_is_part_of_what_identifies_a_job(job: Job) -> None:
@@ -74,49 +74,41 @@ def test_the_second_variant_is_part_of_what_identifies_a_job(job: Job) -> None:
 def test_auto_is_the_fastest_on_cpus_that_passes_though_the_job_is_for_gpus(job: Job) -> None:
     config = job("auto", placement={"device": "cuda"}, gate={"min": 0.9, "sample_rows": 8})
     bench = bench_of(config)
-    main = next(candidates(bench_of(job(None))))
-    second = beside(bench, main)
-    assert second is not None
+    _, second = next(pools(bench, only=("stand-in",)))
     assert second.variant.name == "torch-fp32"
-    assert "below gate.min" in dict(second.others)["fake"]
-    assert dict(second.others)["stand-in"] == "runs on cuda, placement.device is cpu"
-    again = known_beside(bench, main)
+    assert "below gate.min" in dict(second.not_chosen)["fake"]
+    assert dict(second.not_chosen)["stand-in"] == "runs on cuda, placement.device is cpu"
+    again = known_pools(bench)
     assert again is not None
-    assert again.variant.name == "torch-fp32", "as the cache tells"
+    assert [one.variant.name for one in again] == ["stand-in", "torch-fp32"], "as the cache tells"
 
 
 def test_a_named_one_passes_the_gate_or_nothing_scores(job: Job) -> None:
-    main = next(candidates(bench_of(job(None))))
     wanted = r"(?s)placement\.cpu_variant: .*fake: cosine .* below gate\.min 0\.9.*name another one there"
     with pytest.raises(GateError, match=wanted):
-        beside(bench_of(job("fake", gate={"min": 0.9, "sample_rows": 8})), main)
+        next(pools(bench_of(job("fake", gate={"min": 0.9, "sample_rows": 8}))))
 
 
 def test_a_resume_takes_the_one_that_its_output_has(job: Job) -> None:
     bench = bench_of(job("auto"))
-    main = next(candidates(bench))
     for name in ("fake", "torch-fp32"):
-        second = beside(bench, main, only=name)
-        assert second is not None
+        _, second = next(pools(bench, only=("stand-in", name)))
         assert second.variant.name == name
 
 
 def test_there_is_none_beside_a_variant_on_cpus(job: Job) -> None:
     bench = bench_of(job("fake", variant="auto"))
-    main = next(candidates(bench, only="torch-fp32"))
-    assert beside(bench, main) is None
-    assert known_beside(bench, main) is None
+    assert len(next(pools(bench, only=("torch-fp32",)))) == 1
 
 
 def test_what_runs_on_both_is_said_of_both(job: Job) -> None:
     from dataclasses import replace
 
     bench = bench_of(job("fake"))
-    main = next(candidates(bench))
-    both = replace(main, beside=beside(bench, main))
-    assert "beside" not in main.identity
+    both = next(pools(bench))
+    assert "beside" not in both.first.identity
     assert (both.identity["variant"], both.identity["beside"]["variant"]) == ("stand-in", "fake")
     assert (both.params["variant"], both.params["beside.variant"]) == ("stand-in", "fake")
-    assert [one.variant.name for one in both.variants] == ["stand-in", "fake"]
-    moved = replace(both.variants[1], certificate=replace(main.certificate, batch_invariant=False))
-    assert replace(main, beside=moved).warnings[0].startswith("fake is not batch-invariant")
+    assert [one.variant.name for one in both] == ["stand-in", "fake"]
+    moved = replace(both.each[1], certificate=replace(both.first.certificate, batch_invariant=False))
+    assert Pools((both.first, moved)).warnings[0].startswith("fake is not batch-invariant")

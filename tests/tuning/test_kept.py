@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from optinfer.config import JobConfig
-from optinfer.tuning.kept import Lengths, Tuned, lookup, read, write
+from optinfer.records.tuning import Lengths, Tuned
+from optinfer.tuning.kept import lookup, read, write
 from tests.conftest import MakeJob
 
 
