@@ -88,6 +88,8 @@ def _variant_line(chosen: Variant | None, automatic: bool) -> str:
 
 def _last_measured(job: Resolved) -> Pools | None:
     """Return the pools that a run would take by what is measured already; None where nothing is."""
+    if not job.plan.rows:
+        return None
     try:
         return known_pools(job.bench())
     except OptinferError:  # a file that cannot be read, say: the run itself will name it

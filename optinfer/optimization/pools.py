@@ -100,9 +100,18 @@ def pools(bench: Workbench, only: Sequence[str] = ()) -> Iterator[Pools]:
         GateError: none passes.
     """
     for first in candidates(bench, only=only[0] if only else None):
-        further = _beside(bench, first)
-        named = [*only[1:], *([None] * len(further))]
-        yield Pools((first, *(_proved(job, name) for job, name in zip(further, named, strict=False))))
+        yield Pools((first, *further(bench, first, only[1:])))
+
+
+def further(bench: Workbench, first: Prepared, only: Sequence[str] = ()) -> tuple[Prepared, ...]:
+    """Return the proved variants of further pools; none where the first runs on the CPUs of all nodes itself.
+
+    Raises:
+        GateError: none passes.
+    """
+    benches = _beside(bench, first)
+    named = [*only, *([None] * len(benches))]
+    return tuple(_proved(one, name) for one, name in zip(benches, named, strict=False))
 
 
 def known_pools(bench: Workbench) -> Pools | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict
-from typing import Any
 
 import pyarrow as pa
 
@@ -32,7 +30,7 @@ def put(
     return output.sink.put(name, part, scored, quarantined, allowed)
 
 
-def there(output: Output, name: str) -> Part | None:
+def lying(output: Output, name: str) -> Part | None:
     """Return the part of this name as it lies there."""
     return output.sink.read([name])[0]
 
@@ -54,8 +52,3 @@ def receipt(fragment: int, stats: Stats, reasons: dict[str, int], time: float, r
         max_batch_tokens=0,
         max_batch_size=0,
     )
-
-
-def footer(part: Part | None) -> dict[str, Any]:
-    assert part is not None
-    return asdict(part)

@@ -15,7 +15,7 @@ from optinfer.data.fragments import Fragment, Plan
 from optinfer.data.output import Output
 from optinfer.records.part import Part
 from tests.conftest import everything_under, fragments
-from tests.data.committing import put, there
+from tests.data.committing import lying, put
 
 ROWS = 3
 PLAN = Plan(files=(), fragments=fragments(*((ROWS * i, ROWS * i + ROWS) for i in range(5))), schema=pa.schema([]))
@@ -39,7 +39,7 @@ def commit(output: Output, *indices: int, artifact: str = "a1") -> None:
 
 def count(output: Output, kept: Accounts, *indices: int, artifact: str = "a1") -> None:
     for i in indices:
-        part = there(output, f"part-{i:06d}.parquet") or Part(fragment=i, bytes=1)
+        part = lying(output, f"part-{i:06d}.parquet") or Part(fragment=i, bytes=1)
         kept.add(replace(part, artifact=artifact, rows_in=ROWS, rows_out=ROWS - 1, rows_quarantined=1))
     kept.flush()
 
@@ -140,7 +140,7 @@ def test_rows_are_counted_by_the_variant_that_answered_whether_accounts_or_foote
         table = pa.table({"id": ["x"] * ROWS})
         put(output, f"part-{i:06d}.parquet", Fragment(i, "t", 0, ROWS), "f1", "a1", table, None, variant=variant)
     kept = accounts(output)
-    part = there(output, "part-000000.parquet")
+    part = lying(output, "part-000000.parquet")
     assert part is not None
     kept.add(part)
     kept.flush()

@@ -19,7 +19,7 @@ from optinfer.data.output import Output
 from optinfer.data.sinks.parquet import FOOTER_KEY, ParquetSink
 from optinfer.errors import OutputConflictError
 from tests.conftest import fragments
-from tests.data.committing import put, there
+from tests.data.committing import lying, put
 
 FRAGMENT = Fragment(3, "table.parquet", 30, 33)
 PART = "part-000003.parquet"
@@ -63,7 +63,7 @@ def test_a_commit_is_one_file_that_says_what_it_holds(output: Output) -> None:
     put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
 
     assert output.sink.committed() == {PART}
-    part = there(output, PART)
+    part = lying(output, PART)
     assert part is not None
     assert {k: part.footer[k] for k in ("fragment", "fingerprint", "rows_in", "rows_out", "rows_quarantined")} == {
         "fragment": 3,
@@ -315,7 +315,7 @@ def test_what_lies_at_a_parts_name_and_is_none_gives_way(output: Output, there: 
     output.folder.put(PART, there)
     record = put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     assert len(stored(output, PART)) == record.bytes
-    assert there(output, PART) == replace(record, stamp=None)
+    assert lying(output, PART) == replace(record, stamp=None)
 
 
 def test_a_part_that_was_written_again_with_fewer_rows_is_none(tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ def test_a_part_that_was_written_again_with_fewer_rows_is_none(tmp_path: Path) -
     put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     table = pq.read_table(tmp_path / PART)
     pq.write_table(table.slice(1), tmp_path / PART)  # our footer is kept
-    assert there(output, PART) is None
+    assert lying(output, PART) is None
 
 
 def test_a_folder_that_goes_while_a_file_is_put_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -330,11 +330,12 @@ def test_a_second_variant_fits_the_nodes_that_it_is_kept_on(
 ) -> None:
     named = [replace(node, name=f"n{i}") for i, node in enumerate(nodes)]
     try:
-        placement = place_pools(wishes, named, fragments, needs, needs)
+        placement, *further = place_pools(wishes, named, fragments, [needs, needs])
     except PlacementError:
         return
-    if (second := placement.beside) is None:
+    if not further:
         return
+    (second,) = further
     without = {node.name: node for node in named if not node.gpus}
     known = all(node.memory_mb for node in without.values())
     assert sum(second.pinned.values()) == second.replicas <= fragments - placement.replicas

@@ -156,7 +156,11 @@ def mixed(task: ScoringTask) -> ScoringTask:
     """Return a task of two variants, `fast` on GPUs and `slow` beside it."""
     (own,), artifact = task.pools, replace(located(), key="another")
     return replace(
-        task, pools=(replace(own, variant="fast", device="cuda"), replace(own, variant="slow", artifact=artifact))
+        task,
+        pools=(
+            replace(own, variant="fast", device="cuda", max_batch_tokens=4096),
+            replace(own, variant="slow", artifact=artifact),
+        ),
     )
 
 

@@ -11,7 +11,8 @@ import pytest
 from optinfer.commands.resolved import resolve
 from optinfer.config import JobConfig
 from optinfer.errors import ConfigError, GateError, UnavailableError
-from optinfer.optimization.pools import Pools, known_pools, pools, wanted_beside
+from optinfer.optimization.pools import Pools, further, known_pools, pools, wanted_beside
+from optinfer.optimization.selection import candidates
 from optinfer.optimization.variants import VARIANTS, Step, Variant, catalog
 from optinfer.optimization.workbench import Workbench
 from tests.conftest import MakeJob, WriteTable
@@ -74,19 +75,19 @@ def test_the_second_variant_is_part_of_what_identifies_a_job(job: Job) -> None:
 def test_auto_is_the_fastest_on_cpus_that_passes_though_the_job_is_for_gpus(job: Job) -> None:
     config = job("auto", placement={"device": "cuda"}, gate={"min": 0.9, "sample_rows": 8})
     bench = bench_of(config)
-    _, second = next(pools(bench, only=("stand-in",)))
+    main = next(candidates(bench_of(job(None))))
+    (second,) = further(bench, main)
     assert second.variant.name == "torch-fp32"
     assert "below gate.min" in dict(second.not_chosen)["fake"]
     assert dict(second.not_chosen)["stand-in"] == "runs on cuda, placement.device is cpu"
-    again = known_pools(bench)
-    assert again is not None
-    assert [one.variant.name for one in again] == ["stand-in", "torch-fp32"], "as the cache tells"
+    assert further(bench, main) == (second,), "as the cache tells"
 
 
 def test_a_named_one_passes_the_gate_or_nothing_scores(job: Job) -> None:
+    main = next(candidates(bench_of(job(None))))
     wanted = r"(?s)placement\.cpu_variant: .*fake: cosine .* below gate\.min 0\.9.*name another one there"
     with pytest.raises(GateError, match=wanted):
-        next(pools(bench_of(job("fake", gate={"min": 0.9, "sample_rows": 8}))))
+        further(bench_of(job("fake", gate={"min": 0.9, "sample_rows": 8})), main)
 
 
 def test_a_resume_takes_the_one_that_its_output_has(job: Job) -> None:
@@ -106,6 +107,9 @@ def test_what_runs_on_both_is_said_of_both(job: Job) -> None:
 
     bench = bench_of(job("fake"))
     both = next(pools(bench))
+    known = known_pools(bench)
+    assert known is not None
+    assert [one.variant.name for one in known] == ["stand-in", "fake"], "as the cache tells"
     assert "beside" not in both.first.identity
     assert (both.identity["variant"], both.identity["beside"]["variant"]) == ("stand-in", "fake")
     assert (both.params["variant"], both.params["beside.variant"]) == ("stand-in", "fake")
