@@ -107,7 +107,7 @@ def resolve(config: JobConfig) -> Resolved:
     require_carried(carried)
     _check_sink(config, family.schema.names)
     schema = pa.schema([*carried, *family.schema])
-    sinks.SINKS.get(sink).check(schema)
+    sinks.SINKS.get(sink).check(config.sink.path, schema)
     return Resolved(subject, sink, plan, carried, schema, _fields(subject, plan))
 
 
@@ -128,6 +128,7 @@ def _fields(subject: Subject, plan: Plan) -> dict[str, Any]:
             "columns": config.source.columns,
             "fragments": plan.fragments.digest(),
             "bad_files": [redact(path) for path, _ in plan.bad_files],
+            **({} if plan.version is None else {"version": plan.version}),
         },
         "model": {"digest": subject.model.key, "family": config.model.family, **subject.family_settings},
         "variant": recipes(config, subject.catalog),

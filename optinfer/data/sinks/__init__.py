@@ -69,12 +69,12 @@ class SinkKind:
     Attributes:
         about: what it is, in a line.
         open: (URL of the output) -> the sink; cheap, and done on every replica.
-        check: (schema of the output) -> nothing, or ConfigError for a column that such a table cannot hold.
+        check: (URL and schema of the output) -> nothing, or ConfigError for what such a table cannot hold, or be.
     """
 
     about: str
     open: Callable[[str], Sink]
-    check: Callable[[pa.Schema], None]
+    check: Callable[[str, pa.Schema], None]
 
 
 SINKS: Kind[SinkKind] = Kind("sink", "sinks", __name__, SinkKind)

@@ -187,5 +187,5 @@ def _counts(part: Part) -> tuple[object, ...]:
 sink = SinkKind(
     about="a folder of Parquet files",
     open=ParquetSink,
-    check=lambda schema: None,  # `require_carried` has written one
+    check=lambda url, schema: None,  # `require_carried` has written one
 )
