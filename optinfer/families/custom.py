@@ -25,11 +25,8 @@ import pyarrow as pa
 
 from optinfer import plugins
 from optinfer.errors import ConfigError, LoadError
-from optinfer.families import Arrays, Columns, Family, Features, Reference
+from optinfer.families import Arrays, Columns, Family, FamilyKind, Features, Reference
 from optinfer.models.artifact import Artifact
-
-SETTINGS = ("class", "arguments")
-FRAGMENT_ROWS = 1024
 
 _NEEDED = ("roles", "inputs", "outputs", "schema", "load", "preprocess", "postprocess")
 
@@ -155,3 +152,10 @@ class Custom(Family):
 def _fp32(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return doubles, which numpy makes of Python's numbers, in the precision that the module runs in."""
     return values.astype(np.float32) if values.dtype == np.float64 else values
+
+
+family = FamilyKind(
+    settings=("class", "arguments"),
+    fragment_rows=1024,
+    load=load,
+)

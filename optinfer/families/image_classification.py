@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer.errors import ConfigError, SourceError, redact, scrubbed, without_secrets
-from optinfer.families import Arrays, Columns, Family, Features, Reference
+from optinfer.families import Arrays, Columns, Family, FamilyKind, Features, Reference
 from optinfer.families._classes import OUTPUT, Classes
 from optinfer.families._graph import Port, Signature, rows_a_call
 from optinfer.families._onnx_file import onnx_signature
@@ -27,10 +27,6 @@ from optinfer.families._processors import settings_file
 from optinfer.families._settings import read_json
 from optinfer.families._text import load_encoder
 from optinfer.models.artifact import Artifact
-
-SETTINGS = ("top_k",)
-# Prepared images of a fragment lie in memory together.
-FRAGMENT_ROWS = 256
 
 _INPUT = "pixel_values"
 _WEB = ("http://", "https://")
@@ -261,3 +257,11 @@ def _refusal(error: Exception) -> str:
     if type(error).__name__ == "UnidentifiedImageError":
         return "image cannot be decoded: it is no image that Pillow knows, or it is empty"
     return scrubbed(f"image cannot be decoded: {type(error).__name__}: {error}")[:500]
+
+
+family = FamilyKind(
+    settings=("top_k",),
+    # Prepared images of a fragment lie in memory together.
+    fragment_rows=256,
+    load=load,
+)

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from optinfer import plugins
 from optinfer.errors import ConfigError, suggest
-from optinfer.families import Arrays, Columns, Family, Features, Reference
+from optinfer.families import Arrays, Columns, Family, FamilyKind, Features, Reference
 from optinfer.families._graph import TEXT, Port, Signature, pt2_signature, rows_a_call
 from optinfer.families._numbers import (
     NumericFeatures,
@@ -34,9 +34,6 @@ from optinfer.families._numbers import (
 )
 from optinfer.families._onnx_file import onnx_signature
 from optinfer.models.artifact import Artifact
-
-SETTINGS = ("class", "arguments", "outputs")
-FRAGMENT_ROWS = 16384
 
 
 def load(model: Artifact, settings: dict[str, Any]) -> Family:
@@ -243,3 +240,10 @@ def _metrics(outputs: tuple[Port, ...]) -> tuple[str, ...]:
     if not numbers:
         return ("top1_agreement", "r2")
     return ("cosine", "top1_agreement", "r2") if any(port.step > 1 for port in numbers) else ("r2",)
+
+
+family = FamilyKind(
+    settings=("class", "arguments", "outputs"),
+    fragment_rows=16384,
+    load=load,
+)

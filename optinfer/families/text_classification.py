@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer.errors import ConfigError
-from optinfer.families import Arrays, Columns, Family, Features, Reference
+from optinfer.families import Arrays, Columns, Family, FamilyKind, Features, Reference
 from optinfer.families._classes import OUTPUT, Classes
 from optinfer.families._limits import check_positions
 from optinfer.families._reference import against_pipeline, against_sentence_classifier
@@ -22,9 +22,6 @@ from optinfer.families._settings import read_json
 from optinfer.families._text import DYNAMIC_AXES, INPUTS, load_encoder, require_folder, require_strings
 from optinfer.families._tokens import Reading, TextTokenizer
 from optinfer.models.artifact import Artifact
-
-SETTINGS = ("max_length", "top_k", "prompt", "prompt_name")
-FRAGMENT_ROWS = 1024
 
 
 def load(model: Artifact, settings: dict[str, Any]) -> Family:
@@ -134,3 +131,10 @@ def _check_head(folder: Path, sentence: Sentence | None, classes: int) -> None:
             f"{folder} gives {width} numbers for the {classes} classes of its id2label; "
             "end it with a Dense layer of one output for each class"
         )
+
+
+family = FamilyKind(
+    settings=("max_length", "top_k", "prompt", "prompt_name"),
+    fragment_rows=1024,
+    load=load,
+)

@@ -12,16 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer.errors import ConfigError
-from optinfer.families import Arrays, Columns, Family, Features, Reference
+from optinfer.families import Arrays, Columns, Family, FamilyKind, Features, Reference
 from optinfer.families._reference import against_sentence_transformers
 from optinfer.families._sentence import excludes_prompt, read_sentence, width_of
 from optinfer.families._sentence_module import load_sentence_module
 from optinfer.families._text import DYNAMIC_AXES, INPUTS, require_folder, require_strings
 from optinfer.families._tokens import Reading, TextTokenizer
 from optinfer.models.artifact import Artifact
-
-SETTINGS = ("max_length", "prompt", "prompt_name", "truncate_dim")
-FRAGMENT_ROWS = 1024
 
 
 def load(model: Artifact, settings: dict[str, Any]) -> Family:
@@ -89,3 +86,10 @@ class TextEmbedding(Family):
             truncate=self._truncate,
             max_length=self._tokenize.other_limit,
         )
+
+
+family = FamilyKind(
+    settings=("max_length", "prompt", "prompt_name", "truncate_dim"),
+    fragment_rows=1024,
+    load=load,
+)

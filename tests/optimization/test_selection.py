@@ -96,7 +96,7 @@ def test_auto_takes_the_fastest_that_passes_and_never_one_that_depends_on_its_ba
         monkeypatch.delitem(VARIANTS, name)
     monkeypatch.setitem(VARIANTS, "broken", broken)
     prepared, _ = prove("auto")
-    others = dict(prepared.others)
+    others = dict(prepared.not_chosen)
     assert prepared.variant.name in ("torch-fp32", "onnx-fp32")
     assert "depend on a row's neighbours" in others["onnx-int8-dynamic"]
     assert others["broken"].startswith("could not be proved")
@@ -104,22 +104,19 @@ def test_auto_takes_the_fastest_that_passes_and_never_one_that_depends_on_its_ba
     slower = ({"torch-fp32", "onnx-fp32"} - {prepared.variant.name}).pop()
     assert others[slower].startswith("slower")
     allowed, _ = prove("auto", gate__require_batch_invariance=False)
-    told = {allowed.variant.name: "chosen", **dict(allowed.others)}
+    told = {allowed.variant.name: "chosen", **dict(allowed.not_chosen)}
     assert told["onnx-int8-dynamic"].startswith(("chosen", "slower")), "the job allows it"
 
 
 def test_auto_tries_nothing_more_once_its_time_is_spent(prove: Any) -> None:
     prepared, _ = prove("auto", selection={"time_budget": 1e-9})
     assert prepared.variant.name == "torch-fp32"
-    assert dict(prepared.others)["onnx-fp32"] == "not tried: selection.time_budget was spent"
+    assert dict(prepared.not_chosen)["onnx-fp32"] == "not tried: selection.time_budget was spent"
 
 
-def test_a_variant_whose_library_is_missing_is_refused_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    from optinfer.backends import onnxruntime
-
-    monkeypatch.setattr(onnxruntime, "REQUIRES", ("no_such_runtime",))
+def test_a_variant_whose_library_is_missing_is_refused_with_the_fix() -> None:
     with pytest.raises(UnavailableError, match="pip install no-such-runtime"):
-        require("onnx-fp32")
+        require("gone", {"gone": Variant(name="gone", backend="absent", about="")})
 
 
 def test_a_device_the_backend_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
