@@ -83,7 +83,7 @@ def test_a_copied_home_uses_its_own_files(
 
 def test_a_build_that_fails_leaves_nothing_that_loads(model: Artifact, technique: list[Any]) -> None:
     technique.append(RuntimeError("out of memory"))
-    with pytest.raises(NoVariantError, match="onnx_export cannot treat this model: RuntimeError: out of memory"):
+    with pytest.raises(NoVariantError, match="written cannot treat this model: RuntimeError: out of memory"):
         building.build(VARIANT, model, "rows", context)
     technique.clear()
     assert Path(building.build(VARIANT, model, "rows", context).path, "model.onnx").is_file()

@@ -10,6 +10,7 @@ import pytest
 from optinfer.commands.resolved import resolve
 from optinfer.errors import GateError, UnavailableError
 from optinfer.models.source import digest
+from optinfer.optimization.pools import Pools
 from optinfer.optimization.selection import Prepared, candidates
 from optinfer.optimization.variants import VARIANTS, Step, Variant, require
 from tests.conftest import MakeJob, WriteTable, located
@@ -37,9 +38,9 @@ def test_dynamic_int8_is_certified_to_depend_on_its_batch_and_static_int8_is_not
     dynamic, _ = prove("onnx-int8-dynamic")
     static, _ = prove("onnx-int8-qdq")
     assert not dynamic.certificate.batch_invariant
-    assert "not batch-invariant" in dynamic.warnings[0]
+    assert "not batch-invariant" in Pools((dynamic,)).warnings[0]
     assert static.certificate.batch_invariant
-    assert static.warnings == []
+    assert Pools((static,)).warnings == []
     assert dynamic.certificate.executed["precisions"]["int8"] > 0
     assert static.certificate.executed["precisions"]["int8"] > 0
 
@@ -83,8 +84,8 @@ def test_the_named_fallback_takes_over_and_says_so(prove: Any) -> None:
     changes = {"gate__require_batch_invariance": True, "gate__fallback": "onnx-fp32"}
     prepared, _ = prove("onnx-int8-dynamic", **changes)
     assert prepared.variant.name == "onnx-fp32"
-    assert prepared.others[0][0] == "onnx-int8-dynamic"
-    assert "depend on a row's neighbours" in prepared.others[0][1]
+    assert prepared.not_chosen[0][0] == "onnx-int8-dynamic"
+    assert "depend on a row's neighbours" in prepared.not_chosen[0][1]
 
 
 def test_auto_takes_the_fastest_that_passes_and_never_one_that_depends_on_its_batch(
