@@ -24,7 +24,7 @@ from optinfer.models import source as model_source
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.pools import recipes_beside, wanted_beside
 from optinfer.optimization.selection import recipes, wanted
-from optinfer.optimization.subject import Subject, family_settings, load_family
+from optinfer.optimization.subject import Subject, load_family
 from optinfer.optimization.trial import APART
 from optinfer.optimization.variants import catalog, require_fit
 from optinfer.optimization.workbench import Workbench
@@ -91,7 +91,7 @@ def resolve(config: JobConfig) -> Resolved:
     """
     require_apart(config.source.path, config.sink.path)
     source, sink = sources.kind_of(config.source), sinks.kind_of(config.sink)
-    settings, known = family_settings(config), catalog(config)
+    settings, known = config.model.settings, catalog(config)
     # What cannot run here is refused before a model is fetched.
     variants = [*wanted(config, known), *wanted_beside(config, known)]
     model = model_source.locate(config.model, config.tracking.uri)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
 
 from optinfer.errors import ConfigError
 from optinfer.models.artifact import Artifact
@@ -149,18 +150,24 @@ class Family(ABC):
         raise ConfigError(f"{type(self).__name__} gives no single answer to hold against gate.label; leave it out")
 
 
+class FamilySettings(BaseModel):
+    """What a job may say of a family's model, under `model`; each family has its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FamilyKind:
     """A family, before there is a model.
 
     Attributes:
-        settings: those of the job's model settings that it takes.
+        settings: the type of what the job may say under `model`, beside the keys that every model has.
         fragment_rows: rows that a fragment should have.
-        load: (model, settings) -> the family of this model. Cheap: no weights, and nothing heavy where the files
-            themselves tell what the model takes and gives. Raises ConfigError for a model that is not of this family.
+        load: (model, settings by name) -> the family of this model. Cheap: no weights, and nothing heavy where the
+            files tell what the model takes and gives. Raises ConfigError for a model that is not of this family.
     """
 
-    settings: tuple[str, ...]
+    settings: type[FamilySettings]
     fragment_rows: int
     load: Callable[[Artifact, dict[str, Any]], Family]
 

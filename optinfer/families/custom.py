@@ -26,9 +26,14 @@ import pyarrow as pa
 from optinfer import plugins
 from optinfer.errors import ConfigError, LoadError
 from optinfer.families import Arrays, Columns, Family, FamilyKind, Features, Reference
+from optinfer.families._job_settings import CodeSettings
 from optinfer.models.artifact import Artifact
 
 _NEEDED = ("roles", "inputs", "outputs", "schema", "load", "preprocess", "postprocess")
+
+
+class Settings(CodeSettings):
+    """What a job says of its own class."""
 
 
 def load(model: Artifact, settings: dict[str, Any]) -> Family:
@@ -155,7 +160,7 @@ def _fp32(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 family = FamilyKind(
-    settings=("class", "arguments"),
+    settings=Settings,
     fragment_rows=1024,
     load=load,
 )

@@ -21,6 +21,7 @@ from optinfer.errors import ConfigError, SourceError, redact, scrubbed, without_
 from optinfer.families import Arrays, Columns, Family, FamilyKind, Features, Reference
 from optinfer.families._classes import OUTPUT, Classes
 from optinfer.families._graph import Port, Signature, rows_a_call
+from optinfer.families._job_settings import ClassSettings
 from optinfer.families._onnx_file import onnx_signature
 from optinfer.families._pixels import LibraryPreparation, Preparation, preparation_of
 from optinfer.families._processors import settings_file
@@ -32,6 +33,10 @@ _INPUT = "pixel_values"
 _WEB = ("http://", "https://")
 # What is wrong with a path, not with who was asked for it.
 _NO_SUCH_FILE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+
+
+class Settings(ClassSettings):
+    """What a job may say of a classifier of images."""
 
 
 def load(model: Artifact, settings: dict[str, Any]) -> Family:
@@ -260,7 +265,7 @@ def _refusal(error: Exception) -> str:
 
 
 family = FamilyKind(
-    settings=("top_k",),
+    settings=Settings,
     # Prepared images of a fragment lie in memory together.
     fragment_rows=256,
     load=load,

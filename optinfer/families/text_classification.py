@@ -14,6 +14,7 @@ import pyarrow as pa
 from optinfer.errors import ConfigError
 from optinfer.families import Arrays, Columns, Family, FamilyKind, Features, Reference
 from optinfer.families._classes import OUTPUT, Classes
+from optinfer.families._job_settings import ClassSettings, TextSettings
 from optinfer.families._limits import check_positions
 from optinfer.families._reference import against_pipeline, against_sentence_classifier
 from optinfer.families._sentence import Sentence, excludes_prompt, read_sentence, width_of
@@ -22,6 +23,10 @@ from optinfer.families._settings import read_json
 from optinfer.families._text import DYNAMIC_AXES, INPUTS, load_encoder, require_folder, require_strings
 from optinfer.families._tokens import Reading, TextTokenizer
 from optinfer.models.artifact import Artifact
+
+
+class Settings(TextSettings, ClassSettings):
+    """What a job may say of a classifier of texts."""
 
 
 def load(model: Artifact, settings: dict[str, Any]) -> Family:
@@ -134,7 +139,7 @@ def _check_head(folder: Path, sentence: Sentence | None, classes: int) -> None:
 
 
 family = FamilyKind(
-    settings=("max_length", "top_k", "prompt", "prompt_name"),
+    settings=Settings,
     fragment_rows=1024,
     load=load,
 )

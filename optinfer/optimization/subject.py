@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from optinfer.config import JobConfig
-from optinfer.errors import ConfigError
 from optinfer.families import FAMILIES, Family
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.gate import metric_of
@@ -53,18 +52,3 @@ def load_family(config: JobConfig, model: Artifact, settings: dict[str, Any]) ->
     """
     family: Family = FAMILIES.get(config.model.family).load(model, settings)
     return family
-
-
-def family_settings(config: JobConfig) -> dict[str, Any]:
-    """Return the model settings that the family takes.
-
-    Raises:
-        ConfigError: one is set that this family has no use for.
-    """
-    taken = FAMILIES.get(config.model.family).settings
-    given = config.model.model_dump(by_alias=True, exclude={"path", "family", "allow_pickle"})
-    if idle := [name for name, value in given.items() if value and name not in taken]:
-        raise ConfigError(
-            f"model.{idle[0]} has no use with family {config.model.family}, which takes {', '.join(taken)}; remove it"
-        )
-    return {name: given[name] for name in taken}

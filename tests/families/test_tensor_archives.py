@@ -16,7 +16,7 @@ from optinfer.families import FAMILIES
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.optimization.baseline import answers_here, require_sound
 from optinfer.optimization.techniques import BuildContext
-from optinfer.optimization.techniques.onnx_export import DEFAULTS, run
+from optinfer.optimization.techniques.onnx_export import run, technique
 from tests.conftest import located
 
 ROWS = 20
@@ -109,5 +109,5 @@ def test_keywords_dictionaries_and_nests_are_tensors_in_order(save: Save, tmp_pa
     assert added["best"].to_pylist() == more["best"].tolist()
 
     family = FAMILIES.get("tensor").load(settings.model, settings.family_settings)
-    run(settings.artifact, BuildContext(family, family.preprocess(table)), tmp_path, DEFAULTS)
+    run(settings.artifact, BuildContext(family, family.preprocess(table)), tmp_path, technique.defaults)
     assert (tmp_path / "model.onnx").is_file()
