@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from optinfer.errors import OptinferError
 
 if TYPE_CHECKING:
+    from optinfer.commands.optimize import optimize
+    from optinfer.commands.run import run
+    from optinfer.commands.tune import tune
     from optinfer.config import JobConfig, load_job
-    from optinfer.job import run
-    from optinfer.optimizing import optimize
-    from optinfer.tuning import tune
 
 __all__ = ["JobConfig", "OptinferError", "load_job", "optimize", "run", "tune"]
 __version__ = "0.1.0"
@@ -21,9 +21,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "JobConfig": "optinfer.config",
     "load_job": "optinfer.config",
-    "optimize": "optinfer.optimizing",
-    "run": "optinfer.job",
-    "tune": "optinfer.tuning",
+    "optimize": "optinfer.commands.optimize",
+    "run": "optinfer.commands.run",
+    "tune": "optinfer.commands.tune",
 }
 
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from optinfer import yaml_file
 from optinfer.errors import ConfigError, suggest
+from optinfer.system import yaml_file
 
 AUTO: Literal["auto"] = "auto"
 Auto = Literal["auto"]
@@ -40,9 +40,13 @@ class _Part(BaseModel):
 
 
 class SourceConfig(_Part):
-    """The table: a Parquet file, a folder (hive-partitioned or not) or a glob, local or any fsspec URL."""
+    """The table: a Parquet file, a folder (hive-partitioned or not) or a glob, or another kind's; any fsspec URL."""
 
     path: PathText
+    format: str = Field(AUTO, description="kind of table: parquet, delta, or another package's; auto: by what is there")
+    version: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="version of a table that keeps several; default: the latest when the job begins"
+    )
     columns: dict[str, str | tuple[str, ...]] = Field(
         default_factory=dict, description="what the family needs <- source column (or several, side by side)"
     )
@@ -204,6 +208,7 @@ class SinkConfig(_Part):
     """Where the scored rows go, and what happens to those that cannot be scored."""
 
     path: PathText
+    format: str = Field(AUTO, description="kind of table: parquet, delta, or another package's; auto: parquet")
     columns: tuple[str, ...] = Field((), description="source columns carried unchanged")
     on_error: Literal["quarantine", "raise"] = "quarantine"
     error_threshold: float = Field(0.01, ge=0, description="a fraction below 1, or a row count")

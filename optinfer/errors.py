@@ -72,7 +72,11 @@ class UnavailableError(NoVariantError):
 
 
 class GateError(NoVariantError):
-    pass
+    """No variant may score; `problem` is the error without its `remedy`, for whoever knows a better one."""
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem}\n{remedy}" if remedy else problem)
+        self.problem = problem
 
 
 class LoadError(NoVariantError):

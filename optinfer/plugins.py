@@ -1,8 +1,8 @@
-"""Finds families, backends and techniques by file name, and those of other packages by entry point.
+"""Finds plugins by file name, and those of other packages by entry point.
 
-A plugin is a module. Its name is its file's name; there is no list to edit. Listing never imports a plugin, so a
-broken or heavy one costs nothing until it is used; a third party registers `name = "package.module"` under the entry
-point group `optinfer.families`, `optinfer.backends` or `optinfer.techniques`.
+A plugin is a module that holds one object of its kind's type, under its kind's name: `backend`, `family`, `sink`. The
+plugin's name is its file's; there is no list to edit. Listing never imports a plugin, so a broken or heavy one costs
+nothing until it is used; a third party registers `name = "package.module"` under the kind's entry point group.
 """
 
 from __future__ import annotations
@@ -16,9 +16,60 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from optinfer.errors import ConfigError, suggest
+
+T = TypeVar("T")
+
+
+class Kind(Generic[T]):
+    """One kind of plugin: a room with a file for each, and the entry points `optinfer.<plural>` of other packages.
+
+    Args:
+        name: of the kind, and of the object in a plugin's module: `backend`.
+        plural: of the entry point group: `backends`.
+        room: package that holds our own.
+        type: what the object has to be.
+    """
+
+    def __init__(self, name: str, plural: str, room: str, type: type[T]) -> None:
+        self.name, self.plural = name, plural
+        self._room, self._type = room, type
+
+    def names(self) -> list[str]:
+        """Name every plugin as job files do, ours first; imports none."""
+        return [name.replace("_", "-") for name in self._modules()]
+
+    def get(self, name: str) -> T:
+        """Import the plugin `name`; dashes and underscores are the same.
+
+        Raises:
+            ConfigError: there is no such plugin, or what its module holds is none.
+        """
+        known = self._modules()
+        module = known.get(name.replace("-", "_")) or known.get(name)
+        if module is None:
+            raise ConfigError(f"no {self.plural} plugin {name!r}" + suggest(name, self.names()))
+        found = vars(importlib.import_module(module)).get(self.name)
+        if not isinstance(found, self._type):
+            raise ConfigError(
+                f'the {self.name} {name} ({module}) has no `{self.name} = {self._type.__name__}(...)`; see "how to '
+                f'add a {self.name}" in docs/architecture.md'
+            )
+        return found
+
+    @cache  # noqa: B019 one object a kind, as long as the process
+    def _modules(self) -> dict[str, str]:
+        """Return plugin name -> module path, own files first."""
+        room = importlib.import_module(self._room)
+        found = {
+            m.name: f"{self._room}.{m.name}" for m in pkgutil.iter_modules(room.__path__) if not m.name.startswith("_")
+        }
+        for entry in entry_points(group=f"optinfer.{self.plural}"):
+            found.setdefault(entry.name, entry.value)
+        return found
+
 
 ROOMS = {
     "families": "optinfer.families",

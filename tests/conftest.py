@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 
-from optinfer.artifact import Artifact
 from optinfer.config import JobConfig, ModelConfig, parse_job
 from optinfer.data.fragments import Fragments
+from optinfer.models.artifact import Artifact
 
 REPO = Path(__file__).resolve().parent.parent
 PLUGINS = Path(__file__).resolve().parent / "plugins"
@@ -33,7 +33,7 @@ settings.load_profile("optinfer")
 
 def located(path: Any = MODEL, family: str = "text-embedding", **settings: Any) -> Artifact:
     """Return a model as a job finds it; by default the real MiniLM that a package ships."""
-    from optinfer.optimization.model_source import locate
+    from optinfer.models.source import locate
 
     return locate(ModelConfig(path=str(path), family=family, **settings))
 
@@ -114,13 +114,10 @@ def shared_ray(_ray: None) -> None:
 @pytest.fixture
 def trials_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure candidates in this process: a new one for each would cost more than all the rest of most tests."""
-    from optinfer.optimization import prepare
-    from optinfer.optimization.baseline import answers_here, kept_here
-    from optinfer.optimization.trial import certify_here
+    from optinfer.commands import resolved
+    from optinfer.optimization.trial import HERE
 
-    monkeypatch.setattr(prepare, "certify_apart", certify_here)
-    monkeypatch.setattr(prepare, "answers_apart", answers_here)
-    monkeypatch.setattr(prepare, "kept_apart", kept_here)
+    monkeypatch.setattr(resolved, "APART", HERE)
 
 
 @pytest.fixture
@@ -135,21 +132,11 @@ def fake_variant(monkeypatch: pytest.MonkeyPatch, trials_here: None) -> str:
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Score in this process, with the actor's own class: for what does not depend on who calls it."""
-    import json
-
-    from optinfer import job
-    from optinfer.execution import pipeline
+    from optinfer.commands import run
+    from optinfer.execution.in_process import InProcess
     from optinfer.execution.placement import Node
 
-    def stream(task: Any, placement: Any, todo: Any) -> Iterator[Any]:
-        scorer = pipeline.FragmentScorer(task)
-        for run in todo.runs():
-            yield from map(pipeline._receipt, json.loads(scorer({"run": run})["receipts"]))
-
-    monkeypatch.setattr(pipeline, "stream", stream)
-    for step in ("open", "ready", "release"):
-        monkeypatch.setattr(job.Connection, step, lambda self: None)
-    monkeypatch.setattr(job.Connection, "free", lambda self: [Node(cpus=2)])
+    monkeypatch.setattr(run, "OnRay", lambda address: InProcess([Node(cpus=2)]))
 
 
 @pytest.fixture(scope="session")
@@ -279,6 +266,6 @@ def free_port() -> int:
 @pytest.fixture
 def last_journal() -> Callable[[], Path]:
     """Return a function that finds the newest run's journal."""
-    from optinfer import home
+    from optinfer.system import home
 
     return lambda: max(home.runs().glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime_ns)

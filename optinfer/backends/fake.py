@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution, Session
+from optinfer.models.artifact import Artifact
 
 FORMATS = ("torch", "onnx")
 REQUIRES: tuple[str, ...] = ()

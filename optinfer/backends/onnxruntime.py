@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution, Session
 from optinfer.backends._zipmap import without_dictionaries
 from optinfer.errors import LoadError, UnavailableError
-from optinfer.machine import lacks_nvidia_gpu
+from optinfer.models.artifact import Artifact
+from optinfer.system.machine import lacks_nvidia_gpu
 
 FORMATS = ("onnx",)
 REQUIRES = ("onnxruntime",)

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from optinfer import home
-from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution, Session
 from optinfer.backends.onnxruntime import OnnxRuntimeSession
 from optinfer.errors import OptinferError
-from optinfer.machine import gpu, lacks_nvidia_gpu
+from optinfer.models.artifact import Artifact
+from optinfer.system import home
+from optinfer.system.machine import gpu, lacks_nvidia_gpu
 
 FORMATS = ("onnx",)
 REQUIRES = ("onnxruntime",)

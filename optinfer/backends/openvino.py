@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution, Session
+from optinfer.models.artifact import Artifact
 
 FORMATS = ("openvino",)
 REQUIRES = ("openvino",)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from optinfer import plugins
-from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution, Session
 from optinfer.errors import UnavailableError
-from optinfer.machine import lacks_nvidia_gpu
+from optinfer.models.artifact import Artifact
+from optinfer.system.machine import lacks_nvidia_gpu
 
 FORMATS = ("torch",)
 REQUIRES = ("torch", "transformers")

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution, Session
 from optinfer.backends import torch as eager
 from optinfer.errors import UnavailableError
+from optinfer.models.artifact import Artifact
 
 FORMATS = ("torch",)
 REQUIRES = ("torch", "transformers")

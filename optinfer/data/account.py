@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from optinfer.data.storage import STATE, Folder
+from optinfer.records.part import Part
 
 PART = r"part-\d{6,}\.parquet"
 _FOLDER = f"{STATE}/accounts"
@@ -70,8 +71,8 @@ def committed(table: pa.Table, damaged: tuple[str, ...] = (), dropped: tuple[str
                      damaged=damaged, dropped=dropped)  # fmt: skip
 
 
-def from_footers(footers: Iterable[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist([{name: f.get(name) for name in SCHEMA.names} for f in footers], schema=SCHEMA)
+def as_table(parts: Sequence[Part]) -> pa.Table:
+    return pa.table({name: [getattr(part, name) for part in parts] for name in SCHEMA.names}, schema=SCHEMA)
 
 
 def index_of(part: str) -> int:
@@ -88,26 +89,12 @@ class Accounts:
     def __init__(self, folder: Folder, fingerprint: str) -> None:
         self._folder = folder
         self.fingerprint = fingerprint
-        self._open: list[dict[str, Any]] = []
+        self._open: list[Part] = []
         self._held: list[pa.Table] = []
 
-    def add(
-        self,
-        artifact: str,
-        fragment: int,
-        rows_in: int,
-        rows_out: int,
-        rows_quarantined: int,
-        variant: str | None = None,
-        **files: Any,
-    ) -> None:
-        """Count one committed fragment; it is written with others.
-
-        Args:
-            files: what lies in the folder: `bytes`, `sha256`, `stamp`, `quarantine_file`, `quarantine_bytes`.
-        """
-        counts = dict(zip(_COUNTS, (fragment, rows_in, rows_out, rows_quarantined), strict=True))
-        self._open.append({**counts, "artifact": artifact, "variant": variant, **files})
+    def add(self, part: Part) -> None:
+        """Count one committed fragment; it is written with others."""
+        self._open.append(part)
         if len(self._open) >= _RECEIPTS_AN_ACCOUNT:
             self.flush()
 
@@ -115,7 +102,7 @@ class Accounts:
         """Write what is counted and not written yet."""
         if not self._open:
             return
-        table = from_footers(self._open)
+        table = as_table(self._open)
         self._write(table)
         self._held.append(table)
         self._open = []
@@ -134,7 +121,7 @@ class Accounts:
 
     def table(self) -> pa.Table:
         """Return what is counted in this run, resumed fragments included; each once, as it was committed last."""
-        table = pa.concat_tables([SCHEMA.empty_table(), *self._held, from_footers(self._open)])
+        table = pa.concat_tables([SCHEMA.empty_table(), *self._held, as_table(self._open)])
         fragments = table.column("fragment").to_numpy()
         _, last = np.unique(fragments[::-1], return_index=True)
         return table if len(last) == len(fragments) else table.take(pa.array(len(fragments) - 1 - last))

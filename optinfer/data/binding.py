@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -18,20 +18,25 @@ import pyarrow.parquet as pq
 
 from optinfer.data.account import PART, Committed
 from optinfer.data.fragments import Plan
-from optinfer.data.parts import Parts, as_json, parquet_bytes
-from optinfer.data.storage import STATE
-from optinfer.errors import OutputConflictError
+from optinfer.data.sinks import Sink
+from optinfer.data.state import as_json, parquet_bytes
+from optinfer.data.storage import STATE, Folder
+from optinfer.errors import OutputConflictError, redact
 
 _JOB, _PLAN, _VARIANT = (f"{STATE}/{name}" for name in ("job.json", "plan.parquet", "variant.json"))
 _is_part = re.compile(PART).fullmatch
 
 
-class Binding(Parts):
+class Binding:
     """What one output is bound to."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
+    def __init__(self, folder: Folder, sink: Sink) -> None:
+        self._folder, self._sink = folder, sink
         self._state: dict[str, bytes] = {}
+
+    @property
+    def shown(self) -> str:
+        return redact(self._folder.url)
 
     def freeze(self, job: dict[str, Any], plan: Plan) -> bool:
         """Bind this folder to a job; return True where it was bound to the same fingerprint before.
@@ -58,7 +63,7 @@ class Binding(Parts):
         if not again or self.job() is None:
             self._keep(_JOB, as_json(job))
         for name in (_PLAN, _JOB):
-            self._state[name] = self.folder.read(name) or self._state.get(name, b"")
+            self._state[name] = self._folder.read(name) or self._state.get(name, b"")
         return again
 
     def _job_of_the_parts(self, job: dict[str, Any]) -> dict[str, Any] | None:
@@ -67,41 +72,36 @@ class Binding(Parts):
         Raises:
             OutputConflictError: there are Parquet files, and they are not.
         """
-        found = self.folder.names(r".*\.parquet")
+        found = self._folder.names(r".*\.parquet")
         if not found:
             return None
-        record = next(filter(None, map(self.peek, filter(_is_part, found))), None)
-        if record is None:
+        parts = (self._sink.read([name], whole=False)[0] for name in filter(_is_part, found))
+        part = next(filter(None, parts), None)
+        if part is None:
             raise OutputConflictError(
                 f"{self.shown} holds Parquet files that optinfer did not write; choose an empty sink.path"
             )
-        if record["fingerprint"] != job["fingerprint"]:
+        if part.fingerprint != job["fingerprint"]:
             raise OutputConflictError(
                 f"{self.shown}/{_JOB} is missing or cannot be read, and the parts beside it are of another job "
-                f"(fingerprint {record['fingerprint']}, this one {job['fingerprint']}); "
+                f"(fingerprint {part.fingerprint}, this one {job['fingerprint']}); "
                 "choose a new sink.path, or put that file back"
             )
         return job
 
     def _keep(self, name: str, data: bytes) -> None:
-        self.folder.put(name, data)
+        self._folder.put(name, data)
         self._state[name] = data
 
     def _has_parts(self) -> bool:
-        return any(_is_part(entry.name) for entry in self.folder.entries())
+        return any(_is_part(entry.name) for entry in self._folder.entries())
 
-    def bound_variant(self) -> str | None:
-        """Return the variant that committed rows here, None while none did, or none is known."""
-        bound = self._bound()
-        return str(bound["variant"]) if bound else None
-
-    def bound_beside(self) -> str | None:
-        """Return the second variant that committed rows here, None where there is none."""
-        bound = self._bound()
-        return str(bound["beside"]["variant"]) if bound and "beside" in bound else None
+    def bound_variants(self) -> tuple[str, ...]:
+        """Return the variants that commit rows here, pool by pool; none while none did, or none is known."""
+        return tuple(str(one["variant"]) for one in _pools(self._bound()))
 
     def _bound(self) -> dict[str, Any] | None:
-        bound = self._json_file(_VARIANT, "variant", "artifact")
+        bound = read_json(self._folder, _VARIANT, "variant", "artifact")
         return bound if bound and self._has_parts() else None
 
     def bind_variant(self, chosen: dict[str, Any], found: Committed | None = None) -> None:
@@ -113,7 +113,7 @@ class Binding(Parts):
         Raises:
             OutputConflictError: an earlier attempt committed rows with another artifact.
         """
-        bound = self._json_file(_VARIANT, "variant", "artifact")
+        bound = read_json(self._folder, _VARIANT, "variant", "artifact")
         if bound is None and found is not None:
             self.require_artifacts(list(_artifacts(chosen)), found)
         elif bound is not None and bound != chosen and self._has_parts():
@@ -122,7 +122,7 @@ class Binding(Parts):
                 "machine, library version or fallback; resume where it was started, or choose a new sink.path"
             )
         if bound != chosen:
-            self.folder.put(_VARIANT, as_json(chosen))
+            self._folder.put(_VARIANT, as_json(chosen))
         self._state[_VARIANT] = as_json(chosen)
 
     def require_artifacts(self, allowed: Collection[str], found: Committed) -> None:
@@ -139,12 +139,12 @@ class Binding(Parts):
 
     def job(self) -> dict[str, Any] | None:
         """Return the frozen job, None where there is none, or garbage."""
-        return self._json_file(_JOB, "fingerprint", "fields")
+        return read_json(self._folder, _JOB, "fingerprint", "fields")
 
     def planned_fragments(self) -> int | None:
         """Return how many fragments were planned, None where the frozen plan is gone or garbage."""
         try:
-            return int(pq.read_metadata(io.BytesIO(self.folder.read(_PLAN) or b"")).num_rows)
+            return int(pq.read_metadata(io.BytesIO(self._folder.read(_PLAN) or b"")).num_rows)
         except (pa.ArrowException, OSError):
             return None
 
@@ -159,28 +159,35 @@ class Binding(Parts):
             raise OutputConflictError(
                 f"{self.shown} was emptied and given to another job while this one ran; choose a new sink.path"
             )
-        gone = tuple(name for name, data in self._state.items() if self.folder.read(name) != data)
+        gone = tuple(name for name, data in self._state.items() if self._folder.read(name) != data)
         for name in gone:
-            self.folder.put(name, self._state[name])
+            self._folder.put(name, self._state[name])
         return gone
 
-    def _json_file(self, name: str, *keys: str) -> dict[str, Any] | None:
-        """Return a state file, None where it is gone, or not what was written there."""
-        try:
-            found = json.loads(self.folder.read(name) or b"")
-        except ValueError:
-            return None
-        return found if isinstance(found, dict) and all(key in found for key in keys) else None
+
+def read_json(folder: Folder, name: str, *keys: str) -> dict[str, Any] | None:
+    """Return a state file, None where it is gone, or not what was written there."""
+    try:
+        found = json.loads(folder.read(name) or b"")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and all(key in found for key in keys) else None
+
+
+def _pools(bound: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """Yield what each pool is bound to: the next one's lies inside the one before."""
+    while bound is not None:
+        yield bound
+        bound = bound.get("beside")
 
 
 def _artifacts(chosen: dict[str, Any]) -> tuple[str, ...]:
-    return (chosen["artifact"], *((chosen["beside"]["artifact"],) if "beside" in chosen else ()))
+    return tuple(one["artifact"] for one in _pools(chosen))
 
 
 def _named(identity: dict[str, Any]) -> str:
-    """Name what fills an output: one variant, or two."""
-    first = f"{identity['variant']} (artifact {identity['artifact']})"
-    return f"{first} and {_named(identity['beside'])}" if "beside" in identity else first
+    """Name what fills an output: one variant, or more."""
+    return " and ".join(f"{one['variant']} (artifact {one['artifact']})" for one in _pools(identity))
 
 
 def fingerprint(fields: dict[str, Any]) -> str:

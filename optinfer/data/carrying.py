@@ -11,7 +11,7 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from optinfer.data.parts import parquet_bytes
+from optinfer.data.state import parquet_bytes
 from optinfer.errors import ConfigError
 
 

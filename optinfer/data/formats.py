@@ -24,7 +24,7 @@ class _Format(NamedTuple):
 
 _COPY = "write the rows of its current version to a folder of their own and point source.path there"
 _FORMATS = (
-    _Format("Delta", "_delta_log", f"{_COPY}: DuckDB's `COPY (FROM delta_scan('...')) TO 'copy.parquet'`, say"),
+    _Format("Delta", "_delta_log", "point source.path at the table's own folder, and leave source.format out"),
     _Format("Iceberg", "metadata", f"{_COPY}: DuckDB's `COPY (FROM iceberg_scan('...')) TO 'copy.parquet'`, say"),
     _Format("Hudi", ".hoodie", f"{_COPY}: with Spark, say"),
     _Format("Lance", "_versions", f"{_COPY}: `pyarrow.parquet.write_table(lance.dataset('...').to_table(), ...)`, say"),

@@ -123,6 +123,7 @@ class Plan:
     Attributes:
         bad_files: (path, reason) of files left out because the job says so.
         warnings: what a person should know of the table, those files included.
+        version: of a table that keeps several.
     """
 
     files: tuple[SourceFile, ...]
@@ -130,6 +131,7 @@ class Plan:
     schema: pa.Schema
     bad_files: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    version: int | None = None
 
     @property
     def rows(self) -> int:

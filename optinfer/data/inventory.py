@@ -17,19 +17,23 @@ import pyarrow.parquet as pq
 
 from optinfer.data.fragments import part_name
 from optinfer.data.output_listing import Differences, Listing, differences, listed
-from optinfer.data.parts import parquet_bytes
+from optinfer.data.state import parquet_bytes
 from optinfer.data.storage import STATE, Folder
 
 INVENTORY = f"{STATE}/parts.parquet"
 _TAKEN_OVER = ("fragment", "bytes", "sha256", "quarantine_file", "quarantine_bytes")
 
 
-def keep(folder: Folder, committed: pa.Table, total: int) -> dict[str, Any]:
-    """Write the inventory of accounts; return what the manifest says of it."""
+def of(committed: pa.Table, total: int) -> pa.Table:
+    """Return the inventory of accounts: what lies in the folder for each fragment, in order."""
     committed = committed.sort_by("fragment")
     names = [part_name(index, total) for index in committed.column("fragment").to_pylist()]
     columns = {"part": pa.array(names, pa.string()), "rows": committed.column("rows_out")}
-    table = pa.table({**columns, **{name: committed.column(name) for name in _TAKEN_OVER}})
+    return pa.table({**columns, **{name: committed.column(name) for name in _TAKEN_OVER}})
+
+
+def keep(folder: Folder, table: pa.Table) -> dict[str, Any]:
+    """Write an inventory; return what the manifest says of it."""
     data = parquet_bytes(table)
     folder.put(INVENTORY, data)
     return {

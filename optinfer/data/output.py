@@ -23,36 +23,55 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer.data import inventory
-from optinfer.data.account import Accounts, Committed, committed, from_footers
-from optinfer.data.binding import Binding
+from optinfer.data.account import Accounts, Committed, as_table, committed
+from optinfer.data.binding import Binding, read_json
 from optinfer.data.fragments import Plan, part_name
 from optinfer.data.output_listing import QUARANTINE, Differences, Listing, differences, few, listed, written_again
-from optinfer.data.parts import as_json
-from optinfer.data.storage import STATE
-from optinfer.errors import AccountingError, OutputConflictError
+from optinfer.data.sinks import DEFAULT, SINKS
+from optinfer.data.sinks.parquet import each
+from optinfer.data.state import Attempts, as_json
+from optinfer.data.storage import STATE, Folder
+from optinfer.errors import AccountingError, OutputConflictError, redact
+from optinfer.records.part import Part
 
 # Parts of which a dead driver wrote no account are read whole, for their digest; more than it can have left so are not.
 _READ_WHOLE = 600
 
 
-class Output(Binding):
-    """One job's output folder."""
+class Output:
+    """One job's output folder: what it holds, what it lacks, and its end.
+
+    Attributes:
+        sink: puts and reads its parts.
+        binding: whose output it is.
+        attempts: parts begun in this run.
+    """
+
+    def __init__(self, url: str, kind: str = DEFAULT) -> None:
+        self.folder = Folder(url)
+        self.sink = SINKS.get(kind).open(url)
+        self.binding = Binding(self.folder, self.sink)
+        self.attempts = Attempts(self.folder)
+
+    @property
+    def shown(self) -> str:
+        return redact(self.folder.url)
 
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest of a finished job, None while it is unfinished, or where the manifest is garbage."""
         if self.folder.read("_SUCCESS") is None:
             return None
-        found = self._json_file("_manifest.json", "run")
+        found = read_json(self.folder, "_manifest.json", "run")
         return found if found and isinstance(found["run"], dict) else None
 
     def finished(self, fingerprint: str) -> dict[str, Any] | None:
         """Return the manifest where the job of this fingerprint is done already."""
-        manifest, job = self.manifest(), self.job()
+        manifest, job = self.manifest(), self.binding.job()
         return manifest if manifest and job and job["fingerprint"] == fingerprint else None
 
     def damage(self, manifest: dict[str, Any]) -> tuple[Listing, Differences]:
         """Hold a finished output against what its manifest says of its parts: one listing."""
-        return inventory.damage(self.folder, manifest, self.planned_fragments())
+        return inventory.damage(self.folder, manifest, self.binding.planned_fragments())
 
     def intact(self, accounts: Accounts, total: int) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
         """Return a (fragments,) mask of the parts that need not be scored, and what is wrong: one listing.
@@ -101,22 +120,22 @@ class Output(Binding):
         """Read the records of parts; return them as accounts, and what is wrong with the others, by fragment."""
         total, wrong, found = len(plan.fragments), {}, []
         names = [part_name(int(i), total) for i in fragments]
-        records = self.records(names, whole=len(names) <= _READ_WHOLE)
-        for index, name, record in zip(fragments.tolist(), names, records, strict=True):
+        parts = self.sink.read(names, whole=len(names) <= _READ_WHOLE)
+        for index, name, part in zip(fragments.tolist(), names, parts, strict=True):
             rows = plan.fragments[index].rows if total else 0
-            if record is None:
+            if part is None:
                 wrong[index] = f"{name} ({listing.sizes[index]:,} bytes) is cut short, or not by optinfer"
-            elif record["fingerprint"] != fingerprint:
+            elif part.fingerprint != fingerprint:
                 raise OutputConflictError(
-                    f"{self.shown}/{name} is of another job (fingerprint {record['fingerprint']}, this one "
+                    f"{self.shown}/{name} is of another job (fingerprint {part.fingerprint}, this one "
                     f"{fingerprint}); choose a new sink.path, or move that part away"
                 )
-            elif (record["fragment"], record["rows_in"]) != (index, rows):
-                wrong[index] = f"{name} holds fragment {record['fragment']}, {record['rows_in']} rows"
+            elif (part.fragment, part.rows_in) != (index, rows):
+                wrong[index] = f"{name} holds fragment {part.fragment}, {part.rows_in} rows"
             else:
-                lies = {"bytes": int(listing.sizes[index]), "stamp": int(listing.stamps[index])}
-                found.append({**lies, **record})
-        return from_footers(found), wrong
+                size = part.bytes if part.bytes is not None else int(listing.sizes[index])
+                found.append(replace(part, bytes=size, stamp=int(listing.stamps[index])))
+        return as_table(found), wrong
 
     def compare(self, accounts: Accounts, plan: Plan) -> Differences:
         """Hold the folder as it lies there now against what was committed.
@@ -139,8 +158,8 @@ class Output(Binding):
         told = zip(suspects.column("fragment").to_pylist(), suspects.column("sha256").to_pylist(), strict=True)
         other = {
             index: f"{name} has other content than was written"
-            for (index, digest), name, now in zip(told, names, self.digests(names), strict=True)
-            if digest is not None and digest != now and index not in found.lost
+            for (index, digest), name, now in zip(told, names, self.sink.read(names), strict=True)
+            if digest is not None and (now is None or digest != now.sha256) and index not in found.lost
         }
         reasons = {**dict(zip(found.lost.tolist(), found.reasons, strict=True)), **other}
         lost = sorted(reasons)
@@ -159,24 +178,31 @@ class Output(Binding):
         if not len(fragments):
             return
         # Where the whole folder went, none is there any more: asking for each would take hours on an object store.
-        there = self.committed() | {f"{QUARANTINE}/{name}" for name in self.folder.names(under=QUARANTINE)}
+        there = self.sink.committed() | {f"{QUARANTINE}/{name}" for name in self.folder.names(under=QUARANTINE)}
         lost = parts.filter(pa.array(np.isin(parts.column("fragment").to_numpy(), fragments)))
         names = {part_name(index, total) for index in fragments.tolist()}
         names |= set(lost.column("quarantine_file").drop_null().to_pylist())
-        self._each(self.folder.delete, sorted(names & there))
+        each(self.folder, self.folder.delete, sorted(names & there))
 
     def reopen(self) -> None:
         """Take back the word of a finished run whose parts no longer agree, before anything else is written."""
         for name in ("_SUCCESS", "_manifest.json"):
             self.folder.delete(name)
 
+    def commit_empty(self, plan: Plan, fingerprint: str, schema: pa.Schema) -> Part:
+        """Commit one part without rows: an empty table gives an output with a schema, not one that readers refuse."""
+        return self.sink.put(plan.part_name(0), Part(fragment=0, fingerprint=fingerprint, artifact=""),
+                             schema.empty_table(), None)  # fmt: skip
+
     def finish(self, manifest: dict[str, Any], accounts: Accounts, plan: Plan) -> dict[str, Any]:
-        """Write sizes and digests of the parts, the manifest, then `_SUCCESS`; the order is the promise."""
-        manifest = {**manifest, "parts": inventory.keep(self.folder, accounts.table(), len(plan.fragments))}
+        """Write sizes and digests of the parts, the manifest, the table, then `_SUCCESS`; the order is the promise."""
+        parts = inventory.of(accounts.table(), len(plan.fragments))
+        manifest = {**manifest, "parts": inventory.keep(self.folder, parts)}
         self.folder.put("_manifest.json", as_json(manifest))
+        self.sink.finish(accounts.fingerprint, parts)
         self.folder.put("_SUCCESS", b"")
         self.folder.delete(f"{STATE}/staging")
-        self.forget_attempts()
+        self.attempts.forget()
         return manifest
 
 

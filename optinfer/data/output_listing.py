@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from optinfer.data.fragments import part_digits, part_name
-from optinfer.data.source_listing import SUFFIXES  # as others read this folder, too
+from optinfer.data.listing import SUFFIXES  # as others read this folder, too
 from optinfer.data.storage import Folder
 
 QUARANTINE = "_quarantine"

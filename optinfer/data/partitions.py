@@ -66,11 +66,25 @@ def _typed(key: str, value: str | None, whole: bool) -> tuple[str, Any, str]:
     return key, value, str(pa.string())
 
 
+def type_named(kind: str) -> pa.DataType:
+    """Return the type that a partition value's third part names: `str` of it."""
+    zoned = re.fullmatch(r"timestamp\[(\w+), tz=(.+)\]", kind)
+    return pa.timestamp(*zoned.groups()) if zoned else pa.type_for_alias(kind)
+
+
+def constant(value: Any, kind: str) -> pa.Scalar:
+    """Return a partition value, which travels as a plain one, or as its text."""
+    wanted = type_named(kind)
+    if isinstance(value, str) and wanted != pa.string():
+        return pa.scalar(value).cast(wanted)
+    return pa.scalar(value, wanted)
+
+
 def with_partitions(schema: pa.Schema, partition: Partition) -> pa.Schema:
     """Return a file's columns and, after them, those of its folders."""
     for name, _, kind in partition:
         if name not in schema.names:
-            schema = schema.append(pa.field(name, pa.type_for_alias(kind)))
+            schema = schema.append(pa.field(name, type_named(kind)))
     return schema
 
 

@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import PurePath
 
-from optinfer.data.source_listing import SUFFIXES
+from optinfer.data.listing import SUFFIXES
 from optinfer.data.storage import absolute, is_local
 from optinfer.errors import ConfigError, redact
 

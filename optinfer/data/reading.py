@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from optinfer.data.footer import int96_columns, leaves_of, open_parquet
 from optinfer.data.fragments import Fragment
+from optinfer.data.partitions import constant
 from optinfer.data.patience import read_patiently
 from optinfer.data.pinned import PinnedFile
 from optinfer.data.schema import conform
@@ -66,7 +67,7 @@ class FragmentReader:
                 f"{redact(fragment.path)} changed since it was planned ({table.num_rows} of {fragment.rows} rows in "
                 f"{fragment.start}-{fragment.stop}); choose a new sink.path to score the new table"
             )
-        partition = {name: pa.scalar(value, pa.type_for_alias(kind)) for name, value, kind in fragment.partition}
+        partition = {name: constant(value, kind) for name, value, kind in fragment.partition}
         for name in self._columns:
             if name not in table.column_names:
                 table = table.append_column(name, pa.repeat(partition[name], fragment.rows))

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer.data.fragments import Fragment
-from optinfer.data.reading import FragmentReader
+from optinfer.data.sources import Reader
 from optinfer.errors import CorruptFileError
 
 # Spread over the table, yet few enough that sampling reads a small part of it.
@@ -36,7 +36,7 @@ def digest(table: pa.Table) -> str:
 
 def draw(
     fragments: Sequence[Fragment],
-    reader: FragmentReader,
+    reader: Reader,
     required: list[str],
     gate_rows: int,
     calibration_rows: int,

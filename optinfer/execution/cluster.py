@@ -8,10 +8,10 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from optinfer import last_resort
 from optinfer.errors import OptinferError
 from optinfer.execution.placement import Node
 from optinfer.execution.reach import chosen, require_reachable, require_startable, what_to_check
+from optinfer.system import last_resort
 
 # Only descriptions and receipts pass through the object store; rows never do.
 _OBJECT_STORE_BYTES = 256 * 2**20

@@ -7,68 +7,25 @@ that scores and commits it (scorer.py). So the driver never holds more than what
 from __future__ import annotations
 
 import itertools
-import json
 import warnings
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from optinfer import last_resort
-from optinfer.data.fragments import Plan
 from optinfer.errors import OptinferError
-from optinfer.execution.placement import Placement
-from optinfer.execution.scorer import FragmentScorer, Receipt, ScoringTask
-from optinfer.quiet import hush
-from optinfer.tracking.metrics import Stats
+from optinfer.execution.scorer import FragmentScorer, ScoringTask, receipts
+from optinfer.execution.todo import OVERLAP, Todo
+from optinfer.records.placement import Placement
+from optinfer.records.receipt import Receipt
+from optinfer.system.quiet import hush
 
-# One fragment in the model, one being read or committed.
-_OVERLAP = 2
 # An actor that dies (out of memory, a crash in a native library) is replaced and its fragments are tried again,
 # isolated: the restarts cover as many bad fragments an actor. Retries cover a lost node: until Ray has found out, some
 # 15 s, each fragment of it is tried again once a second.
 _TASK_RETRIES = 60
 _RESTARTS = 100
-# Ray Data hands out some 200 blocks a second and keeps 5 kB of each until the end: very many fragments go in runs.
-_MOST_BLOCKS = 16_384
 
 
-@dataclass(frozen=True)
-class Todo:
-    """The fragments of a plan that are left, as (n,) ascending indices."""
-
-    plan: Plan
-    indices: np.ndarray[Any, Any]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def spans(self, replicas: int) -> Iterator[tuple[int, int]]:
-        """Yield [first, stop) of each run.
-
-        The first are one fragment long, so that receipts come soon. The last have no more rows than a replica's fair
-        share of what is left, so that replicas finish together.
-        """
-        cuts, at_once = self.plan.fragments, replicas * _OVERLAP
-        rows = np.concatenate([[0], np.cumsum((cuts.stop - cuts.start)[self.indices])])
-        longest, first = -(-len(self) // _MOST_BLOCKS), 0
-        while first < len(self):
-            fair = rows[first] + (rows[-1] - rows[first]) / at_once
-            within = int(np.searchsorted(rows, fair, side="right")) - 1
-            stop = max(min(first + longest, first + 1 + first // at_once, within), first + 1)
-            yield first, stop
-            first = stop
-
-    def runs(self, replicas: int = 1) -> Iterator[str]:
-        """Yield runs of fragments with their part names, as JSON."""
-        for first, stop in self.spans(replicas):
-            run = self.indices[first:stop].tolist()
-            named = [{"fragment": asdict(self.plan.fragments[i]), "part": self.plan.part_name(i)} for i in run]
-            yield json.dumps(named)
-
-
-def stream(task: ScoringTask, placement: Placement, todo: Todo) -> Generator[Receipt, None, None]:
+def stream(task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Generator[Receipt, None, None]:
     """Score fragments and yield a receipt as each is committed.
 
     Raises:
@@ -78,8 +35,7 @@ def stream(task: ScoringTask, placement: Placement, todo: Todo) -> Generator[Rec
     from ray.data.exceptions import ExecutionTimeoutError
 
     context = _context()
-    parts = placement.parts
-    replicas = sum(part.replicas for part in parts)
+    replicas = sum(part.replicas for part in placements)
     hush()
     # Ray announces the end of `ray_remote_args_fn` without naming another way to bound restarts.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", module="optinfer")
@@ -92,22 +48,22 @@ def stream(task: ScoringTask, placement: Placement, todo: Todo) -> Generator[Rec
             compute=ray.data.ActorPoolStrategy(
                 min_size=replicas,
                 initial_size=replicas,
-                max_size=sum(part.max_replicas for part in parts),
-                max_tasks_in_flight_per_actor=_OVERLAP,
-                max_concurrent_calls_per_actor=_OVERLAP,
+                max_size=sum(part.max_replicas for part in placements),
+                max_tasks_in_flight_per_actor=OVERLAP,
+                max_concurrent_calls_per_actor=OVERLAP,
                 enable_true_multi_threading=True,
             ),
             # What every replica takes; `_remote_args` says what those of two kinds take.
-            num_cpus=min(part.cpus_per_replica for part in parts),
-            num_gpus=min(part.gpus_per_replica for part in parts) or None,
-            ray_remote_args_fn=_remote_args(placement),
+            num_cpus=min(part.cpus_per_replica for part in placements),
+            num_gpus=min(part.gpus_per_replica for part in placements) or None,
+            ray_remote_args_fn=_remote_args(placements),
         )
     try:
         for row in dataset.iter_rows():
-            yield from map(_receipt, json.loads(row["receipts"]))
+            yield from receipts(row)
     except ExecutionTimeoutError as error:
         raise OptinferError(
-            f"no fragment moved for {context.execution_no_progress_timeout_s:g} s: {_described(placement)} do not "
+            f"no fragment moved for {context.execution_no_progress_timeout_s:g} s: {_described(placements)} do not "
             "start, or are stuck; see `ray status` for what is free. Fragments that take longer want a smaller "
             "source.fragment_rows, a cluster that takes longer to grow RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"
         ) from error
@@ -156,55 +112,51 @@ def _source(todo: Todo, replicas: int) -> Any:
     return Fragments()
 
 
-def _remote_args(placement: Placement) -> Callable[[], dict[str, Any]]:
+def _remote_args(placements: Sequence[Placement]) -> Callable[[], dict[str, Any]]:
     """Return a function that says what the next actor is started with; Ray Data calls it once for each.
 
     Those on GPUs come first. An actor that Ray restarts keeps what it was started with.
     """
-    actors = itertools.cycle([_actor(placement)] * placement.replicas + _actors_beside(placement))
+    actors = itertools.cycle([args for at in range(len(placements)) for args in _actors(placements, at)])
     return lambda: dict(next(actors))
 
 
-def _actor(placement: Placement) -> dict[str, Any]:
-    """Return what one actor is started with.
+def _actors(placements: Sequence[Placement], at: int) -> list[dict[str, Any]]:
+    """Return what each actor of a pool is started with.
 
     Restarts are bounded, as Ray Data restarts for ever: a fragment that kills its process would never end.
     """
+    placement = placements[at]
     args: dict[str, Any] = {"max_restarts": _RESTARTS, "max_task_retries": _TASK_RETRIES}
     if placement.resources:
         args["resources"] = dict(placement.resources)
     if placement.accelerator_type:
         args["accelerator_type"] = placement.accelerator_type
-    if placement.beside:
-        args |= {"num_cpus": placement.cpus_per_replica, "num_gpus": placement.gpus_per_replica}
-    return args
+    if len(placements) > 1:
+        args["num_cpus"] = placement.cpus_per_replica
+    if placement.pinned:
+        return _on_their_nodes(args, placement.pinned)
+    if len(placements) > 1:
+        args["num_gpus"] = placement.gpus_per_replica
+    return [args] * placement.replicas
 
 
-def _actors_beside(placement: Placement) -> list[dict[str, Any]]:
-    """Return what each actor of the second variant is started with: on its node as long as that lives.
+def _on_their_nodes(args: dict[str, Any], pinned: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return it for actors on their nodes, as long as these live.
 
     Without that, Ray would put some on nodes with GPUs, and take the CPUs of the replicas there.
     """
-    if placement.beside is None:
-        return []
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    each = {**_actor(placement.beside), "num_cpus": placement.beside.cpus_per_replica}
     return [
-        {**each, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
-        for node, count in placement.beside.pinned.items()
+        {**args, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
+        for node, count in pinned.items()
         for _ in range(count)
     ]
 
 
-def _described(placement: Placement) -> str:
+def _described(placements: Sequence[Placement]) -> str:
     return " and ".join(
         f"{part.replicas} replicas of {part.cpus_per_replica:g} CPUs and {part.gpus_per_replica:g} GPUs"
-        for part in placement.parts
+        for part in placements
     )
-
-
-def _receipt(raw: dict[str, Any]) -> Receipt:
-    if "error" in raw:
-        raise last_resort.again(raw)
-    return Receipt(**{**raw, "stats": Stats.from_dict(raw["stats"])})

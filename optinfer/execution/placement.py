@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from optinfer.config import PlacementConfig
 from optinfer.errors import PlacementError
+from optinfer.records.placement import Placement
 
 # Of a node's or GPU's memory, what replicas may fill: the rest is for Ray, the page cache and the runtime itself.
 _MEMORY_SHARE = 0.8
@@ -56,44 +57,6 @@ class Needs:
     gpu_total_mb: float = 0.0
 
 
-@dataclass(frozen=True)
-class Placement:
-    """What Ray is asked for; `reasons` says where each number comes from.
-
-    Attributes:
-        replicas: those that start; up to `max_replicas` join them as nodes do.
-        pinned: replicas by the node that they are to be on; empty where Ray may choose.
-        beside: replicas of a second variant, on the nodes without a GPU.
-    """
-
-    device: str
-    replicas: int
-    max_replicas: int
-    threads_per_replica: int
-    cpus_per_replica: float
-    gpus_per_replica: float
-    reasons: tuple[str, ...]
-    accelerator_type: str | None = None
-    resources: dict[str, float] = field(default_factory=dict)
-    pinned: dict[str, int] = field(default_factory=dict)
-    beside: Placement | None = None
-
-    @property
-    def parts(self) -> tuple[Placement, ...]:
-        """The placement of each variant: one, or two."""
-        return (self, self.beside) if self.beside else (self,)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """Describe it for a tracker."""
-        own = {name: value for name, value in self.as_dict().items() if name not in ("pinned", "beside")}
-        second = {f"beside.{name}": value for name, value in self.beside.params.items()} if self.beside else {}
-        return own | second
-
-
 def place(
     config: PlacementConfig,
     device: str,
@@ -132,37 +95,36 @@ def place(
     return _counted(config, usable, fragments, shape(config, usable, needs), needs, growing)
 
 
-def place_mixed(
+def place_pools(
     config: PlacementConfig,
     nodes: Sequence[Node],
     fragments: int,
-    needs: Needs,
-    beside: Needs,
+    needs: Sequence[Needs],
     growing: bool = False,
-) -> Placement:
-    """Fit replicas of a CUDA variant onto the GPUs, and of a second variant onto the nodes that have none free.
+) -> tuple[Placement, ...]:
+    """Fit replicas of a CUDA variant onto the GPUs, and of further variants onto the nodes that have none free.
 
-    The job's wishes are for the first; the second takes what those nodes hold. Where none of it fits, the first is
-    placed alone, with the reason.
+    The job's wishes are for the first pool; the others take what those nodes hold. Where none of them fits, the first
+    is placed alone, with the reason.
 
     Args:
-        needs, beside: what a replica of the first and of the second was measured to need.
+        needs: what a replica of each pool was measured to need.
 
     Raises:
         PlacementError: the first does not fit; the message has the numbers.
     """
-    alone = place(config, "cuda", nodes, fragments, needs, growing)
+    alone = place(config, "cuda", nodes, fragments, needs[0], growing)
     try:
-        second = _beside(config, nodes, fragments - alone.replicas, beside)
+        further = tuple(_on_others(config, nodes, fragments - alone.replicas, each) for each in needs[1:])
     except PlacementError as error:
-        return replace(alone, reasons=(*alone.reasons, f"no replicas beside them: {error}"))
+        return (replace(alone, reasons=(*alone.reasons, f"no replicas beside them: {error}")),)
     fixed = config.model_copy(update={"max_replicas": alone.replicas})
-    first = place(fixed, "cuda", nodes, fragments, needs, growing)
+    first = place(fixed, "cuda", nodes, fragments, needs[0], growing)
     stays = "a pool of two variants keeps its size: no replica joins as nodes do"
-    return replace(first, reasons=(*first.reasons, stays), beside=second)
+    return (replace(first, reasons=(*first.reasons, stays)), *further)
 
 
-def _beside(config: PlacementConfig, nodes: Sequence[Node], fragments: int, needs: Needs) -> Placement:
+def _on_others(config: PlacementConfig, nodes: Sequence[Node], fragments: int, needs: Needs) -> Placement:
     without = [node for node in nodes if not node.gpus]
     if not without:
         raise PlacementError("every node has a free GPU")
@@ -188,6 +150,15 @@ class _Each:
     cpus: int
     gpus: float
     why: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """What bounds the replicas on nodes like these: how many each node holds of it, and how it is said."""
+
+    of: Literal["cpus", "gpus", "memory", "resource"]
+    said: str
+    holds: list[int]
 
 
 def _on_cpus(config: PlacementConfig, nodes: Sequence[Node], needs: Needs) -> _Each:
@@ -268,7 +239,7 @@ def _counted(
         top = config.max_replicas or max(holds, fragments)
         replicas = max(wished, min(holds, fragments, top))
         most = max(replicas, min(top, fragments)) if growing else replicas
-        reason = f"{replicas} replicas: {holds} fit on {limit}, {fragments} fragments to score"
+        reason = f"{replicas} replicas: {holds} fit on {limit.said}, {fragments} fragments to score"
     reasons = [reason, *each.why]
     if most > replicas:
         reasons.append(f"up to {most} replicas as nodes join: placement.max_replicas and fragments to score")
@@ -285,25 +256,27 @@ def _counted(
     )
 
 
-def _held(config: PlacementConfig, nodes: Sequence[Node], each: _Each, needs: Needs) -> tuple[list[int], str]:
+def _held(config: PlacementConfig, nodes: Sequence[Node], each: _Each, needs: Needs) -> tuple[list[int], _Limit]:
     """Return how many replicas each node holds, and what limits them."""
-    limits = {f"{_listed(nodes, 'cpus')} free CPUs": [int(n.cpus // each.cpus) for n in nodes]}
+    limits = []
     if each.gpus:
-        gpus = {f"{_listed(nodes, 'gpus')} free GPUs": [_gpu_slots(n.gpus, each.gpus) for n in nodes]}
-        limits = gpus | limits
+        slots = [_gpu_slots(n.gpus, each.gpus) for n in nodes]
+        limits.append(_Limit("gpus", f"{_listed(nodes, 'gpus')} free GPUs", slots))
+    limits.append(_Limit("cpus", f"{_listed(nodes, 'cpus')} free CPUs", [int(n.cpus // each.cpus) for n in nodes]))
     for name, amount in config.resources.items():
         free = [n.resources.get(name, 0.0) for n in nodes]
-        limits[f"{'+'.join(f'{f:g}' for f in free) or '0'} free {name}"] = [int(f // amount) for f in free]
+        said = f"{'+'.join(f'{f:g}' for f in free) or '0'} free {name}"
+        limits.append(_Limit("resource", said, [int(f // amount) for f in free]))
     if needs.memory_mb and nodes and all(n.memory_mb for n in nodes):
         have = "+".join(f"{n.memory_mb / 1e3:.0f}" for n in nodes)
         holds = [int(n.memory_mb * _MEMORY_SHARE // needs.memory_mb) for n in nodes]
-        limits[f"{have} GB of memory at {needs.memory_mb / 1e3:.1f} GB each"] = holds
-    held = [min(of_node) for of_node in zip(*limits.values(), strict=True)]
-    return held, min(limits, key=lambda name: sum(limits[name]))
+        limits.append(_Limit("memory", f"{have} GB of memory at {needs.memory_mb / 1e3:.1f} GB each", holds))
+    held = [min(of_node) for of_node in zip(*(limit.holds for limit in limits), strict=True)]
+    return held, min(limits, key=lambda limit: sum(limit.holds))
 
 
 def _does_not_fit(
-    config: PlacementConfig, nodes: Sequence[Node], each: _Each, holds: int, limit: str, wished: int
+    config: PlacementConfig, nodes: Sequence[Node], each: _Each, holds: int, limit: _Limit, wished: int
 ) -> str:
     """Say which wish does not fit, with the numbers and what to change."""
     shape = f"{each.threads} threads" + (f" and {each.gpus:g} GPU" if each.gpus else "")
@@ -311,7 +284,7 @@ def _does_not_fit(
     key = "replicas" if config.replicas != "auto" else "min_replicas"
     if holds:
         return (
-            f"{wished} replicas of {shape} do not fit: {limit} hold {holds}; "
+            f"{wished} replicas of {shape} do not fit: {limit.said} hold {holds}; "
             f"set placement.{key} to {holds} or less, or auto"
         )
     if each.gpus and not any(_gpu_slots(n.gpus, each.gpus) for n in nodes):
@@ -319,10 +292,10 @@ def _does_not_fit(
             f"a replica needs {each.gpus:g} GPU and the nodes have {_listed(nodes, 'gpus')} free; "
             "lower placement.gpus_per_replica, or run where there are GPUs"
         )
-    if "memory" in limit:
-        return f"a replica of {shape} fits on no node: {limit}; choose a smaller variant or a larger node"
-    if any(name in limit for name in config.resources):
-        return f"a replica of {shape} fits on no node: {limit}; correct placement.resources or start such a node"
+    if limit.of == "memory":
+        return f"a replica of {shape} fits on no node: {limit.said}; choose a smaller variant or a larger node"
+    if limit.of == "resource":
+        return f"a replica of {shape} fits on no node: {limit.said}; correct placement.resources or start such a node"
     return (
         f"a replica of {shape} fits on no node (free CPUs: {_listed(nodes, 'cpus')}); "
         "lower placement.threads_per_replica, or wait until the cluster is free"

@@ -11,18 +11,20 @@ import socket
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from optinfer import last_resort
 from optinfer.data.fragments import Fragment
-from optinfer.data.output import Output
-from optinfer.data.reading import FragmentReader
+from optinfer.data.sinks import SINKS
+from optinfer.data.sources import SOURCES
+from optinfer.data.state import Attempts
+from optinfer.data.storage import Folder
 from optinfer.errors import (
     AccountingError,
     CorruptFileError,
@@ -36,7 +38,11 @@ from optinfer.families import Columns, as_roles
 from optinfer.inference.answers import Scored
 from optinfer.inference.isolation import IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.tracking.metrics import Stats, peak_rss_mb
+from optinfer.records.part import Part
+from optinfer.records.receipt import Receipt
+from optinfer.records.stats import Stats
+from optinfer.system import last_resort
+from optinfer.system.machine import peak_rss_mb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,80 +50,50 @@ class ScoringTask:
     """What every replica of a job needs besides the model: where rows come from, and where they go.
 
     Attributes:
-        beside: the second variant's replica, for actors without a GPU.
+        pools: the replica of each pool's actors; without a GPU an actor is of the first pool that needs none.
+        source, sink: kinds of tables.
         columns: family role -> source column or columns; `columns_read` names all of these.
         carried: schema of the source columns in the output.
     """
 
-    settings: ReplicaSettings
+    pools: tuple[ReplicaSettings, ...]
     columns: Columns
     columns_read: list[str]
     carried: pa.Schema
+    source: str
+    sink: str
     output_url: str
     fingerprint: str
     on_error: str
     on_bad_file: str
-    beside: ReplicaSettings | None = None
 
     @property
     def artifacts(self) -> frozenset[str]:
         """Those whose answers may be in the output."""
-        return frozenset(settings.artifact.key for settings in (self.settings, self.beside) if settings)
+        return frozenset(settings.artifact.key for settings in self.pools)
 
-
-@dataclass(frozen=True)
-class Receipt:
-    """What committing a fragment returned.
-
-    Attributes:
-        artifact, variant: what made the part; another's than the replica's where that one was first.
-        replica: the process that made it, `pid@node`.
-        load_started: when its actor began to load the model, in seconds since the epoch, as is `committed`.
-        max_batch_tokens, max_batch_size: the limits of a micro-batch that its replica has come to.
-        sha256, stamp: of the part as it was put; `quarantine_file` and its bytes lie beside it.
-    """
-
-    fragment: int
-    part: str
-    artifact: str
-    variant: str
-    stats: Stats
-    reasons: dict[str, int]
-    replica: str
-    node: str
-    load_started: float
-    load_seconds: float
-    committed: float
-    peak_rss_mb: float
-    max_batch_tokens: int
-    max_batch_size: int
-    sha256: str | None = None
-    stamp: int | None = None
-    quarantine_file: str | None = None
-    quarantine_bytes: int | None = None
-
-    @property
-    def files(self) -> dict[str, Any]:
-        """What the commit left in the folder."""
-        return {
-            "bytes": self.stats.bytes_out,
-            "sha256": self.sha256,
-            "stamp": self.stamp,
-            "quarantine_file": self.quarantine_file,
-            "quarantine_bytes": self.quarantine_bytes,
-        }
+    def settings(self, gpu: bool) -> ReplicaSettings:
+        """Return the replica of an actor that was given a GPU, or none."""
+        fit = [one for one in self.pools if (one.device == "cuda") == gpu]
+        return fit[0] if fit else self.pools[0]
 
 
 class FragmentScorer:
     """The actor: one replica."""
 
-    def __init__(self, task: ScoringTask) -> None:
+    def __init__(self, task: ScoringTask, settings: ReplicaSettings | None = None) -> None:
+        """Begin to load the model.
+
+        Args:
+            settings: the replica; None takes the task's for what Ray gave this actor.
+        """
         self._load_started = time.time()
         self._node = _node_name()
         self._task = task
-        self._settings = _own_settings(task)
-        self._output = Output(task.output_url)
-        self._reader = FragmentReader(list(dict.fromkeys([*task.columns_read, *task.carried.names])))
+        self._settings = settings or _own_settings(task)
+        self._sink = SINKS.get(task.sink).open(task.output_url)
+        self._attempts = Attempts(Folder(task.output_url))
+        self._reader = SOURCES.get(task.source).reader(list(dict.fromkeys([*task.columns_read, *task.carried.names])))
         # The model loads while the first fragments are read. What it raises, a call says: an actor whose constructor
         # raises would be started again and again.
         self._loading = ThreadPoolExecutor(1, "optinfer-load").submit(_load, self._settings)
@@ -156,9 +132,9 @@ class FragmentScorer:
         read_seconds = perf_counter() - started
         roles = as_roles(table, self._task.columns)
         replica = self._replica  # what cannot load has not begun the part
-        if self._output.begin(part):
+        if self._attempts.begin(part):
             scored = replica.score(roles)
-        elif (done := self._output.committed_record(part)) and self._ours(done):
+        elif (done := self._sink.read([part])[0]) and self._ours(done):
             return self._receipt(part, done, {}, Stats(rows_in=fragment.rows))  # a dead replica got that far
         else:
             with IsolatedReplica(self._settings) as isolated:
@@ -192,9 +168,9 @@ class FragmentScorer:
         columns = [table.column(name).take(kept) for name in self._task.carried.names]
         return pa.Table.from_arrays([*columns, *added.columns], schema=pa.schema([*self._task.carried, *added.schema]))
 
-    def _ours(self, record: dict[str, Any]) -> bool:
+    def _ours(self, made: Part) -> bool:
         """Tell whether a committed part is what this job would make; if not, committing it again says what differs."""
-        return record.get("fingerprint") == self._task.fingerprint and record.get("artifact") in self._task.artifacts
+        return made.fingerprint == self._task.fingerprint and made.artifact in self._task.artifacts
 
     def _commit(
         self,
@@ -206,40 +182,36 @@ class FragmentScorer:
         stats: Stats,
     ) -> dict[str, Any]:
         started = perf_counter()
-        record = self._output.commit(
-            part,
-            fragment,
-            self._task.fingerprint,
-            self._settings.artifact.key,
-            scored,
-            quarantined,
+        ours = Part(
+            fragment=fragment.index,
+            fingerprint=self._task.fingerprint,
+            artifact=self._settings.artifact.key,
             variant=self._settings.variant,
-            allowed=self._task.artifacts,
+            rows_in=fragment.rows,
         )
+        made = self._sink.put(part, ours, scored, quarantined, self._task.artifacts)
         stats.commit_seconds = perf_counter() - started
-        ours = record["variant"] == self._settings.variant
-        return self._receipt(part, record, dict(Counter(rejected.values())) if ours else {}, stats)
+        reasons = dict(Counter(rejected.values())) if made.variant == ours.variant else {}
+        return self._receipt(part, made, reasons, stats)
 
-    def _receipt(self, part: str, record: dict[str, Any], reasons: dict[str, int], stats: Stats) -> dict[str, Any]:
-        stats.rows_out, stats.rows_quarantined = record["rows_out"], record["rows_quarantined"]
-        stats.bytes_out = record["bytes"]
-        return {
-            "fragment": record["fragment"],
-            "part": part,
-            "artifact": record["artifact"],
-            "variant": record.get("variant", self._settings.variant),  # older parts do not say
-            "stats": stats.as_dict(),
-            "reasons": reasons,
-            "replica": f"{os.getpid()}@{self._node}",
-            "node": self._node,
-            "load_started": self._load_started,
-            "load_seconds": self._replica.load_seconds,
-            "committed": time.time(),
-            "peak_rss_mb": peak_rss_mb(),
-            "max_batch_tokens": self._replica.max_batch_tokens,
-            "max_batch_size": self._replica.max_batch_size,
-            **{name: record.get(name) for name in ("sha256", "stamp", "quarantine_file", "quarantine_bytes")},
-        }
+    def _receipt(self, part: str, made: Part, reasons: dict[str, int], stats: Stats) -> dict[str, Any]:
+        stats.rows_out, stats.rows_quarantined = made.rows_out, made.rows_quarantined
+        stats.bytes_out = made.bytes or 0
+        receipt = Receipt(
+            part=part,
+            made=made if made.variant else replace(made, variant=self._settings.variant),  # older parts do not say
+            stats=stats,
+            reasons=reasons,
+            replica=f"{os.getpid()}@{self._node}",
+            node=self._node,
+            load_started=self._load_started,
+            load_seconds=self._replica.load_seconds,
+            committed=time.time(),
+            peak_rss_mb=peak_rss_mb(),
+            max_batch_tokens=self._replica.max_batch_tokens,
+            max_batch_size=self._replica.max_batch_size,
+        )
+        return receipt.told()
 
     def _unreadable(self, fragment: Fragment, reason: str) -> tuple[pa.Table, pa.Table, dict[int, str]]:
         """Quarantine a whole fragment whose file cannot be decoded: its rows are known by number only."""
@@ -249,9 +221,21 @@ class FragmentScorer:
         return empty, _located(nulls, fragment, rejected), rejected
 
 
+def receipts(answer: dict[str, Any]) -> Iterator[Receipt]:
+    """Yield the receipts in an actor's answer.
+
+    Raises:
+        OptinferError: what ended the actor's run of fragments, of its own class.
+    """
+    for raw in json.loads(answer["receipts"]):
+        if "error" in raw:
+            raise last_resort.again(raw)
+        yield Receipt.heard(raw)
+
+
 def _own_settings(task: ScoringTask) -> ReplicaSettings:
-    """Return the replica of this process: that of the second variant where there is one and Ray gave this no GPU."""
-    return task.beside if task.beside and not _has_gpu() else task.settings
+    """Return the replica of this actor, by whether Ray gave it a GPU."""
+    return task.pools[0] if len(task.pools) == 1 else task.settings(gpu=_has_gpu())
 
 
 def _has_gpu() -> bool:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from optinfer.families import ROUNDING, Reference
 from optinfer.families._processors import processor_name, settings_file
 from optinfer.families._settings import read_json
-from optinfer.quiet import muted
+from optinfer.system.quiet import muted
 
 _SAFE = {"local_files_only": True, "trust_remote_code": False}
 

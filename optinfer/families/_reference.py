@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from optinfer.families import ROUNDING, Reference
 from optinfer.families._classes import Classes
-from optinfer.machine import installed
-from optinfer.quiet import muted
+from optinfer.system.machine import installed
+from optinfer.system.quiet import muted
 
 _SAFE = {"local_files_only": True, "trust_remote_code": False}
 

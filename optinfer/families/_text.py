@@ -7,10 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
 from optinfer.families import Columns
 from optinfer.families._settings import read_json, says_nothing
+from optinfer.models.artifact import Artifact
 
 INPUTS = ("input_ids", "attention_mask")
 _VOCABULARIES = ("tokenizer.json", "vocab.", "spiece.", "sentencepiece.")
@@ -110,7 +110,7 @@ def load_encoder(folder: Path, auto_class: str, **options: Any) -> Any:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    # Without any, the job allowed its pickled weights (optimization/model_source.py).
+    # Without any, the job allowed its pickled weights (models/source.py).
     safe = any(folder.glob("*.safetensors"))
     fixed = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
     try:

@@ -23,13 +23,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from optinfer import home
 from optinfer.errors import ConfigError, OptinferError
 from optinfer.families import Arrays, Features
 from optinfer.families._limits import as_limit, positions_of
 from optinfer.families._settings import read_json
-from optinfer.machine import installed
-from optinfer.quiet import hush
+from optinfer.system import home
+from optinfer.system.machine import installed
+from optinfer.system.quiet import hush
 
 
 @dataclass(kw_only=True)

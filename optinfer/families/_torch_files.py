@@ -68,7 +68,7 @@ def load_weights(module: Any, path: Path) -> Any:
 
         weights: Any = load_file(path)
     else:
-        # Only reached with model.allow_pickle (optimization/model_safety.py).
+        # Only reached with model.allow_pickle (models/safety.py).
         weights = torch.load(path, map_location="cpu", weights_only=False)
     if isinstance(weights, torch.nn.Module):
         return weights.float().eval()

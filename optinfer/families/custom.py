@@ -24,9 +24,9 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer import plugins
-from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError, LoadError
 from optinfer.families import Arrays, Columns, Family, Features, Reference
+from optinfer.models.artifact import Artifact
 
 SETTINGS = ("class", "arguments")
 FRAGMENT_ROWS = 1024

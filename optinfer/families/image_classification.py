@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError, SourceError, redact, scrubbed, without_secrets
 from optinfer.families import Arrays, Columns, Family, Features, Reference
 from optinfer.families._classes import OUTPUT, Classes
@@ -27,6 +26,7 @@ from optinfer.families._pixels import LibraryPreparation, Preparation, preparati
 from optinfer.families._processors import settings_file
 from optinfer.families._settings import read_json
 from optinfer.families._text import load_encoder
+from optinfer.models.artifact import Artifact
 
 SETTINGS = ("top_k",)
 # Prepared images of a fragment lie in memory together.

@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer import plugins
-from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError, suggest
 from optinfer.families import Arrays, Columns, Family, Features, Reference
 from optinfer.families._graph import TEXT, Port, Signature, pt2_signature, rows_a_call
@@ -34,6 +33,7 @@ from optinfer.families._numbers import (
     wrong_lengths,
 )
 from optinfer.families._onnx_file import onnx_signature
+from optinfer.models.artifact import Artifact
 
 SETTINGS = ("class", "arguments", "outputs")
 FRAGMENT_ROWS = 16384

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
 from optinfer.families import Arrays, Columns, Family, Features, Reference
 from optinfer.families._classes import OUTPUT, Classes
@@ -22,6 +21,7 @@ from optinfer.families._sentence_module import load_sentence_module, needs_types
 from optinfer.families._settings import read_json
 from optinfer.families._text import DYNAMIC_AXES, INPUTS, load_encoder, require_folder, require_strings
 from optinfer.families._tokens import Reading, TextTokenizer
+from optinfer.models.artifact import Artifact
 
 SETTINGS = ("max_length", "top_k", "prompt", "prompt_name")
 FRAGMENT_ROWS = 1024

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
 from optinfer.families import Arrays, Columns, Family, Features, Reference
 from optinfer.families._reference import against_sentence_transformers
@@ -19,6 +18,7 @@ from optinfer.families._sentence import excludes_prompt, read_sentence, width_of
 from optinfer.families._sentence_module import load_sentence_module
 from optinfer.families._text import DYNAMIC_AXES, INPUTS, require_folder, require_strings
 from optinfer.families._tokens import Reading, TextTokenizer
+from optinfer.models.artifact import Artifact
 
 SETTINGS = ("max_length", "prompt", "prompt_name", "truncate_dim")
 FRAGMENT_ROWS = 1024

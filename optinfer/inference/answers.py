@@ -16,7 +16,7 @@ import pyarrow as pa
 from optinfer.backends import Arrays
 from optinfer.errors import LoadError
 from optinfer.families import Family
-from optinfer.tracking.metrics import Stats
+from optinfer.records.stats import Stats
 
 Rows = np.ndarray[Any, Any]
 Piece = tuple[Rows, Arrays]

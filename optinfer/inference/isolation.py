@@ -25,12 +25,12 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer import last_resort
 from optinfer.errors import LoadError
 from optinfer.inference.answers import Scored, joined
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.quiet import muted
-from optinfer.tracking.metrics import Stats
+from optinfer.records.stats import Stats
+from optinfer.system import last_resort
+from optinfer.system.quiet import muted
 
 Rows = np.ndarray[Any, Any]
 _NOTHING: Rows = np.array([], dtype=np.int64)

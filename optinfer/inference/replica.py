@@ -26,7 +26,6 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer import plugins
-from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution
 from optinfer.errors import ConfigError, LoadError, OptinferError
 from optinfer.families import Features
@@ -35,8 +34,9 @@ from optinfer.inference.dedupe import Repeats, repeats
 from optinfer.inference.feed import Feed, Limits, Rows
 from optinfer.inference.memory import ROW_TOO_LARGE, out_of_memory
 from optinfer.inference.preparing import culprits, described, prepare
-from optinfer.quiet import hush
-from optinfer.tracking.metrics import Stats
+from optinfer.models.artifact import Artifact
+from optinfer.records.stats import Stats
+from optinfer.system.quiet import hush
 
 _ALL = np.array([], dtype=np.int64)
 _NOT_FINITE = "the model's output is not finite"

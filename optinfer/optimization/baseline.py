@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer import home
 from optinfer.config import GateConfig
 from optinfer.errors import GateError, NoVariantError, OptinferError
 from optinfer.families import Arrays, Reference
@@ -26,6 +25,7 @@ from optinfer.inference.isolation import Died, IsolatedReplica, Patience
 from optinfer.inference.preparing import described, prepare
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization.invariance import invariance, scale
+from optinfer.system import home
 
 _REFERENCE_SECONDS = 1800.0
 # Rows that the library is asked for: the longest, which meet its limits, and others from all over the sample.

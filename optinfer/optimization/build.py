@@ -18,13 +18,14 @@ from typing import Any
 
 from filelock import FileLock
 
-from optinfer import home, plugins
-from optinfer.artifact import ENTRIES, RECORD, Artifact
+from optinfer import plugins
 from optinfer.errors import ConfigError, NoVariantError, OptinferError
-from optinfer.machine import cpu_features, installed
+from optinfer.models.artifact import ENTRIES, RECORD, Artifact
 from optinfer.optimization.techniques import BuildContext, Change
 from optinfer.optimization.variants import Variant
-from optinfer.quiet import muted
+from optinfer.system import home
+from optinfer.system.machine import cpu_features, installed
+from optinfer.system.quiet import muted
 
 # Raised when artifacts are written in another way: older ones are then left alone and built anew.
 _LAYOUT = 3

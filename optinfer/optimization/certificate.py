@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer import home
 from optinfer.errors import LoadError
 from optinfer.families import Arrays, Reference
 from optinfer.inference.answers import Scored, joined
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.machine import gpu_memory_mb
 from optinfer.optimization.baseline import Answers
 from optinfer.optimization.gate import Fidelity, Truth, measure
 from optinfer.optimization.invariance import invariance, scale
-from optinfer.tracking.metrics import Stats, peak_rss_mb
+from optinfer.records.stats import Stats
+from optinfer.system import home
+from optinfer.system.machine import gpu_memory_mb, peak_rss_mb
 
 # Rounding moves a component by about 1e-7 of the output's scale in fp32 and 4e-3 in bf16, whose kernels differ by
 # shape; a scale shared by the micro-batch moves it by 1e-2 and more.
@@ -84,30 +84,44 @@ class Certificate:
         return asdict(self)
 
 
+@dataclass(frozen=True, eq=False)
+class Exam:
+    """What the variants of one job are examined on.
+
+    Attributes:
+        sample: a column per role.
+        labels: the true answers of the sample's rows, where the metric is about them.
+        baseline: what they are compared with.
+        key: identifies all of this, and the machine.
+    """
+
+    sample: pa.Table
+    labels: np.ndarray[Any, Any] | None
+    baseline: Answers
+    metric: str
+    key: str
+
+
 def certify(
     replica: Replica,
     variant: str,
     settings: ReplicaSettings,
-    sample: pa.Table,
-    labels: np.ndarray[Any, Any] | None,
-    baseline: Answers,
-    metric: str,
-    key: str,
+    exam: Exam,
     gpu_taken_mb: float = 0.0,
     without: Sequence[int] = (),
 ) -> Certificate:
-    """Measure a replica on `sample` (a column per role) against the baseline's outputs, and keep the result.
+    """Measure a replica on a sample against the baseline's outputs, and keep the result.
 
     Args:
         replica: made of `settings`, but it scores equal rows each by itself: a sample's speed is that of rows the model
             really sees.
-        labels: the true answers of the sample's rows, where the metric is about them.
         gpu_taken_mb: memory of the GPU that was taken before it was loaded.
         without: rows that would end this process; they count against the variant. Those that the baseline could not
             answer are left out, too, and count for nobody.
     """
-    rows = np.delete(np.arange(sample.num_rows), [*without, *baseline.rejected])
-    tried = sample.take(pa.array(rows))
+    baseline = exam.baseline
+    rows = np.delete(np.arange(exam.sample.num_rows), [*without, *baseline.rejected])
+    tried = exam.sample.take(pa.array(rows))
     replica.score(tried.slice(0, _WARM_UP_ROWS))
     scored, speeds = _score_in_parts(replica, tried)
     cases = invariance(replica, tried, scored)
@@ -115,17 +129,17 @@ def certify(
     worst = max(cases.values(), default=0.0)
     executed = replica.session.executed()
     ran = (settings.artifact.precision, *executed["precisions"])
-    truth = None if labels is None else Truth(labels[baseline.kept], replica.family.answers)
+    truth = None if exam.labels is None else Truth(exam.labels[baseline.kept], replica.family.answers)
     outputs, answered = aligned(scored, baseline)
     used, total = gpu_memory_mb() if settings.device == "cuda" else (0.0, 0.0)
     certificate = Certificate(
         variant=variant,
         artifact=settings.artifact.key,
-        sample=key,
+        sample=exam.key,
         precision=settings.artifact.precision,
         device=settings.device,
         reference=baseline.reference,
-        fidelity=measure(metric, baseline.outputs, outputs, truth, answered),
+        fidelity=measure(exam.metric, baseline.outputs, outputs, truth, answered),
         batch_invariant=_known_invariant(cases, replica, ran) and worst <= _tolerance(ran, baseline),
         largest_difference=worst,
         invariance=cases,
@@ -147,7 +161,7 @@ def certify(
         notes=settings.artifact.notes,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    home.put(_path(settings.artifact.key, key), json.dumps(certificate.as_dict(), indent=1).encode())
+    home.put(_path(settings.artifact.key, exam.key), json.dumps(certificate.as_dict(), indent=1).encode())
     return certificate
 
 

@@ -12,16 +12,16 @@ from time import monotonic
 from typing import Any
 
 from optinfer import plugins
-from optinfer.artifact import Artifact
 from optinfer.config import AUTO, JobConfig
 from optinfer.errors import GateError, NoVariantError
 from optinfer.inference.replica import ReplicaSettings
-from optinfer.machine import installed
+from optinfer.models.artifact import Artifact
 from optinfer.optimization.certificate import Certificate
 from optinfer.optimization.gate import GateResult, judge
-from optinfer.optimization.prepare import Workbench
-from optinfer.optimization.tuned import NO_LENGTHS, Lengths, Tuned
-from optinfer.optimization.variants import BASELINES, VARIANTS, Variant, catalog, require
+from optinfer.optimization.variants import BASELINES, VARIANTS, Catalog, Variant, require
+from optinfer.optimization.workbench import Workbench
+from optinfer.records.tuning import NO_LENGTHS, Lengths, Tuned
+from optinfer.system.machine import installed
 
 
 @dataclass(frozen=True)
@@ -29,25 +29,18 @@ class Prepared:
     """A variant with its proof.
 
     Attributes:
-        others: each variant not chosen, and why.
+        not_chosen: the other variants, and why.
         tuned: what `optinfer tune` found for this variant and rows like these; `settings` have its micro-batches.
         lengths: tokens that the sample's rows take.
-        beside: the second variant, for the nodes without a GPU (see mixed.py).
     """
 
     variant: Variant
     settings: ReplicaSettings
     certificate: Certificate
     gate: GateResult
-    others: tuple[tuple[str, str], ...] = ()
+    not_chosen: tuple[tuple[str, str], ...] = ()
     tuned: Tuned | None = None
     lengths: Lengths = NO_LENGTHS
-    beside: Prepared | None = None
-
-    @property
-    def variants(self) -> tuple[Prepared, ...]:
-        """All that score: one, or two."""
-        return (self, self.beside) if self.beside else (self,)
 
     @property
     def artifact(self) -> Artifact:
@@ -55,37 +48,19 @@ class Prepared:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that must be the same when an output is resumed, so that it holds these variants' answers only."""
+        """Everything that must be the same when an output is resumed, so that it holds this variant's answers only."""
         backend = plugins.load("backends", self.variant.backend)
-        second = {"beside": self.beside.identity} if self.beside else {}
         return {
             "variant": self.variant.name,
             "artifact": self.artifact.key,
             "backend": self.variant.backend,
             "device": self.variant.device,
             "runtime": {name: installed(name) for name in backend.REQUIRES},
-            **second,
         }
 
     @property
-    def warnings(self) -> list[str]:
-        """Say what a person should know before using the output."""
-        reference = self.certificate.reference
-        unheard = reference.largest_difference is None and reference.note
-        return [
-            *([f"nobody outside compared the model's answers: {reference.note}"] if unheard else []),
-            *(
-                f"{one.variant.name} is not batch-invariant: the same row differs by up to "
-                f"{one.certificate.largest_difference:.2g} with other neighbours"
-                for one in self.variants
-                if not one.certificate.batch_invariant
-            ),
-        ]
-
-    @property
     def params(self) -> dict[str, Any]:
-        """Describe the variant, or both, for a tracker."""
-        second = {f"beside.{name}": value for name, value in self.beside.params.items()} if self.beside else {}
+        """Describe the variant for a tracker."""
         return {
             "variant": self.variant.name,
             "techniques": self.variant.techniques,
@@ -95,7 +70,6 @@ class Prepared:
             "artifact": self.artifact.key,
             "batch_invariant": self.certificate.batch_invariant,
             "tuned": self.tuned.measured_at if self.tuned else "no",
-            **second,
         }
 
 
@@ -128,16 +102,20 @@ def candidates(bench: Workbench, only: str | None = None) -> Iterator[Prepared]:
     return _in_order(bench, named)
 
 
-def recipes(config: JobConfig, model_format: str | None = None) -> dict[str, Any]:
-    """Return what the job says of variants, for its fingerprint.
+def wanted(config: JobConfig, known: Catalog) -> list[Variant]:
+    """Return the variants that the job names.
 
     Raises:
-        UnavailableError: a named one cannot run here, or cannot start from a model of this format.
+        UnavailableError: one cannot run here.
     """
-    known = catalog(config)
-    named = [name for name in (config.variant, config.gate.fallback) if name]
+    return [require(name, known) for name in (config.variant, config.gate.fallback) if name and name != AUTO]
+
+
+def recipes(config: JobConfig, known: Catalog) -> dict[str, Any]:
+    """Return what the job says of variants, for its fingerprint."""
     own = {name: known[name].recipe for name in config.variants} if config.variant == AUTO else {}
-    return own | {name: AUTO if name == AUTO else require(name, known, model_format).recipe for name in named}
+    named = [name for name in (config.variant, config.gate.fallback) if name]
+    return own | {name: AUTO if name == AUTO else known[name].recipe for name in named}
 
 
 def prove_all(
@@ -258,7 +236,7 @@ def _in_order(bench: Workbench, names: list[str]) -> Iterator[Prepared]:
             continue
         if prepared.gate.passed:
             found = True
-            yield replace(prepared, others=tuple(refused))
+            yield replace(prepared, not_chosen=tuple(refused))
         else:
             refused.append((variant.name, prepared.gate.reason))
     if not found:
@@ -276,7 +254,7 @@ def _fastest_first(bench: Workbench) -> Iterator[Prepared]:
     ranked, refused = rank(bench)
     for i, best in enumerate(ranked):
         slower = [(p.variant.name, f"slower: {_speed(p)}, {best.variant.name} {_speed(best)}") for p in ranked[i + 1 :]]
-        yield replace(best, others=(*failed, *slower, *refused))
+        yield replace(best, not_chosen=(*failed, *slower, *refused))
 
 
 def _as_tuned(bench: Workbench, tuned: Tuned) -> Prepared | Skipped:
@@ -290,7 +268,7 @@ def _as_tuned(bench: Workbench, tuned: Tuned) -> Prepared | Skipped:
     if not result.gate.passed:
         return Skipped(tuned.variant, result.gate.reason)
     why = f"{tuned.variant} won `optinfer tune` on {tuned.measured_at[:10]}"
-    return replace(result, others=tuple((name, why) for name in _likely(bench) if name != tuned.variant))
+    return replace(result, not_chosen=tuple((name, why) for name in _likely(bench) if name != tuned.variant))
 
 
 def _tuned_for(bench: Workbench, variant: Variant) -> Tuned | None:
@@ -304,7 +282,7 @@ def _speed(prepared: Prepared) -> str:
 def _none_passes(refused: list[tuple[str, str]], bench: Workbench) -> GateError:
     reasons = "\n".join(f"  {name}: {reason}" for name, reason in refused)
     return GateError(
-        f"no variant passes the gate, nothing was scored:\n{reasons}\n"
+        f"no variant passes the gate, nothing was scored:\n{reasons}",
         "lower what the gate asks for, choose another variant, or name one that passes as gate.fallback "
-        f"({BASELINES[bench.model.format]} is the baseline itself)"
+        f"({BASELINES[bench.model.format]} is the baseline itself)",
     )

@@ -6,7 +6,8 @@ variant can answer: it is found, counts against the variant, and the others are 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,28 +16,19 @@ import pyarrow as pa
 from optinfer.errors import OptinferError
 from optinfer.inference.isolation import Died, IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.machine import gpu_memory_mb
-from optinfer.optimization.baseline import Answers
-from optinfer.optimization.certificate import Certificate, certify
+from optinfer.optimization.baseline import Answers, answers_apart, answers_here, kept_apart, kept_here
+from optinfer.optimization.certificate import Certificate, Exam, certify
+from optinfer.system.machine import gpu_memory_mb
 
 
-def certify_apart(
-    variant: str,
-    settings: ReplicaSettings,
-    sample: pa.Table,
-    labels: np.ndarray[Any, Any] | None,
-    baseline: Answers,
-    metric: str,
-    key: str,
-    time_limit: float,
-) -> Certificate:
+def certify_apart(variant: str, settings: ReplicaSettings, exam: Exam, time_limit: float) -> Certificate:
     """Return `certify(...)` of a replica in a new process, which has at most `time_limit` seconds for it.
 
     Raises:
         OptinferError: of the class the trial raised; or it died with every row, or took too long.
     """
     taken = gpu_memory_mb()[0] if settings.device == "cuda" else 0.0
-    arguments = (variant, settings, sample, labels, baseline, metric, key, taken)
+    arguments = (variant, settings, exam, taken)
     with IsolatedReplica(replace(settings, dedupe=False)) as isolated:
         try:
             return _measured(isolated, arguments, time_limit)
@@ -45,17 +37,37 @@ def certify_apart(
                 raise OptinferError(
                     f"measuring {variant} took more than {time_limit:g} s and was ended; raise selection.time_budget"
                 ) from None
-            rows = np.delete(np.arange(sample.num_rows), list(baseline.rejected))
-            deadly = rows[sorted(isolated.score(sample.take(pa.array(rows))).rejected)].tolist()
+            rows = np.delete(np.arange(exam.sample.num_rows), list(exam.baseline.rejected))
+            deadly = rows[sorted(isolated.score(exam.sample.take(pa.array(rows))).rejected)].tolist()
         try:
             return _measured(isolated, (*arguments, deadly), time_limit)
         except Died as died:
             raise OptinferError(f"the process that measured {variant} ended: {died}") from None
 
 
-def certify_here(variant: str, settings: ReplicaSettings, *arguments: Any, time_limit: float = 0.0) -> Certificate:
+def certify_here(variant: str, settings: ReplicaSettings, exam: Exam, time_limit: float = 0.0) -> Certificate:
     """Do what `certify_apart` does in this process, which a row may end."""
-    return certify(Replica(replace(settings, dedupe=False)), variant, settings, *arguments)
+    return certify(Replica(replace(settings, dedupe=False)), variant, settings, exam)
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Where candidates are tried: what scores the sample with the baseline, and what measures a variant.
+
+    Attributes:
+        answers: (baseline's settings, rows, say) -> its answers.
+        kept: (baseline's settings, rows) -> the rows that it can score.
+        certify: (variant, its settings, exam, seconds that it may take) -> its certificate.
+    """
+
+    answers: Callable[[ReplicaSettings, pa.Table, Callable[[str], None]], Answers]
+    kept: Callable[[ReplicaSettings, pa.Table], np.ndarray[Any, Any]]
+    certify: Callable[[str, ReplicaSettings, Exam, float], Certificate]
+
+
+# Each in a process of its own, which a candidate may end; all in this one, where nothing that is tried may.
+APART = Trials(answers_apart, kept_apart, certify_apart)
+HERE = Trials(answers_here, kept_here, certify_here)
 
 
 def _measured(isolated: IsolatedReplica, arguments: tuple[Any, ...], time_limit: float) -> Certificate:

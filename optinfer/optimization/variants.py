@@ -10,7 +10,7 @@ from typing import Any
 from optinfer import plugins
 from optinfer.config import AUTO, JobConfig, RecipeConfig
 from optinfer.errors import ConfigError, UnavailableError, suggest
-from optinfer.machine import BF16, VNNI, cpu_features
+from optinfer.system.machine import BF16, VNNI, cpu_features
 
 # What every other variant is compared with: the model as it is, by the format it comes in.
 BASELINES = {"torch": "torch-fp32", "onnx": "onnx-fp32"}
@@ -285,9 +285,19 @@ def require(name: str, among: Catalog = VARIANTS, model_format: str | None = Non
     variant = get(name, among)
     if reason := variant.unavailable():
         raise UnavailableError(f"variant {name} is not available here: {reason}")
-    if model_format and (reason := variant.unfit(model_format)):
-        raise UnavailableError(f"variant {name} does not fit this model: {reason}; see `optinfer variants`")
+    if model_format:
+        require_fit(variant, model_format)
     return variant
+
+
+def require_fit(variant: Variant, model_format: str) -> None:
+    """Refuse a variant that cannot start from a model of this format.
+
+    Raises:
+        UnavailableError: says what it takes.
+    """
+    if reason := variant.unfit(model_format):
+        raise UnavailableError(f"variant {variant.name} does not fit this model: {reason}; see `optinfer variants`")
 
 
 def listing() -> list[dict[str, Any]]:

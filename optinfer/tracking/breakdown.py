@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from optinfer.tracking.metrics import Stats
+from optinfer.records.stats import Stats
 from optinfer.tracking.tally import Tally
 
 PARTS = ("read", "preprocess", "wait", "infer", "postprocess", "commit")

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from optinfer import home, last_resort
 from optinfer.errors import OptinferError
+from optinfer.system import home, last_resort
 
 
 class Journal:

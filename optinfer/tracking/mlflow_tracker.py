@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from optinfer.errors import redact, without_secrets
-from optinfer.quiet import hush
+from optinfer.system.quiet import hush
 
 _GIVE_UP_SECONDS = 30.0
 _LOCKED_SECONDS = 5.0

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from optinfer import last_resort
 from optinfer.errors import OptinferError
+from optinfer.system import last_resort
 from optinfer.tracking.journal import Journal
 from optinfer.tracking.mlflow_tracker import MlflowTracker
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from optinfer.errors import AccountingError, QuarantineError
-from optinfer.tracking.metrics import Stats
+from optinfer.records.receipt import Receipt
+from optinfer.records.stats import Stats
 
 
 @dataclass
@@ -77,18 +78,23 @@ class Tally:
             self.scored_again += 1
         self.lost += Stats(rows_in=rows_in, rows_out=rows_out, rows_quarantined=rows_quarantined)
 
-    def add(self, fragment: int, stats: Stats, reasons: dict[str, int], time: float, replica: str = "") -> None:
-        """Count one receipt; `time` is when the fragment was committed, in seconds; `replica` made it."""
+    def add(self, receipt: Receipt) -> None:
+        """Count one committed fragment."""
+        fragment, time, rows = receipt.made.fragment, receipt.committed, receipt.stats.rows_in
         self._once(fragment)
-        self.scored += stats
-        if reasons:
-            self._reasons[fragment] = reasons
+        self.scored += receipt.stats
+        if receipt.reasons:
+            self._reasons[fragment] = receipt.reasons
         self.first_receipt = min(self.first_receipt or time, time)
-        if (pace := self.paces.get(replica)) is None:
-            pace = self.paces[replica] = Pace(first=time, last=time)
+        if (pace := self.paces.get(receipt.replica)) is None:
+            pace = self.paces[receipt.replica] = Pace(first=time, last=time)
         else:
-            pace.first, pace.last, pace.rows = min(pace.first, time), max(pace.last, time), pace.rows + stats.rows_in
-        pace.total += stats.rows_in
+            pace.first, pace.last, pace.rows = min(pace.first, time), max(pace.last, time), pace.rows + rows
+        pace.total += rows
+        self.rows_by_variant[str(receipt.made.variant)] += receipt.made.rows_out
+        self.replica_peak_rss_mb = max(self.replica_peak_rss_mb, receipt.peak_rss_mb)
+        self.replicas.setdefault(receipt.replica, receipt.load_started + receipt.load_seconds)
+        self.first_load = self.first_load or (receipt.load_started, receipt.load_seconds)
 
     @property
     def counted(self) -> int:

@@ -12,13 +12,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from optinfer import plugins
-from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution
 from optinfer.backends.onnxruntime import OnnxRuntimeSession, load
 from optinfer.errors import LoadError, UnavailableError
 from optinfer.inference.replica import ReplicaSettings
-from optinfer.machine import lacks_nvidia_gpu
+from optinfer.models.artifact import Artifact
 from optinfer.optimization.certificate import mismatch
+from optinfer.system.machine import lacks_nvidia_gpu
 from tests.conftest import RunCli, everything_under
 
 WIDTH, HIDDEN = 32, 64

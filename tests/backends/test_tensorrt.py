@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from optinfer.artifact import Artifact
 from optinfer.backends import onnxruntime_tensorrt as tensorrt
 from optinfer.errors import ConfigError, OptinferError
+from optinfer.models.artifact import Artifact
 from optinfer.optimization.techniques import tensorrt_profile
 
 AXES = {name: {0: "batch", 1: "sequence"} for name in ("input_ids", "attention_mask")}

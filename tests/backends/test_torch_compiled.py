@@ -13,9 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optinfer.artifact import Artifact
 from optinfer.backends import Execution, torch_compiled
 from optinfer.backends.torch_compiled import bucket, longest_sequence, padded
+from optinfer.models.artifact import Artifact
 
 ARTIFACT = Artifact(path="/nowhere", format="torch", precision="fp32", key="model")
 

@@ -32,7 +32,7 @@ from throughput import DEFAULT_MODEL, DEFAULT_SOURCE, count
 
 from optinfer.config import ModelConfig
 from optinfer.errors import OptinferError
-from optinfer.optimization import model_source
+from optinfer.models import source as model_source
 
 
 def measure(bench: Bench, variant: str) -> dict[str, Any]:

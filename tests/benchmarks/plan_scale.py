@@ -2,13 +2,13 @@
 
 A real table is written and planned as `optinfer run` plans it; every second part is put on disk with a valid footer,
 and so are the accounts and the marks of begun parts that a driver and its replicas would have left; then the job is
-resumed as job.py resumes it, up to the first runs of fragments that replicas get. Each phase has a fresh process, as in
+resumed as commands/run.py resumes it, up to the first runs of fragments that replicas get. Each phase has a fresh process, as in
 life, so its peak memory is its own:
 
     table     the source: FRAGMENTS x ROWS rows in FILES files (the benchmark's own cost)
-    plan      plan_job, its fingerprint, Output.freeze
+    plan      resolve, its fingerprint, Output.freeze
     commit    half of the parts, written without the fsync of a real commit (the benchmark's own cost)
-    resume    plan_job again, finished, freeze, forget_attempts, bound_variant, Output.resume, Tally.take_over, what is
+    resume    resolve again, finished, freeze, forget_attempts, bound_variant, Output.resume, Tally.take_over, what is
               left and its first runs; every committed part has an account
     reopened  the same, after a driver that died before it wrote the accounts of the last UNACCOUNTED parts
     listing   with every part there: status, and the end of a job, which holds the folder against plan and receipts
@@ -40,7 +40,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -49,14 +49,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from optinfer.commands.resolved import Resolved, resolve
+from optinfer.commands.status import status
 from optinfer.config import JobConfig, parse_job
 from optinfer.data.account import Accounts
 from optinfer.data.output import Output
-from optinfer.data.parts import FOOTER_KEY
+from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.data.storage import STATE
-from optinfer.execution.pipeline import Todo
-from optinfer.planning import Planned, plan_job, status
-from optinfer.tracking.metrics import peak_rss_mb
+from optinfer.execution.todo import Todo
+from optinfer.records.part import Part
+from optinfer.system.machine import peak_rss_mb
 from optinfer.tracking.tally import Tally
 
 _ARTIFACT = "of the benchmark"
@@ -126,24 +128,24 @@ def write_table(scale: Scale, phase: Phase) -> None:
 
 
 def plan(scale: Scale, phase: Phase) -> None:
-    with phase.step("plan_job"):
-        planned = plan_job(scale.job)
+    with phase.step("plan"):
+        planned = resolve(scale.job)
     _freeze(planned, phase)
     phase.counts = {"fragments": len(planned.plan.fragments), "rows": planned.plan.rows}
 
 
 def commit_half(scale: Scale, phase: Phase) -> None:
     """Commit one part for real, and copy what it is like for every second of the others."""
-    planned = plan_job(scale.job)
+    planned = resolve(scale.job)
     output = Output(scale.job.sink.path)
     accounts = Accounts(output.folder, planned.fingerprint)
     scored = functools.cache(functools.partial(_scored, planned.schema.empty_table()))
     (first, *others), name = planned.plan.fragments[::2], planned.plan.part_name
-    output.begin(name(first.index))
-    output.commit(name(first.index), first, planned.fingerprint, _ARTIFACT, scored(first.rows), None)
-    output.bind_variant({"variant": scale.job.variant, "artifact": _ARTIFACT})
-    accounts.add(_ARTIFACT, first.index, first.rows, first.rows, 0, **_files(output, name(first.index)))
-    footer = output.footer(name(first.index))
+    output.attempts.begin(name(first.index))
+    made = output.sink.put(name(first.index), _part(planned, first.index), scored(first.rows), None)
+    output.binding.bind_variant({"variant": scale.job.variant, "artifact": _ARTIFACT})
+    accounts.add(made)
+    footer = made.footer
     with phase.step("write"):
         for fragment in others:
             counts = {"fragment": fragment.index, "rows_in": fragment.rows, "rows_out": fragment.rows}
@@ -151,35 +153,39 @@ def commit_half(scale: Scale, phase: Phase) -> None:
             part = scored(fragment.rows).replace_schema_metadata(said)
             pq.write_table(part, f"{output.folder.url}/{name(fragment.index)}", compression="zstd")
             Path(output.folder.url, ATTEMPTS, name(fragment.index)).touch()
-            accounts.add(
-                _ARTIFACT, fragment.index, fragment.rows, fragment.rows, 0, **_files(output, name(fragment.index))
-            )
+            accounts.add(_lying(output, planned, fragment.index))
         accounts.flush()
 
 
-def _files(output: Output, part: str) -> dict[str, Any]:
+def _part(planned: Resolved, index: int) -> Part:
+    rows = planned.plan.fragments[index].rows
+    return Part(
+        fragment=index, fingerprint=planned.fingerprint, artifact=_ARTIFACT, variant="v", rows_in=rows, rows_out=rows
+    )
+
+
+def _lying(output: Output, planned: Resolved, index: int) -> Part:
     """Return what a receipt says of a part; the digest is of no matter here, but for its length."""
-    return {
-        "bytes": os.path.getsize(f"{output.folder.url}/{part}"),
-        "sha256": hashlib.sha256(part.encode()).hexdigest(),
-    }
+    name = planned.plan.part_name(index)
+    size = os.path.getsize(f"{output.folder.url}/{name}")
+    return replace(_part(planned, index), bytes=size, sha256=hashlib.sha256(name.encode()).hexdigest())
 
 
 def resume(scale: Scale, phase: Phase) -> None:
-    with phase.step("plan_job"):
-        planned = plan_job(scale.job)
+    with phase.step("plan"):
+        planned = resolve(scale.job)
     output = Output(scale.job.sink.path)
     with phase.step("finished"):
         assert output.finished(planned.fingerprint) is None
     _freeze(planned, phase)
     with phase.step("forget_attempts"):
-        output.forget_attempts()
+        output.attempts.forget()
     with phase.step("bound_variant"):
-        assert output.bound_variant() == scale.job.variant
+        assert output.binding.bound_variants() == (scale.job.variant,)
     with phase.step("resume"):
         found = output.resume(Accounts(output.folder, planned.fingerprint), planned.plan)
     with phase.step("take_over"):
-        output.require_artifacts([_ARTIFACT], found)
+        output.binding.require_artifacts([_ARTIFACT], found)
         tally = Tally(planned.plan.rows, scale.job.sink.error_threshold)
         tally.take_over(found.fragments.tolist(), found.rows_in, found.rows_out, found.rows_quarantined)
     with phase.step("left"):
@@ -208,15 +214,14 @@ def reopen(scale: Scale, phase: Phase) -> None:
 
 
 def listing(scale: Scale, phase: Phase) -> None:
-    planned = plan_job(scale.job)
+    planned = resolve(scale.job)
     output = Output(scale.job.sink.path)
     accounts, name = Accounts(output.folder, planned.fingerprint), planned.plan.part_name
     output.resume(accounts, planned.plan)
     with phase.step("write"):
         for index in range(1, scale.fragments, 2):
             os.link(f"{output.folder.url}/{name(index - 1)}", f"{output.folder.url}/{name(index)}")
-            rows = planned.plan.fragments[index].rows
-            accounts.add(_ARTIFACT, index, rows, rows, 0, **_files(output, name(index)))
+            accounts.add(_lying(output, planned, index))
         accounts.flush()
     with phase.step("compare"):
         assert not output.compare(accounts, planned.plan).named()
@@ -236,15 +241,15 @@ def finish(scale: Scale, phase: Phase) -> None:
     for index in range(scale.fragments):
         Path(attempts, f"part-{index:06d}.parquet").touch()
     with phase.step("forget_attempts"):
-        output.forget_attempts()
+        output.attempts.forget()
 
 
-def _freeze(planned: Planned, phase: Phase) -> None:
+def _freeze(planned: Resolved, phase: Phase) -> None:
     with phase.step("fingerprint"):
         fingerprint = planned.fingerprint
     with phase.step("freeze"):
         frozen = {"fingerprint": fingerprint, "fields": planned.fields}
-        Output(planned.config.sink.path).freeze(frozen, planned.plan)
+        Output(planned.config.sink.path).binding.freeze(frozen, planned.plan)
 
 
 def _scored(empty: pa.Table, rows: int) -> pa.Table:

@@ -14,23 +14,23 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from optinfer import home
+from optinfer.commands.resolved import Resolved, resolve
 from optinfer.config import JobConfig, load_job
 from optinfer.errors import NoVariantError, UnavailableError
-from optinfer.estimate import needs_of
-from optinfer.execution.placement import Node, Placement, place
+from optinfer.execution.placement import Node, place
+from optinfer.execution.placing import needs_of
 from optinfer.inference.replica import ReplicaSettings
-from optinfer.machine import nvidia_gpus
-from optinfer.optimization.prepare import Workbench
 from optinfer.optimization.selection import Prepared, candidates
-from optinfer.planning import Planned, plan_job
+from optinfer.records.placement import Placement
+from optinfer.system import home
+from optinfer.system.machine import nvidia_gpus
 
 
 @dataclass(frozen=True)
 class PreparedJob:
     """A job as optinfer would run it on this machine alone."""
 
-    planned: Planned
+    planned: Resolved
     prepared: Prepared
     placement: Placement
 
@@ -45,9 +45,9 @@ class PreparedJob:
 
 def prepare_job(path: str) -> PreparedJob:
     config = load_job(path)
-    planned = plan_job(config)
+    planned = resolve(config)
     fragments = planned.plan.fragments
-    prepared = next(candidates(Workbench(config, planned.model, fragments, _say)))
+    prepared = next(candidates(planned.bench(_say)))
     here = Node(os.cpu_count() or 1, nvidia_gpus())
     placement = place(
         config.placement,

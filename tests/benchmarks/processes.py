@@ -34,7 +34,7 @@ from tables import commits, cut_table
 from throughput import DEFAULT_MODEL, DEFAULT_SOURCE, count
 
 from optinfer.config import ModelConfig
-from optinfer.optimization import model_source
+from optinfer.models import source as model_source
 
 _EVERY_SECONDS = 0.5
 _SAMPLES_A_SECOND = 25

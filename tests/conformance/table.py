@@ -46,16 +46,15 @@ def measured(row: dict[str, Any], folder: Path, names: list[str] | None) -> dict
     """Return who was asked, how far the answers differ, and variant -> "" where it passed, else why not."""
     import pyarrow.parquet as pq
 
+    from optinfer.commands import resolved
+    from optinfer.commands.resolved import resolve
     from optinfer.config import parse_job
-    from optinfer.optimization import prepare
-    from optinfer.optimization.baseline import answers_here, kept_here
     from optinfer.optimization.selection import Prepared, prove_all
-    from optinfer.optimization.trial import certify_here
-    from optinfer.planning import plan_job
+    from optinfer.optimization.trial import HERE
     from tests.conftest import job_settings
 
     # One process for all variants of a row: one for each would take hours.
-    prepare.certify_apart, prepare.answers_apart, prepare.kept_apart = certify_here, answers_here, kept_here
+    resolved.APART = HERE
     path, table, columns = row["write"](folder)
     pq.write_table(table, folder / "rows.parquet")
     settings = job_settings(
@@ -67,8 +66,8 @@ def measured(row: dict[str, Any], folder: Path, names: list[str] | None) -> dict
         gate={"sample_rows": table.num_rows},
         sink__columns=[],
     )
-    planned = plan_job(parse_job(settings))
-    bench = prepare.Workbench(planned.config, planned.model, planned.plan.fragments, lambda line: None)
+    planned = resolve(parse_job(settings))
+    bench = planned.bench(lambda line: None)
     reference = bench.baseline.reference
     variants = {}
     for result in prove_all(bench, names) if row.get("prove", True) else ():
@@ -181,7 +180,7 @@ def listed() -> list[tuple[str, str]]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--row"]:
-        from optinfer.quiet import muted
+        from optinfer.system.quiet import muted
 
         row = next(row for row in rows() if [row["family"], row["name"]] == sys.argv[2:4])
         with muted():

@@ -14,7 +14,7 @@ from optinfer import plugins
 from optinfer.errors import ConfigError
 from optinfer.families._image_reference import pipeline_of
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.quiet import muted
+from optinfer.system.quiet import muted
 from tests.conformance.images import ARCHITECTURES, REFUSED, Architecture, images
 from tests.conftest import located
 

@@ -26,13 +26,14 @@ from optinfer.data.carrying import require_carried
 from optinfer.data.output import Output
 from optinfer.data.reading import FragmentReader
 from optinfer.data.schema import without_views
-from optinfer.data.source import plan_source
+from optinfer.data.sources.parquet import plan as plan_source
 from optinfer.errors import ConfigError, CorruptFileError, SourceError
 from optinfer.execution.scorer import FragmentScorer, ScoringTask
 from optinfer.inference.replica import ReplicaSettings
 from tests.conformance.exact import exact
 from tests.conformance.tables import COLUMNS, LAYOUTS, ROWS, as_text, cells, counts, repeated
 from tests.conftest import WriteTable, located
+from tests.data.committing import put
 
 FRAGMENT_ROWS = 11
 KEPT = [row for row in range(FRAGMENT_ROWS) if row % 4 != 2]
@@ -57,7 +58,7 @@ def carry(source: Path, sink: Path, columns: list[str]) -> tuple[pa.Table, list[
         left = pa.array([row for row in range(table.num_rows) if row not in KEPT], pa.int64())
         part = planned.part_name(fragment.index)
         aside = table.take(left).append_column("_row", left)
-        output.commit(part, fragment, "f", "a", table.take(kept), aside)
+        put(output, part, fragment, "f", "a", table.take(kept), aside)
         numbers += [row + sum(t.num_rows for t in tables) for row in kept.to_pylist()]
         tables.append(table)
     return pa.concat_tables(tables), sorted(sink.glob("part-*.parquet")), numbers
@@ -392,7 +393,9 @@ def test_a_replica_carries_every_type_at_once(tmp_path: Path, write_table: Write
     planned = plan_source(SourceConfig(path=str(source), fragment_rows=FRAGMENT_ROWS), ["text", *names], 1024)
     model = located()
     task = ScoringTask(
-        settings=ReplicaSettings(family="text-embedding", model=model, backend="fake", artifact=model),
+        pools=(ReplicaSettings(family="text-embedding", model=model, backend="fake", artifact=model),),
+        source="parquet",
+        sink="parquet",
         columns={"text": "text"},
         columns_read=["text"],
         carried=pa.schema([planned.schema.field(name) for name in names]),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer.artifact import Artifact
+from optinfer.models.artifact import Artifact
 from tests.conftest import located
 
 TEXTS = ["a game", "", "a library for reading tables " * 5, "drivers", None]

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 
 from optinfer import plugins
-from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
 from optinfer.inference.preparing import prepare
 from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.models.artifact import Artifact
 from optinfer.optimization import build
 from optinfer.optimization.certificate import mismatch
 from optinfer.optimization.techniques import BuildContext

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +13,9 @@ import pytest
 from optinfer.data.account import Accounts, index_of
 from optinfer.data.fragments import Fragment, Plan
 from optinfer.data.output import Output
+from optinfer.records.part import Part
 from tests.conftest import everything_under, fragments
+from tests.data.committing import lying, put
 
 ROWS = 3
 PLAN = Plan(files=(), fragments=fragments(*((ROWS * i, ROWS * i + ROWS) for i in range(5))), schema=pa.schema([]))
@@ -30,23 +34,27 @@ def commit(output: Output, *indices: int, artifact: str = "a1") -> None:
     """Commit fragments of `ROWS` rows, one of them quarantined."""
     for i in indices:
         kept, bad = pa.table({"id": ["x"] * (ROWS - 1)}), pa.table({"id": ["y"], "_row": [ROWS - 1]})
-        output.commit(f"part-{i:06d}.parquet", Fragment(i, "t", 0, ROWS), "f1", artifact, kept, bad)
+        put(output, f"part-{i:06d}.parquet", Fragment(i, "t", 0, ROWS), "f1", artifact, kept, bad)
 
 
 def count(output: Output, kept: Accounts, *indices: int, artifact: str = "a1") -> None:
     for i in indices:
-        record = output.committed_record(f"part-{i:06d}.parquet") or {"bytes": 1}
-        files = {name: record.get(name) for name in ("bytes", "sha256", "quarantine_file", "quarantine_bytes")}
-        kept.add(artifact, i, ROWS, ROWS - 1, 1, **files)
+        part = lying(output, f"part-{i:06d}.parquet") or Part(fragment=i, bytes=1)
+        kept.add(replace(part, artifact=artifact, rows_in=ROWS, rows_out=ROWS - 1, rows_quarantined=1))
     kept.flush()
+
+
+def part(fragment: int, rows_out: int, artifact: str = "a1", **more: Any) -> Part:
+    rows_in = rows_out + more.get("rows_quarantined", 0)
+    return Part(fragment=fragment, artifact=artifact, rows_in=rows_in, rows_out=rows_out, **more)
 
 
 def refuse_to_open(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(part: str) -> None:
         raise AssertionError(f"{part} was opened")
 
-    for way in ("footer", "peek", "committed_record"):
-        monkeypatch.setattr(output, way, refuse)
+    monkeypatch.setattr(output.sink, "_whole", refuse)
+    monkeypatch.setattr(output.sink, "_peek", refuse)
 
 
 def test_parts_in_an_account_are_not_opened(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +85,7 @@ def test_an_account_without_its_part_does_not_count(output: Output) -> None:
 
 def test_accounts_of_another_job_are_ignored(output: Output) -> None:
     commit(output, 1)
-    accounts(output, "f2").add("other", 1, 99, 99, 0)
+    accounts(output, "f2").add(part(1, 99, artifact="other"))
     kept = accounts(output, "f2")
     count(output, kept, 1, artifact="other")
     found = output.resume(accounts(output), PLAN)
@@ -108,7 +116,7 @@ def test_an_empty_output_resumes_from_nothing(output: Output) -> None:
 def test_many_receipts_share_a_file_and_few_are_not_forgotten(output: Output, tmp_path: Path) -> None:
     kept = accounts(output)
     for i in range(1_200):
-        kept.add("a1", i, ROWS, ROWS, 0)
+        kept.add(part(i, ROWS))
     assert len(everything_under(tmp_path)) == 2
     kept.flush()
     kept.flush()
@@ -118,7 +126,7 @@ def test_many_receipts_share_a_file_and_few_are_not_forgotten(output: Output, tm
 
 def test_an_account_is_no_part_of_the_output(output: Output) -> None:
     count(output, accounts(output), 1)
-    assert output.committed() == set()
+    assert output.sink.committed() == set()
 
 
 def test_a_name_tells_its_fragment() -> None:
@@ -130,10 +138,11 @@ def test_a_name_tells_its_fragment() -> None:
 def test_rows_are_counted_by_the_variant_that_answered_whether_accounts_or_footers_tell(output: Output) -> None:
     for i, variant in enumerate(["fast", "slow", "fast", None]):
         table = pa.table({"id": ["x"] * ROWS})
-        output.commit(f"part-{i:06d}.parquet", Fragment(i, "t", 0, ROWS), "f1", "a1", table, None, variant=variant)
+        put(output, f"part-{i:06d}.parquet", Fragment(i, "t", 0, ROWS), "f1", "a1", table, None, variant=variant)
     kept = accounts(output)
-    record = output.committed_record("part-000000.parquet") or {}
-    kept.add("a1", 0, ROWS, ROWS, 0, variant="fast", bytes=record["bytes"], sha256=record["sha256"])
+    part = lying(output, "part-000000.parquet")
+    assert part is not None
+    kept.add(part)
     kept.flush()
     found = output.resume(accounts(output), PLAN).rows_by_variant
     assert found == {"fast": 2 * ROWS, "slow": ROWS, "unnamed": ROWS}
@@ -161,10 +170,10 @@ def test_parts_that_were_opened_are_in_an_account_from_then_on(output: Output, m
 def test_of_two_accounts_the_one_counts_whose_size_is_there(output: Output) -> None:
     commit(output, 1)
     kept = accounts(output)
-    kept.add("a1", 1, ROWS, ROWS, 0, bytes=12)
+    kept.add(part(1, ROWS, bytes=12))
     kept.flush()
     count(output, kept, 1)
-    kept.add("a1", 1, ROWS, ROWS, 0, bytes=13)
+    kept.add(part(1, ROWS, bytes=13))
     kept.flush()
     found = output.resume(accounts(output), PLAN)
     assert (found.fragments.tolist(), found.rows_quarantined, found.damaged) == ([1], 1, ())
@@ -173,20 +182,20 @@ def test_of_two_accounts_the_one_counts_whose_size_is_there(output: Output) -> N
 def test_a_part_of_another_size_than_every_account_says_is_removed(output: Output) -> None:
     commit(output, 1)
     kept = accounts(output)
-    kept.add("a1", 1, ROWS, ROWS, 0, bytes=12)
+    kept.add(part(1, ROWS, bytes=12))
     kept.flush()
     found = output.resume(accounts(output), PLAN)
-    assert (found.fragments.tolist(), output.committed()) == ([], set())
+    assert (found.fragments.tolist(), output.sink.committed()) == ([], set())
     assert found.damaged[0].endswith("bytes, 12 were written")
 
 
 def test_a_fragment_that_is_scored_again_replaces_its_receipt(output: Output) -> None:
     kept = accounts(output)
-    kept.add("a1", 0, ROWS, ROWS, 0, variant="v", bytes=10)
-    kept.add("a1", 1, ROWS, ROWS, 0, variant="v", bytes=11)
+    kept.add(part(0, ROWS, variant="v", bytes=10))
+    kept.add(part(1, ROWS, variant="v", bytes=11))
     lost = kept.forget(np.array([1]))
     assert (lost.rows_in, lost.rows_by_variant) == (ROWS, {"v": ROWS})
-    kept.add("a1", 1, ROWS, ROWS - 1, 1, variant="v", bytes=12)
-    kept.add("a1", 0, ROWS, ROWS, 0, variant="v", bytes=13)
+    kept.add(part(1, ROWS - 1, rows_quarantined=1, variant="v", bytes=12))
+    kept.add(part(0, ROWS, variant="v", bytes=13))
     table = kept.table().sort_by("fragment")
     assert (table["fragment"].to_pylist(), table["bytes"].to_pylist()) == ([0, 1], [13, 12])

@@ -17,7 +17,7 @@ from optinfer.config import SourceConfig
 from optinfer.data import footer
 from optinfer.data.fragments import Plan
 from optinfer.data.reading import FragmentReader
-from optinfer.data.source import plan_source
+from optinfer.data.sources.parquet import plan as plan_source
 from optinfer.errors import ConfigError, SourceError
 
 TABLE = pa.table({"id": list(range(10)), "text": ["x"] * 10})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from optinfer.data.account import Accounts
 from optinfer.data.binding import fingerprint
 from optinfer.data.fragments import Fragment, Plan
 from optinfer.data.output import Output
-from optinfer.data.parts import FOOTER_KEY
+from optinfer.data.sinks.parquet import FOOTER_KEY, ParquetSink
 from optinfer.errors import OutputConflictError
 from tests.conftest import fragments
+from tests.data.committing import lying, put
 
 FRAGMENT = Fragment(3, "table.parquet", 30, 33)
 PART = "part-000003.parquet"
@@ -41,6 +43,11 @@ def finish(output: Output, manifest: dict[str, Any]) -> dict[str, Any]:
     return output.finish(manifest, Accounts(output.folder, "f1"), PLAN)
 
 
+def parts_of(output: Output) -> ParquetSink:
+    assert isinstance(output.sink, ParquetSink)
+    return output.sink
+
+
 @pytest.fixture(params=["local", "s3"])
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> Output:
     return Output(f"{request.getfixturevalue('bucket')}/out/" if request.param == "s3" else str(tmp_path / "out"))
@@ -53,11 +60,12 @@ def stored(output: Output, name: str) -> bytes:
 
 
 def test_a_commit_is_one_file_that_says_what_it_holds(output: Output) -> None:
-    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
 
-    assert output.committed() == {PART}
-    record = output.footer(PART)
-    assert {k: record[k] for k in ("fragment", "fingerprint", "rows_in", "rows_out", "rows_quarantined")} == {
+    assert output.sink.committed() == {PART}
+    part = lying(output, PART)
+    assert part is not None
+    assert {k: part.footer[k] for k in ("fragment", "fingerprint", "rows_in", "rows_out", "rows_quarantined")} == {
         "fragment": 3,
         "fingerprint": "f1",
         "rows_in": 3,
@@ -67,33 +75,33 @@ def test_a_commit_is_one_file_that_says_what_it_holds(output: Output) -> None:
 
 
 def test_the_first_commit_wins(output: Output) -> None:
-    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     before = stored(output, PART)
-    output.commit(PART, FRAGMENT, "f1", "a1", rows(9, 9, 9), None)
+    put(output, PART, FRAGMENT, "f1", "a1", rows(9, 9, 9), None)
     assert stored(output, PART) == before
 
 
 def test_a_second_commit_of_another_job_is_refused(output: Output) -> None:
-    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     before = stored(output, PART)
     with pytest.raises(OutputConflictError, match=r"committed by another run with other content.*new sink\.path"):
-        output.commit(PART, FRAGMENT, "f2", "a1", rows(1, 2, 3), None)
+        put(output, PART, FRAGMENT, "f2", "a1", rows(1, 2, 3), None)
     assert stored(output, PART) == before
 
 
 def test_a_second_commit_with_other_counts_is_refused(output: Output) -> None:
-    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     with pytest.raises(OutputConflictError):
-        output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2))
+        put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2))
 
 
 def test_quarantined_rows_lie_beside_their_part(output: Output) -> None:
-    record = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2))
+    record = put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2))
 
-    assert (record["rows_out"], record["rows_quarantined"]) == (2, 1)
-    with output.folder.open(record["quarantine_file"]) as file:
+    assert (record.rows_out, record.rows_quarantined) == (2, 1)
+    with output.folder.open(record.quarantine_file) as file:
         assert pq.read_table(file).num_rows == 1
-    assert record["quarantine_file"].startswith("_quarantine/part-000003-")
+    assert record.quarantine_file.startswith("_quarantine/part-000003-")
 
 
 def test_quarantine_is_written_before_the_part_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,34 +110,34 @@ def test_quarantine_is_written_before_the_part_that_names_it(tmp_path: Path, mon
     def refuse(name: str, data: bytes) -> bool:
         raise OSError(f"disk full: {name}")
 
-    monkeypatch.setattr(output.folder, "put_new", refuse)
+    monkeypatch.setattr(parts_of(output).folder, "put_new", refuse)
     with pytest.raises(OSError, match="disk full: _quarantine/"):
-        output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2))
-    assert output.committed() == set()
+        put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2))
+    assert output.sink.committed() == set()
 
 
 def test_resume_is_a_listing(output: Output) -> None:
     for index in (4, 1):
-        output.commit(f"part-{index:06d}.parquet", Fragment(index, "t", 0, 1), "f1", "a1", rows(1), None)
+        put(output, f"part-{index:06d}.parquet", Fragment(index, "t", 0, 1), "f1", "a1", rows(1), None)
     output.folder.put("other.parquet", b"x")
     output.folder.put("part-000009.parquet.tmp", b"x")
 
     again = Output(output.folder.url)
-    assert again.committed() == {"part-000001.parquet", "part-000004.parquet"}
-    assert [f["fragment"] for f in again.footers(again.committed())] == [1, 4]
+    assert again.sink.committed() == {"part-000001.parquet", "part-000004.parquet"}
+    assert [part and part.fragment for part in again.sink.read(sorted(again.sink.committed()))] == [1, 4]
 
 
 def test_an_output_is_bound_to_its_first_job(output: Output) -> None:
-    assert output.freeze(job(rows=1), PLAN) is False
-    assert output.freeze(job(rows=1), PLAN) is True
-    assert output.planned_fragments() == 11
+    assert output.binding.freeze(job(rows=1), PLAN) is False
+    assert output.binding.freeze(job(rows=1), PLAN) is True
+    assert output.binding.planned_fragments() == 11
 
 
 def test_another_job_is_refused_with_the_fields_that_differ(output: Output) -> None:
-    output.freeze(job(source={"rows": 1, "path": "a"}, variant="x"), PLAN)
-    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    output.binding.freeze(job(source={"rows": 1, "path": "a"}, variant="x"), PLAN)
+    put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     with pytest.raises(OutputConflictError) as refused:
-        output.freeze(job(source={"rows": 2, "path": "a"}, variant="y"), PLAN)
+        output.binding.freeze(job(source={"rows": 2, "path": "a"}, variant="y"), PLAN)
     assert str(refused.value).splitlines()[1:] == [
         "  source.rows: 1 there, 2 here",
         '  variant: "x" there, "y" here',
@@ -140,29 +148,29 @@ def test_another_job_is_refused_with_the_fields_that_differ(output: Output) -> N
 def test_foreign_parquet_files_are_not_written_beside(output: Output) -> None:
     output.folder.put("sales.parquet", b"x")
     with pytest.raises(OutputConflictError, match="optinfer did not write; choose an empty"):
-        output.freeze(job(), PLAN)
-    assert output.job() is None
+        output.binding.freeze(job(), PLAN)
+    assert output.binding.job() is None
 
 
 def test_a_foreign_file_with_a_parts_name_is_refused(output: Output) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(rows(1), sink)
     output.folder.put(PART, sink.getvalue().to_pybytes())
-    with pytest.raises(OutputConflictError, match=r"part-000003\.parquet was not written by optinfer"):
-        output.footer(PART)
+    with pytest.raises(OutputConflictError, match=r"optinfer did not write"):
+        output.binding.freeze(job(), PLAN)
 
 
 def test_committed_rows_bind_the_output_to_their_artifact(output: Output) -> None:
-    output.bind_variant({"variant": "a", "artifact": "1"})
-    output.bind_variant({"variant": "b", "artifact": "2"})  # nothing is committed yet
-    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
-    output.bind_variant({"variant": "b", "artifact": "2"})
+    output.binding.bind_variant({"variant": "a", "artifact": "1"})
+    output.binding.bind_variant({"variant": "b", "artifact": "2"})  # nothing is committed yet
+    put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    output.binding.bind_variant({"variant": "b", "artifact": "2"})
     with pytest.raises(OutputConflictError, match=r"partly filled by b \(artifact 2\).*would use c \(artifact 3\)"):
-        output.bind_variant({"variant": "c", "artifact": "3"})
+        output.binding.bind_variant({"variant": "c", "artifact": "3"})
 
 
 def test_a_manifest_counts_only_with_its_success_marker(output: Output) -> None:
-    output.freeze(job(), PLAN)
+    output.binding.freeze(job(), PLAN)
     output.folder.put("_manifest.json", json.dumps({"run": {}}).encode())
     assert output.manifest() is None
     finish(output, {"run": {"rows_in": 3}})
@@ -171,7 +179,7 @@ def test_a_manifest_counts_only_with_its_success_marker(output: Output) -> None:
 
 def test_a_finished_output_is_finished_for_its_own_job_only(output: Output) -> None:
     mine, other = job(rows=1), job(rows=2)
-    output.freeze(mine, PLAN)
+    output.binding.freeze(mine, PLAN)
     manifest = finish(output, {"run": {}})
     assert output.finished(mine["fingerprint"]) == manifest
     assert output.finished(other["fingerprint"]) is None
@@ -189,68 +197,68 @@ def test_an_empty_table_gives_one_part_with_a_schema(output: Output) -> None:
 
 def test_footers_hold_no_metadata_but_ours(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
-    output.commit(PART, FRAGMENT, "f1", "a1", rows(1).replace_schema_metadata({"pandas": "{}"}), None)
+    put(output, PART, FRAGMENT, "f1", "a1", rows(1).replace_schema_metadata({"pandas": "{}"}), None)
     assert set(pq.read_schema(tmp_path / PART).metadata) == {FOOTER_KEY}
 
 
 def test_parts_that_another_artifact_made_are_refused(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
-    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     found = output.resume(Accounts(output.folder, "f1"), PLAN)
-    output.require_artifacts(["a1"], found)
-    output.require_artifacts(["a2", "a1"], found)
+    output.binding.require_artifacts(["a1"], found)
+    output.binding.require_artifacts(["a2", "a1"], found)
     with pytest.raises(OutputConflictError, match="holds fragments by artifact a1, this run uses a2: no output mixes"):
-        output.require_artifacts(["a2"], found)
+        output.binding.require_artifacts(["a2"], found)
 
 
 def test_another_variant_of_the_same_job_may_have_been_first(output: Output) -> None:
-    first = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2), variant="first")
+    first = put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2), variant="first")
     before = stored(output, PART)
     # The second has an answer for every row: it need not agree on what cannot be scored.
-    won = output.commit(PART, FRAGMENT, "f1", "a2", rows(1, 2, 3), None, variant="second", allowed={"a1", "a2"})
-    assert won == {name: value for name, value in first.items() if name != "stamp"}
-    assert (won["artifact"], won["variant"], won["rows_quarantined"]) == ("a1", "first", 1)
+    won = put(output, PART, FRAGMENT, "f1", "a2", rows(1, 2, 3), None, variant="second", allowed={"a1", "a2"})
+    assert won == replace(first, stamp=None)
+    assert (won.artifact, won.variant, won.rows_quarantined) == ("a1", "first", 1)
     assert stored(output, PART) == before
 
 
 def test_who_gives_way_leaves_no_quarantine_file_behind(output: Output) -> None:
-    first = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2), variant="first")
-    output.commit(PART, FRAGMENT, "f1", "a2", rows(1), bad(1, 2), variant="second", allowed={"a1", "a2"})
-    assert [f"_quarantine/{name}" for name in output.folder.names(under="_quarantine")] == [first["quarantine_file"]]
-    output.commit(PART, FRAGMENT, "f1", "a2", rows(1, 2), bad(2), variant="second", allowed={"a1", "a2"})
-    assert [f"_quarantine/{name}" for name in output.folder.names(under="_quarantine")] == [first["quarantine_file"]]
+    first = put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2), variant="first")
+    put(output, PART, FRAGMENT, "f1", "a2", rows(1), bad(1, 2), variant="second", allowed={"a1", "a2"})
+    assert [f"_quarantine/{name}" for name in output.folder.names(under="_quarantine")] == [first.quarantine_file]
+    put(output, PART, FRAGMENT, "f1", "a2", rows(1, 2), bad(2), variant="second", allowed={"a1", "a2"})
+    assert [f"_quarantine/{name}" for name in output.folder.names(under="_quarantine")] == [first.quarantine_file]
 
 
 def test_a_part_that_names_no_variant_has_this_ones_counts_or_is_a_strangers(output: Output) -> None:
-    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     with pytest.raises(OutputConflictError, match="other content"):
-        output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2), variant="first", allowed={"a1"})
+        put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2), variant="first", allowed={"a1"})
 
 
 @pytest.mark.parametrize(
     ("fingerprint", "allowed"), [("f1", {"a2", "a3"}), ("f2", {"a1", "a2"})], ids=["stranger", "another job"]
 )
 def test_nobody_else_may_have_been_first(output: Output, fingerprint: str, allowed: set[str]) -> None:
-    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None, variant="first")
+    put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None, variant="first")
     with pytest.raises(OutputConflictError, match="committed by another run with other content"):
-        output.commit(PART, FRAGMENT, fingerprint, "a2", rows(1, 2, 3), None, variant="second", allowed=allowed)
+        put(output, PART, FRAGMENT, fingerprint, "a2", rows(1, 2, 3), None, variant="second", allowed=allowed)
 
 
 def test_two_variants_on_one_artifact_are_told_apart(output: Output) -> None:
-    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2), variant="first")
-    won = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None, variant="second", allowed={"a1"})
-    assert (won["variant"], won["rows_out"]) == ("first", 2)
+    put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2), variant="first")
+    won = put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None, variant="second", allowed={"a1"})
+    assert (won.variant, won.rows_out) == ("first", 2)
 
 
 def test_an_output_is_bound_to_both_variants(output: Output) -> None:
     both = {"variant": "a", "artifact": "1", "beside": {"variant": "b", "artifact": "2"}}
-    output.bind_variant(both)
-    assert (output.bound_variant(), output.bound_beside()) == (None, None), "nothing is committed yet"
-    output.commit(PART, FRAGMENT, "f1", "1", rows(1, 2, 3), None)
-    output.bind_variant(both)
-    assert (output.bound_variant(), output.bound_beside()) == ("a", "b")
+    output.binding.bind_variant(both)
+    assert output.binding.bound_variants() == (), "nothing is committed yet"
+    put(output, PART, FRAGMENT, "f1", "1", rows(1, 2, 3), None)
+    output.binding.bind_variant(both)
+    assert output.binding.bound_variants() == ("a", "b")
     with pytest.raises(OutputConflictError, match=r"filled by a \(artifact 1\) and b \(artifact 2\), .* use a \(arti"):
-        output.bind_variant({"variant": "a", "artifact": "1"})
+        output.binding.bind_variant({"variant": "a", "artifact": "1"})
 
 
 def reasons(output: Output, name: str) -> list[str]:
@@ -267,55 +275,55 @@ def test_a_row_is_once_in_quarantine_whatever_its_reason_was_called(
     output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as dying:  # between its quarantine file and its part
-        put = output.folder.create
-        dying.setattr(output.folder, "create", lambda name, data: 0 if name == PART else put(name, data))
-        output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("cuda: out of memory at 0x1", 2))
-    assert output.committed() == set()
-    record = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("out of memory at 0x2", 2))
+        create = parts_of(output).folder.create
+        dying.setattr(parts_of(output).folder, "create", lambda name, data: 0 if name == PART else create(name, data))
+        put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), told("cuda: out of memory at 0x1", 2))
+    assert output.sink.committed() == set()
+    record = put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), told("out of memory at 0x2", 2))
     (name,) = output.folder.names(under="_quarantine")
-    assert record["quarantine_file"] == f"_quarantine/{name}"
-    assert record["quarantine_bytes"] == len(stored(output, record["quarantine_file"]))
-    assert reasons(output, record["quarantine_file"]) == ["cuda: out of memory at 0x1"]
+    assert record.quarantine_file == f"_quarantine/{name}"
+    assert record.quarantine_bytes == len(stored(output, record.quarantine_file))
+    assert reasons(output, record.quarantine_file) == ["cuda: out of memory at 0x1"]
 
 
 @pytest.mark.parametrize("left", [b"", b"PAR1 cut"])
 def test_a_quarantine_file_that_is_no_whole_one_is_put_again(output: Output, left: bytes) -> None:
-    name = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("odd", 2))["quarantine_file"]
+    name = put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), told("odd", 2)).quarantine_file
     output.folder.delete(PART)
     output.folder.put(name, left)
-    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("odd", 2))
+    put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), told("odd", 2))
     assert reasons(output, name) == ["odd"]
 
 
 def test_attempts_that_race_leave_the_winners_quarantine_file(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    put, raced = output.folder.create, []
+    create, raced = parts_of(output).folder.create, []
 
     def overtaken(name: str, data: bytes) -> int | None:
         if name == PART and not raced:  # another attempt goes from start to end before this one's part
             raced.append(name)
-            output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("in other words", 2))
-        return put(name, data)
+            put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), told("in other words", 2))
+        return create(name, data)
 
-    monkeypatch.setattr(output.folder, "create", overtaken)
-    record = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2), told("odd", 2))
-    assert [f"_quarantine/{name}" for name in output.folder.names(under="_quarantine")] == [record["quarantine_file"]]
-    assert len(stored(output, record["quarantine_file"])) == record["quarantine_bytes"]
+    monkeypatch.setattr(parts_of(output).folder, "create", overtaken)
+    record = put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), told("odd", 2))
+    assert [f"_quarantine/{name}" for name in output.folder.names(under="_quarantine")] == [record.quarantine_file]
+    assert len(stored(output, record.quarantine_file)) == record.quarantine_bytes
 
 
 @pytest.mark.parametrize("there", [b"", b"PAR1", b"not a part at all"], ids=["empty", "cut", "garbage"])
 def test_what_lies_at_a_parts_name_and_is_none_gives_way(output: Output, there: bytes) -> None:
     output.folder.put(PART, there)
-    record = output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
-    assert len(stored(output, PART)) == record["bytes"]
-    assert output.committed_record(PART) == {name: value for name, value in record.items() if name != "stamp"}
+    record = put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    assert len(stored(output, PART)) == record.bytes
+    assert lying(output, PART) == replace(record, stamp=None)
 
 
 def test_a_part_that_was_written_again_with_fewer_rows_is_none(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
-    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     table = pq.read_table(tmp_path / PART)
     pq.write_table(table.slice(1), tmp_path / PART)  # our footer is kept
-    assert output.committed_record(PART) is None
+    assert lying(output, PART) is None
 
 
 def test_a_folder_that_goes_while_a_file_is_put_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,20 +339,20 @@ def test_a_folder_that_goes_while_a_file_is_put_is_made_again(tmp_path: Path, mo
         link(staged, target)
 
     monkeypatch.setattr(os, "link", removed_before)
-    output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
-    assert (output.committed(), left) == ({PART}, [0])
+    put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    assert (output.sink.committed(), left) == ({PART}, [0])
 
 
 def test_a_copy_of_another_part_gives_way_and_anothers_jobs_part_does_not(output: Output) -> None:
-    output.commit("part-000004.parquet", Fragment(4, "t", 0, 3), "f1", "a1", rows(7, 8, 9), None)
+    put(output, "part-000004.parquet", Fragment(4, "t", 0, 3), "f1", "a1", rows(7, 8, 9), None)
     output.folder.put(PART, stored(output, "part-000004.parquet"))
-    assert output.commit(PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)["fragment"] == 3
+    assert put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None).fragment == 3
     output.folder.put("part-000005.parquet", stored(output, "part-000004.parquet"))
     with pytest.raises(OutputConflictError, match="committed by another run"):
-        output.commit("part-000005.parquet", Fragment(5, "t", 0, 3), "f2", "a1", rows(1, 2, 3), None)
+        put(output, "part-000005.parquet", Fragment(5, "t", 0, 3), "f2", "a1", rows(1, 2, 3), None)
     with pytest.raises(OutputConflictError, match=r"part-000003\.parquet is of another job"):
         output.resume(Accounts(output.folder, "f2"), PLAN)
-    assert len(output.committed()) == 3
+    assert len(output.sink.committed()) == 3
 
 
 def test_removing_what_is_lost_asks_for_none_of_it(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,9 +360,8 @@ def test_removing_what_is_lost_asks_for_none_of_it(output: Output, monkeypatch: 
     accounts = Accounts(output.folder, "f1")
     for index in (3, 5):
         fragment = Fragment(index, "table.parquet", 30, 33)
-        record = output.commit(PLAN.part_name(index), fragment, "f1", "a1", rows(0.5, 0.25), bad(32))
-        files = {name: record[name] for name in ("bytes", "sha256", "stamp", "quarantine_file", "quarantine_bytes")}
-        accounts.add("a1", index, 3, 2, 1, **files)
+        record = put(output, PLAN.part_name(index), fragment, "f1", "a1", rows(0.5, 0.25), bad(32))
+        accounts.add(record)
     output.folder.delete(PLAN.part_name(5))
     deleted: list[str] = []
     monkeypatch.setattr(type(output.folder), "delete", lambda folder, name: deleted.append(name))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from optinfer.data.account import SCHEMA
 from optinfer.data.output_listing import ABSENT, Listing, differences, few, listed, written_again
-from optinfer.data.parts import parquet_bytes
+from optinfer.data.state import parquet_bytes
 from optinfer.data.storage import Folder, file_system
 
 NONE = pa.table({"file": pa.array([], pa.string()), "bytes": pa.array([], pa.int64())})

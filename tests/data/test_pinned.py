@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from optinfer.config import SourceConfig
-from optinfer.data import patience, pinned, source
+from optinfer.data import patience, pinned
 from optinfer.data.fragments import Fragment, Plan
 from optinfer.data.reading import FragmentReader
 from optinfer.data.sampling import draw
-from optinfer.data.source import plan_source
+from optinfer.data.sources import parquet as source
+from optinfer.data.sources.parquet import plan as plan_source
 from optinfer.errors import ConfigError, CorruptFileError, SourceError
 from tests.data import flaky_store
 from tests.data.flaky_store import Fault, FlakyStore

@@ -10,7 +10,7 @@ import pytest
 from optinfer.config import SourceConfig
 from optinfer.data.reading import FragmentReader
 from optinfer.data.sampling import Sample, digest, draw
-from optinfer.data.source import plan_source
+from optinfer.data.sources.parquet import plan as plan_source
 from tests.conftest import WriteTable
 
 Draw = Callable[..., Sample]

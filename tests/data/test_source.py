@@ -13,7 +13,7 @@ import pytest
 from optinfer.config import SourceConfig
 from optinfer.data.fragments import Plan
 from optinfer.data.reading import FragmentReader
-from optinfer.data.source import plan_source
+from optinfer.data.sources.parquet import plan as plan_source
 from optinfer.errors import ConfigError, SourceError
 from tests.conftest import WriteTable
 

@@ -23,12 +23,11 @@ import ray
 from ray.cluster_utils import Cluster
 
 import optinfer
+from optinfer.commands import resolved
 from optinfer.config import parse_job
-from optinfer.data.parts import FOOTER_KEY
+from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.errors import OptinferError
-from optinfer.optimization import prepare
-from optinfer.optimization.baseline import answers_here
-from optinfer.optimization.trial import certify_here
+from optinfer.optimization.trial import HERE
 from optinfer.optimization.variants import VARIANTS, Step, Variant
 from tests.conftest import REPO, job_settings, wait_until
 
@@ -45,7 +44,7 @@ class Suite:
         self.folder = folder
         self.source = folder / "table.parquet"
         pq.write_table(pq.read_table(REPO / "jobs" / "data" / "packages.parquet").slice(0, ROWS), self.source)
-        prepare.certify_apart, prepare.answers_apart = certify_here, answers_here
+        resolved.APART = HERE
         VARIANTS["fake"] = Variant(name="fake", backend="fake", about="for tests")
 
     def run(self, name: str, address: str | None = None, **changes: Any) -> Said:

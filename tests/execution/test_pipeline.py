@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from optinfer import errors
 from optinfer.data.fragments import Plan
 from optinfer.execution import pipeline
-from optinfer.execution.pipeline import Todo
-from optinfer.execution.placement import Placement
+from optinfer.execution.scorer import receipts
+from optinfer.execution.todo import Todo
+from optinfer.records.placement import Placement
 from tests.conftest import fragments
 
 
@@ -25,9 +27,7 @@ def todo(rows: list[int], left: list[int] | None = None) -> Todo:
 
 
 def spans(rows: list[int], replicas: int, most_blocks: int) -> list[tuple[int, int]]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_MOST_BLOCKS", most_blocks)
-        return list(todo(rows).spans(replicas))
+    return list(replace(todo(rows), most_blocks=most_blocks).spans(replicas))
 
 
 many = st.lists(st.integers(1, 2_000), max_size=300)
@@ -69,7 +69,7 @@ def test_a_run_names_its_fragments_and_their_parts() -> None:
 
 def test_an_error_travels_as_its_own_class() -> None:
     with pytest.raises(errors.RowError, match="row 3"):
-        pipeline._receipt({"error": "RowError", "message": "row 3 cannot be scored"})
+        list(receipts({"receipts": json.dumps([{"error": "RowError", "message": "row 3 cannot be scored"}])}))
 
 
 def placement(device: str, replicas: int, gpus: float, **more: Any) -> Placement:
@@ -77,7 +77,7 @@ def placement(device: str, replicas: int, gpus: float, **more: Any) -> Placement
 
 
 def test_every_actor_of_one_variant_is_started_with_the_same() -> None:
-    args = pipeline._remote_args(placement("cuda", 2, 1.0, resources={"jetson": 1.0}, accelerator_type="H100"))
+    args = pipeline._remote_args([placement("cuda", 2, 1.0, resources={"jetson": 1.0}, accelerator_type="H100")])
     first, second = args(), args()
     assert first == second
     assert (first["resources"], first["accelerator_type"]) == ({"jetson": 1.0}, "H100")
@@ -87,7 +87,7 @@ def test_every_actor_of_one_variant_is_started_with_the_same() -> None:
 def test_actors_of_two_variants_get_what_their_kind_takes_and_the_second_stay_on_their_nodes() -> None:
     nodes = {"a" * 56: 2, "b" * 56: 1}
     beside = placement("cpu", 3, 0.0, resources={"rack": 1.0}, pinned=nodes)
-    args = pipeline._remote_args(placement("cuda", 2, 0.5, accelerator_type="H100", beside=beside))
+    args = pipeline._remote_args([placement("cuda", 2, 0.5, accelerator_type="H100"), beside])
     first, second = [args() for _ in range(2)], [args() for _ in range(3)]
     assert [(a["num_cpus"], a["num_gpus"], a["accelerator_type"]) for a in first] == [(2.0, 0.5, "H100")] * 2
     assert all("scheduling_strategy" not in a for a in first)

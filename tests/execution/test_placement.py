@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from optinfer.config import PlacementConfig
 from optinfer.errors import PlacementError
-from optinfer.execution.placement import Needs, Node, Placement, place, place_mixed
+from optinfer.execution.placement import Needs, Node, place, place_pools
+from optinfer.records.placement import Placement
 
 nodes = st.lists(
     st.builds(
@@ -248,14 +249,15 @@ GPUS, CPUS, SMALL = Node(8, gpus=2, name="gpus"), Node(4, name="cpus"), Node(1, 
 
 def mixed(
     nodes: list[Node], fragments: int = 100, growing: bool = False, beside: Needs | None = None, **wishes: object
-) -> Placement:
+) -> tuple[Placement, Placement | None]:
+    """Return the placement of a first pool on GPUs, and of a second one where it has a place."""
     config = PlacementConfig.model_validate({"cpu_variant": "auto", **wishes})
-    return place_mixed(config, nodes, fragments, Needs(), beside or Needs(), growing)
+    first, *rest = place_pools(config, nodes, fragments, [Needs(), beside or Needs()], growing)
+    return first, rest[0] if rest else None
 
 
 def test_a_second_variant_takes_the_nodes_without_a_gpu_and_no_others() -> None:
-    placement = mixed([GPUS, CPUS, SMALL])
-    second = placement.beside
+    placement, second = mixed([GPUS, CPUS, SMALL])
     assert second is not None
     assert (placement.device, placement.replicas, placement.gpus_per_replica) == ("cuda", 2, 1.0)
     assert (second.device, second.replicas, second.gpus_per_replica) == ("cpu", 5, 0.0)
@@ -265,7 +267,7 @@ def test_a_second_variant_takes_the_nodes_without_a_gpu_and_no_others() -> None:
 
 
 def test_few_replicas_of_a_second_variant_are_spread() -> None:
-    second = mixed([GPUS, CPUS, SMALL], fragments=5).beside
+    _, second = mixed([GPUS, CPUS, SMALL], fragments=5)
     assert second is not None
     assert (second.replicas, second.pinned) == (3, {"cpus": 2, "small": 1})
 
@@ -277,8 +279,7 @@ def test_the_wishes_of_a_job_are_for_its_gpus_but_custom_resources_are_for_all()
         Node(8, resources={"rack": 3.0}, name="cpus"),
         Node(8, name="elsewhere"),
     ]
-    placement = mixed(nodes, **wishes)
-    second = placement.beside
+    placement, second = mixed(nodes, **wishes)
     assert second is not None
     assert (placement.replicas, placement.threads_per_replica) == (1, 4)
     assert (second.replicas, second.threads_per_replica, second.accelerator_type) == (3, 1, None)
@@ -286,16 +287,16 @@ def test_the_wishes_of_a_job_are_for_its_gpus_but_custom_resources_are_for_all()
 
 
 def test_each_of_two_variants_is_placed_by_its_own_needs() -> None:
-    second = mixed([GPUS, CPUS], beside=Needs(threads=2)).beside
+    _, second = mixed([GPUS, CPUS], beside=Needs(threads=2))
     assert second is not None
     assert (second.replicas, second.threads_per_replica) == (2, 2)
 
 
 def test_a_pool_of_two_variants_keeps_its_size() -> None:
-    placement = mixed([GPUS, CPUS], growing=True)
-    assert placement.beside is not None
+    placement, second = mixed([GPUS, CPUS], growing=True)
+    assert second is not None
     assert (placement.replicas, placement.max_replicas) == (2, 2)
-    assert placement.beside.max_replicas == placement.beside.replicas
+    assert second.max_replicas == second.replicas
     assert "a pool of two variants keeps its size: no replica joins as nodes do" in placement.reasons
     assert not any("as nodes join" in reason for reason in placement.reasons)
 
@@ -312,8 +313,8 @@ def test_a_pool_of_two_variants_keeps_its_size() -> None:
 def test_where_nothing_of_the_second_variant_fits_the_first_is_placed_alone_and_says_why(
     nodes: list[Node], fragments: int, reason: str
 ) -> None:
-    placement = mixed(nodes, fragments, growing=True)
-    assert placement.beside is None
+    placement, second = mixed(nodes, fragments, growing=True)
+    assert second is None
     assert placement.reasons[-1].startswith(reason)
     assert placement.max_replicas == fragments, "it may grow as ever"
 
@@ -329,11 +330,12 @@ def test_a_second_variant_fits_the_nodes_that_it_is_kept_on(
 ) -> None:
     named = [replace(node, name=f"n{i}") for i, node in enumerate(nodes)]
     try:
-        placement = place_mixed(wishes, named, fragments, needs, needs)
+        placement, *further = place_pools(wishes, named, fragments, [needs, needs])
     except PlacementError:
         return
-    if (second := placement.beside) is None:
+    if not further:
         return
+    (second,) = further
     without = {node.name: node for node in named if not node.gpus}
     known = all(node.memory_mb for node in without.values())
     assert sum(second.pinned.values()) == second.replicas <= fragments - placement.replicas

@@ -18,7 +18,7 @@ from optinfer.config import SourceConfig
 from optinfer.data import patience
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
-from optinfer.data.source import plan_source
+from optinfer.data.sources.parquet import plan as plan_source
 from optinfer.execution import scorer
 from optinfer.execution.scorer import FragmentScorer, ScoringTask
 from optinfer.inference.answers import Scored
@@ -34,7 +34,9 @@ def task(tmp_path: Path, write_table: WriteTable) -> ScoringTask:
     write_table(tmp_path / "table.parquet", rows=16)
     model = located()
     return ScoringTask(
-        settings=ReplicaSettings(family="text-embedding", model=model, backend="fake", artifact=model),
+        pools=(ReplicaSettings(family="text-embedding", model=model, backend="fake", artifact=model),),
+        source="parquet",
+        sink="parquet",
         columns={"text": "text"},
         columns_read=["text"],
         carried=pa.schema([("id", pa.string())]),
@@ -62,19 +64,19 @@ def score(task: ScoringTask, *names: str) -> list[dict[str, Any]]:
 
 def test_a_run_of_fragments_gives_a_receipt_each(task: ScoringTask) -> None:
     receipts = score(task)
-    assert [(r["fragment"], r["part"], r["stats"]["rows_out"]) for r in receipts] == [
+    assert [(r["made"]["fragment"], r["part"], r["stats"]["rows_out"]) for r in receipts] == [
         (0, PARTS[0], 8),
         (1, PARTS[1], 8),
     ]
-    assert Output(task.output_url).committed() == set(PARTS)
+    assert Output(task.output_url).sink.committed() == set(PARTS)
 
 
 def test_a_fragment_that_a_dead_replica_committed_is_not_scored_again(task: ScoringTask, tmp_path: Path) -> None:
     first = score(task)
     before = [(tmp_path / "out" / part).stat().st_mtime_ns for part in PARTS]
     again = score(task)
-    assert [(r["fragment"], r["stats"]["rows_out"], r["stats"]["bytes_out"]) for r in again] == [
-        (r["fragment"], r["stats"]["rows_out"], r["stats"]["bytes_out"]) for r in first
+    assert [(r["made"]["fragment"], r["stats"]["rows_out"], r["stats"]["bytes_out"]) for r in again] == [
+        (r["made"]["fragment"], r["stats"]["rows_out"], r["stats"]["bytes_out"]) for r in first
     ]
     assert [r["stats"]["micro_batches"] for r in again] == [0, 0]
     assert [(tmp_path / "out" / part).stat().st_mtime_ns for part in PARTS] == before
@@ -82,7 +84,7 @@ def test_a_fragment_that_a_dead_replica_committed_is_not_scored_again(task: Scor
 
 def test_a_fragment_that_another_artifact_made_is_refused(task: ScoringTask, tmp_path: Path) -> None:
     score(task)
-    other = replace(task, settings=replace(task.settings, artifact=replace(located(), key="another")))
+    other = replace(task, pools=(replace(task.pools[0], artifact=replace(located(), key="another")),))
     (receipt,) = score(other)
     assert receipt["error"] == "OutputConflictError"
     assert "committed by another run with other content" in receipt["message"]
@@ -91,15 +93,15 @@ def test_a_fragment_that_another_artifact_made_is_refused(task: ScoringTask, tmp
 def test_a_run_ends_with_its_first_error(task: ScoringTask) -> None:
     (receipt,) = score(task, "no-such.parquet", "table.parquet")
     assert receipt["error"] == "SourceError"
-    assert Output(task.output_url).committed() == set()
+    assert Output(task.output_url).sink.committed() == set()
 
 
 def test_a_variant_that_does_not_load_says_so_and_begins_nothing(task: ScoringTask, tmp_path: Path) -> None:
-    broken = replace(task, settings=replace(task.settings, backend="no-such"))
+    broken = replace(task, pools=(replace(task.pools[0], backend="no-such"),))
     (receipt,) = score(broken)
     assert receipt["error"] == "LoadError"
     assert "cannot load the variant: no backends plugin" in receipt["message"]
-    assert Output(task.output_url).begin(PARTS[0])
+    assert Output(task.output_url).attempts.begin(PARTS[0])
 
 
 def planned(task: ScoringTask, **options: Any) -> list[dict[str, Any]]:
@@ -133,7 +135,7 @@ def test_rows_of_a_file_that_changed_are_never_quarantined(task: ScoringTask) ->
     path.write_bytes(path.read_bytes().replace(b"a text 12", b"another12"))
     (receipt,) = quarantining(task, run)
     assert (receipt["error"], "changed since it was planned" in receipt["message"]) == ("SourceError", True)
-    assert Output(task.output_url).committed() == set()
+    assert Output(task.output_url).sink.committed() == set()
 
 
 def test_rows_out_of_reach_are_never_quarantined(task: ScoringTask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,14 +148,20 @@ def test_rows_out_of_reach_are_never_quarantined(task: ScoringTask, monkeypatch:
     monkeypatch.setattr(os, "pread", fail)
     (receipt,) = quarantining(task, run)
     assert (receipt["error"], "Input/output error" in receipt["message"]) == ("SourceError", True)
-    assert Output(task.output_url).committed() == set()
+    assert Output(task.output_url).sink.committed() == set()
 
 
 @pytest.fixture
 def mixed(task: ScoringTask) -> ScoringTask:
     """Return a task of two variants, `fast` on GPUs and `slow` beside it."""
-    fast, artifact = replace(task.settings, variant="fast"), replace(located(), key="another")
-    return replace(task, settings=fast, beside=replace(task.settings, variant="slow", artifact=artifact))
+    (own,), artifact = task.pools, replace(located(), key="another")
+    return replace(
+        task,
+        pools=(
+            replace(own, variant="fast", device="cuda", max_batch_tokens=4096),
+            replace(own, variant="slow", artifact=artifact),
+        ),
+    )
 
 
 def on(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,14 +173,14 @@ def test_whether_ray_gave_it_a_gpu_decides_which_variant_an_actor_is(
     mixed: ScoringTask, monkeypatch: pytest.MonkeyPatch, gpu: bool, variant: str
 ) -> None:
     on(gpu, monkeypatch)
-    artifact = {"fast": mixed.settings.artifact.key, "slow": "another"}[variant]
-    assert [(r["variant"], r["artifact"]) for r in score(mixed)] == [(variant, artifact)] * 2
-    assert [f["variant"] for f in Output(mixed.output_url).footers(PARTS)] == [variant] * 2
+    artifact = {"fast": mixed.pools[0].artifact.key, "slow": "another"}[variant]
+    assert [(r["made"]["variant"], r["made"]["artifact"]) for r in score(mixed)] == [(variant, artifact)] * 2
+    assert [part and part.variant for part in Output(mixed.output_url).sink.read(PARTS)] == [variant] * 2
 
 
 def test_an_actor_of_the_only_variant_asks_nobody_for_a_gpu(task: ScoringTask, monkeypatch: pytest.MonkeyPatch) -> None:
     on(False, monkeypatch)
-    assert [r["artifact"] for r in score(task)] == [task.settings.artifact.key] * 2
+    assert [r["made"]["artifact"] for r in score(task)] == [task.pools[0].artifact.key] * 2
 
 
 def test_what_the_other_variant_committed_is_taken_as_it_is(
@@ -182,10 +190,12 @@ def test_what_the_other_variant_committed_is_taken_as_it_is(
     score(mixed)
     on(True, monkeypatch)
     again = score(mixed)  # begun already: told by the part
-    Output(mixed.output_url).forget_attempts()
+    Output(mixed.output_url).attempts.forget()
     late = score(mixed)  # not begun as far as it knows: told when it commits
     for receipts in (again, late):
-        assert [(r["variant"], r["artifact"], r["stats"]["rows_out"]) for r in receipts] == [("slow", "another", 8)] * 2
+        assert [(r["made"]["variant"], r["made"]["artifact"], r["stats"]["rows_out"]) for r in receipts] == [
+            ("slow", "another", 8)
+        ] * 2
     assert [r["stats"]["micro_batches"] for r in again] == [0, 0]
 
 
@@ -201,7 +211,7 @@ def test_a_fragment_is_isolated_with_the_actors_own_variant(
 
     monkeypatch.setattr(scorer, "IsolatedReplica", Isolated)
     on(False, monkeypatch)
-    assert Output(mixed.output_url).begin(PARTS[0])
+    assert Output(mixed.output_url).attempts.begin(PARTS[0])
     score(mixed)
     assert isolated == ["slow"]
 
@@ -221,4 +231,4 @@ def test_a_part_that_would_not_hold_every_row_is_never_committed(
     monkeypatch.setattr(Replica, "score", score_less)
     (receipt,) = score(task)
     assert receipt["error"] == "AccountingError"
-    assert Output(task.output_url).committed() == set()
+    assert Output(task.output_url).sink.committed() == set()

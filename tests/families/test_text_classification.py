@@ -96,11 +96,10 @@ def test_a_recipe_pruned_until_it_breaks_is_refused_with_by_how_much(
 
 
 def test_labels_that_calibrate_never_judge(sections: Path, make_job: MakeJob, sink: Path) -> None:
-    from optinfer.optimization.prepare import Workbench
-    from optinfer.planning import plan_job
+    from optinfer.commands.resolved import resolve
 
-    planned = plan_job(make_job(sections / "heldout.parquet", sink, **settings_of(sections, variant="torch-fp32")))
-    sample = Workbench(planned.config, planned.model, planned.plan.fragments, lambda line: None).sample
+    planned = resolve(make_job(sections / "heldout.parquet", sink, **settings_of(sections, variant="torch-fp32")))
+    sample = planned.bench(lambda line: None).sample
     judged, calibrating = (
         Counter(zip(*part.to_pydict().values(), strict=True)) for part in (sample.gate, sample.calibration)
     )

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from optinfer import plugins
-from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
 from optinfer.families._sentence import poolings_of, read_sentence
 from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.models.artifact import Artifact
 from tests.conftest import located
 
 

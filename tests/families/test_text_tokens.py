@@ -14,11 +14,12 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from optinfer import home, plugins
+from optinfer import plugins
 from optinfer.errors import ConfigError
 from optinfer.families import Family
 from optinfer.families._limits import positions_of
 from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.system import home
 from tests.conformance.text_cases import classifier, plain
 from tests.conformance.text_models import ARCHITECTURES, CLASSIFICATION, EMBEDDING, LIMIT
 from tests.conformance.texts import texts

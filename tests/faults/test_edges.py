@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from optinfer import home
 from optinfer.errors import ConfigError, OptinferError, OutputConflictError
+from optinfer.system import home
 from optinfer.tracking.journal import read
 from tests.conftest import MakeJob, RunCli, WriteTable, everything_under, read_rows
-from tests.test_home import full_disk
+from tests.system.test_home import full_disk
 
 WriteJob = Callable[..., Path]
 # The program in a process of its own, with the shell saying what becomes of its streams.
@@ -109,7 +109,7 @@ class TestTheLastResort:
         self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path,
         monkeypatch: pytest.MonkeyPatch, last_journal: Callable[[], Path],
     ) -> None:  # fmt: skip
-        monkeypatch.setattr("optinfer.job._resume", lambda *_: {}["gone"])
+        monkeypatch.setattr("optinfer.commands.run._resume", lambda *_: {}["gone"])
         code, out, err = run_cli("run", write_job(source, sink), "--json")
         (event,) = (e for e in read(last_journal()) if e["event"] == "error")
         assert code == 1
@@ -185,7 +185,7 @@ class TestStreams:
 
     def test_a_terminal_that_is_gone_ends_no_job(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from optinfer.cli import say
-        from optinfer.tracking.report import Progress
+        from optinfer.tracking.progress import Progress
 
         full = io.TextIOWrapper(open("/dev/full", "wb", buffering=0))  # noqa: SIM115
         monkeypatch.setattr(sys, "stderr", full)
@@ -236,7 +236,7 @@ class TestPlaces:
         assert not sink.exists()
 
     def test_no_temporary_folder_at_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from optinfer.readiness import require_temporary
+        from optinfer.commands.readiness import require_temporary
 
         monkeypatch.setattr(tempfile, "tempdir", None)  # as in a new process
         with full_disk(), pytest.raises(OptinferError, match=r"No usable temporary .* set TMPDIR to"):
@@ -246,7 +246,7 @@ class TestPlaces:
     def test_a_placement_that_never_fits_is_refused_before_a_sample_is_read(
         self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("optinfer.optimization.prepare.draw", lambda *_, **__: pytest.fail("too late"))
+        monkeypatch.setattr("optinfer.optimization.workbench.draw", lambda *_, **__: pytest.fail("too late"))
         monkeypatch.setattr("ray.is_initialized", lambda: False)
         code, _, err = run_cli("run", write_job(source, sink), "--set", "placement.replicas=4000")
         assert code == 2
@@ -258,7 +258,7 @@ class TestPlaces:
         self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path, monkeypatch: pytest.MonkeyPatch,
         free_port: int,
     ) -> None:  # fmt: skip
-        monkeypatch.setattr("optinfer.optimization.prepare.draw", lambda *_, **__: pytest.fail("too late"))
+        monkeypatch.setattr("optinfer.optimization.workbench.draw", lambda *_, **__: pytest.fail("too late"))
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port}")
         monkeypatch.setattr("ray.is_initialized", lambda: False)
         code, _, err = run_cli("run", write_job(source, sink))
@@ -271,7 +271,7 @@ class TestPlaces:
     def test_a_store_that_overwrites_is_no_sink(self, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
         from s3fs import S3FileSystem
 
-        from optinfer.readiness import require_conditional
+        from optinfer.commands.readiness import require_conditional
 
         require_conditional(f"{bucket}/out")
         whole = S3FileSystem._pipe_file
@@ -319,7 +319,7 @@ class TestPlaces:
 class TestTwoThreads:
     def scored(self, make_job: MakeJob, source: Path, *sinks: Path) -> list[Any]:
         """Run a job for each sink at the same time; return their records or errors."""
-        from optinfer.job import run
+        from optinfer.commands.run import run
 
         ended: list[Any] = [None] * len(sinks)
 
@@ -371,7 +371,7 @@ class TestTwoThreads:
 
 
 def test_streams_come_back_when_two_threads_were_muted_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    from optinfer.quiet import muted
+    from optinfer.system.quiet import muted
 
     inside, leave = threading.Event(), threading.Event()
 

@@ -60,10 +60,10 @@ def half_way(driver: Driver, output: Output, meeting: Path) -> set[str]:
 
     def held() -> bool:
         assert driver.alive(), driver.process.communicate()[1]
-        return len(list((meeting / "calls").iterdir())) >= HOLD_AFTER + 2 and len(output.committed()) >= 3
+        return len(list((meeting / "calls").iterdir())) >= HOLD_AFTER + 2 and len(output.sink.committed()) >= 3
 
     wait_until(held, "three parts, and replicas that wait")
-    return output.committed()
+    return output.sink.committed()
 
 
 @pytest.mark.parametrize("where", ["local", "s3"])
@@ -114,6 +114,6 @@ def test_a_terminated_job_closes_its_record_and_gives_the_output_free(
 
     assert driver.process.returncode == 130, said
     assert "the same command goes on" in said
-    assert output.committed()
+    assert output.sink.committed()
     assert not (sink / "_optinfer" / "lock.json").exists()
     assert json.loads(last_journal().read_text().splitlines()[-1])["status"] == "interrupted"

@@ -20,12 +20,12 @@ def source(tmp_path: Path, write_table: WriteTable) -> Path:
     return write_table(tmp_path / "table.parquet", rows=64)
 
 
-def footers(folder: Path) -> set[str]:
+def footers(folder: Path) -> set[str | None]:
     """Return the artifacts that made the parts of an output."""
     from optinfer.data.output import Output
 
     output = Output(str(folder))
-    return {record["artifact"] for record in output.footers(output.committed())}
+    return {part.artifact for part in output.sink.read(sorted(output.sink.committed())) if part}
 
 
 def test_the_next_variant_takes_over_before_a_row_is_scored_and_says_so(

@@ -15,9 +15,11 @@ import pytest
 
 import optinfer
 from optinfer import errors
+from optinfer.commands.plan import plan as preview
+from optinfer.commands.resolved import resolve
+from optinfer.commands.status import status
 from optinfer.data.account import Accounts
-from optinfer.planning import plan_job, preview, status
-from optinfer.render import status_text
+from optinfer.records.text import status_text
 from tests.conftest import MakeJob, WriteTable
 from tests.faults.changes import Calls, Place, foreign_parquet
 
@@ -282,7 +284,7 @@ class TestFinished:
         assert (found["state"], found["fragments_committed"]) == ("damaged", 3)
         assert PART in found["damage"][0]
         assert PART in status_text(found)
-        told = preview(plan_job(job))
+        told = preview(resolve(job))
         assert told["to_score"] == 1
         assert any(PART in line for line in told["warnings"])
         said: list[str] = []
@@ -370,7 +372,7 @@ class TestState:
                 status(here.url)
         else:
             assert status(here.url)["state"] == "damaged"
-        preview(plan_job(job))
+        preview(resolve(job))
         said: list[str] = []
         record = optinfer.run(job, say=said.append)
         assert (record["status"], record["fragments_resumed"], record["rows_out"]) == ("done", 3, ROWS)
@@ -422,10 +424,10 @@ class TestStrangers:
         optinfer.run(make_job(source, here.url))
         here.unlink("_SUCCESS")
         here.write("_optinfer/variant.json", b"")
-        output, planned = Output(here.url), plan_job(make_job(source, here.url))
+        output, planned = Output(here.url), resolve(make_job(source, here.url))
         found = output.resume(Accounts(output.folder, planned.fingerprint), planned.plan)
         with pytest.raises(errors.OutputConflictError, match="holds fragments by artifact"):
-            output.bind_variant({"variant": "other", "artifact": "other"}, found)
+            output.binding.bind_variant({"variant": "other", "artifact": "other"}, found)
         assert here.read("_optinfer/variant.json") == b""
 
     def test_a_late_part_of_another_job_is_refused(self, here: Place, source: Path, make_job: MakeJob) -> None:

@@ -12,12 +12,13 @@ import pytest
 from optinfer import plugins
 from optinfer.errors import UnavailableError
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.machine import lacks_nvidia_gpu
 from optinfer.optimization import build
-from optinfer.optimization.certificate import invariance, mismatch
+from optinfer.optimization.certificate import mismatch
 from optinfer.optimization.gate import measure
+from optinfer.optimization.invariance import invariance
 from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.variants import VARIANTS
+from optinfer.system.machine import lacks_nvidia_gpu
 from tests.conftest import located
 
 ROWS = 512
@@ -66,7 +67,7 @@ def test_a_variant_on_the_gpu_answers_like_fp32_on_the_cpu_and_really_runs_there
     executed = gpu.session.executed()
     print("executed", executed)
     print("cosine", fidelity)
-    print("batch invariance", invariance(gpu, rows))
+    print("batch invariance", invariance(gpu, rows, scored))
     for which, result in (("gpu", scored), ("cpu", expected)):
         print(which, f"{ROWS / result.stats.infer_seconds:.0f} rows/s in the model", result.stats)
     assert fidelity.worst is not None

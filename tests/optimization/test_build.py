@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from optinfer import plugins
-from optinfer.artifact import Artifact
 from optinfer.errors import NoVariantError, OptinferError
+from optinfer.models.artifact import Artifact
 from optinfer.optimization import build as building
 from optinfer.optimization.techniques import BuildContext, Change
 from optinfer.optimization.variants import Step, Variant

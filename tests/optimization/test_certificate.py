@@ -18,10 +18,10 @@ from optinfer.inference.answers import Scored
 from optinfer.inference.preparing import prepare
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization.baseline import Answers, require_sound
-from optinfer.optimization.certificate import mismatch
+from optinfer.optimization.certificate import Exam, mismatch
 from optinfer.optimization.invariance import invariance, outliers_first
 from optinfer.optimization.trial import certify_here
-from optinfer.tracking.metrics import Stats
+from optinfer.records.stats import Stats
 from tests.conftest import located
 
 
@@ -67,7 +67,7 @@ def test_speed_is_measured_on_rows_the_model_really_sees(settings: ReplicaSettin
     scored = Replica(settings).score(same)
     one_each = replace(settings, max_batch_size=1)
     baseline = Answers(scored.outputs, scored.kept, 0.0)
-    assert certify_here("fake", one_each, same, None, baseline, "cosine", tmp_path.name).micro_batches == 20
+    assert certify_here("fake", one_each, Exam(same, None, baseline, "cosine", tmp_path.name)).micro_batches == 20
 
 
 @pytest.mark.parametrize(("large", "moved"), [(1.0, 0.5), (1e6, 0.5), (1e6, 1e-9)])
@@ -104,7 +104,7 @@ def test_a_table_of_one_row_has_no_neighbours_that_could_speak_against_fp32(
     scored = Replica(settings).score(lone)
     narrow = replace(settings, artifact=replace(settings.artifact, precision=precision))
     baseline = Answers(scored.outputs, scored.kept, 0.0)
-    found = certify_here("fake", narrow, lone, None, baseline, "cosine", f"{tmp_path.name}-{precision}")
+    found = certify_here("fake", narrow, Exam(lone, None, baseline, "cosine", f"{tmp_path.name}-{precision}"))
     assert found.batch_invariant is invariant
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from optinfer import plugins
-from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
+from optinfer.models.artifact import Artifact
 from optinfer.optimization.techniques import Change, _onnx
 
 onnx = pytest.importorskip("onnx")

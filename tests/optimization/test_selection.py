@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
+from optinfer.commands.resolved import resolve
 from optinfer.errors import GateError, UnavailableError
-from optinfer.optimization.model_source import digest
-from optinfer.optimization.prepare import Workbench
+from optinfer.models.source import digest
 from optinfer.optimization.selection import Prepared, candidates
 from optinfer.optimization.variants import VARIANTS, Step, Variant, require
-from optinfer.planning import plan_job
 from tests.conftest import MakeJob, WriteTable, located
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("trials_here")]
@@ -26,9 +25,9 @@ def prove(tmp_path: Path, make_job: MakeJob, write_table: WriteTable) -> Any:
     def run(variant: str, **changes: Any) -> tuple[Prepared, list[str]]:
         settings = {"gate__sample_rows": 16, "gate__min": 0.98, "variant": variant, **changes}
         job = make_job(table, tmp_path / "out", **settings)
-        planned = plan_job(job)
+        planned = resolve(job)
         lines: list[str] = []
-        bench = Workbench(job, planned.model, planned.plan.fragments, lines.append)
+        bench = planned.bench(lines.append)
         return next(candidates(bench)), lines
 
     return run
@@ -51,8 +50,8 @@ def test_another_setting_of_the_family_is_another_artifact(
     table = write_table(tmp_path / "t.parquet", rows=48)
 
     def key(**settings: Any) -> str:
-        planned = plan_job(make_job(table, tmp_path / "out", variant="torch-fp32", **settings))
-        return Workbench(planned.config, planned.model, planned.plan.fragments, print).model.key
+        planned = resolve(make_job(table, tmp_path / "out", variant="torch-fp32", **settings))
+        return planned.bench(print).model.key
 
     assert key() == key()
     assert key(model__max_length=16) != key(model__max_length=32)

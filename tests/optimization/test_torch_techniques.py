@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
+from optinfer.models.artifact import Artifact
 from optinfer.optimization.techniques import prune_structured, prune_unstructured, sparsity_2_4, torchao_int8
 
 ARTIFACT = Artifact(path="/nowhere", format="torch", precision="fp32", key="model")

@@ -14,6 +14,7 @@ from optinfer.errors import ConfigError, LoadError, OptinferError
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization import certificate as certificates
 from optinfer.optimization.baseline import Answers
+from optinfer.optimization.certificate import Exam
 from optinfer.optimization.trial import certify_apart
 from tests.conftest import located
 
@@ -27,7 +28,7 @@ def arguments(tmp_path: Path) -> list[Any]:
     settings = ReplicaSettings(family="text-embedding", model=model, backend="fake", artifact=model)
     scored = Replica(settings).score(TEXTS)
     baseline = Answers(scored.outputs, scored.kept, 0.0)
-    return ["fake", settings, TEXTS, None, baseline, "cosine", tmp_path.name]
+    return ["fake", settings, Exam(TEXTS, None, baseline, "cosine", tmp_path.name)]
 
 
 def faulty(arguments: list[Any], folder: Path, **faults: Any) -> list[Any]:
@@ -76,8 +77,8 @@ def test_an_error_in_the_trial_is_raised_here_as_itself(arguments: list[Any]) ->
 
 
 def test_rows_the_candidate_cannot_score_count_against_it(arguments: list[Any]) -> None:
-    outputs = {name: np.concatenate([v, v[:1]]) for name, v in arguments[4].outputs.items()}
+    outputs = {name: np.concatenate([v, v[:1]]) for name, v in arguments[2].baseline.outputs.items()}
     more = Answers(outputs, np.arange(25), 0.0)
     table = pa.table({"text": [*TEXTS["text"].to_pylist(), None]})
-    certificate = certify_apart(arguments[0], arguments[1], table, None, more, "cosine", "with-null", time_limit=120)
+    certificate = certify_apart(*arguments[:2], Exam(table, None, more, "cosine", "with-null"), time_limit=120)
     assert certificate.fidelity.worst == 0.0

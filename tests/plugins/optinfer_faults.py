@@ -25,9 +25,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from optinfer.artifact import Artifact
 from optinfer.backends import Arrays, Execution
 from optinfer.backends.fake import FORMATS, REQUIRES, FakeSession, unavailable
+from optinfer.models.artifact import Artifact
 
 __all__ = ["DEVICES", "FORMATS", "MAX_BATCH_TOKENS", "REQUIRES", "load", "unavailable"]
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
+from optinfer.records.stats import Stats
 from optinfer.tracking.breakdown import PARTS, break_down
-from optinfer.tracking.metrics import Stats
 from optinfer.tracking.tally import Tally
+from tests.data.committing import receipt
 
 
 def run_of(seconds: float = 100.0, loaded: bool = True, **parts: float) -> Tally:
     """Return the tally of one replica that was ready at 10 and committed its last fragment at 10 + `seconds`."""
     tally = Tally(rows=20, error_threshold=0)
-    if loaded:
-        tally.replicas = {"1@a": 10.0}
-        tally.first_load = (8.0, 2.0)
     measured = {f"{part}_seconds": value for part, value in parts.items()}
-    tally.add(0, Stats(rows_in=10, rows_out=10), {}, 11.0, "1@a")
-    tally.add(1, Stats(rows_in=10, rows_out=10, **measured), {}, 10.0 + seconds, "1@a")
+    tally.add(receipt(0, Stats(rows_in=10, rows_out=10), {}, 11.0, "1@a"))
+    tally.add(receipt(1, Stats(rows_in=10, rows_out=10, **measured), {}, 10.0 + seconds, "1@a"))
+    tally.replicas = {"1@a": 10.0} if loaded else {}
+    tally.first_load = (8.0, 2.0) if loaded else None
     return tally
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from optinfer.errors import OptinferError
 from optinfer.tracking.journal import Journal, read
-from tests.test_home import full_disk
+from tests.system.test_home import full_disk
 
 
 def test_events_are_read_back_in_order_with_their_time(tmp_path: Path) -> None:

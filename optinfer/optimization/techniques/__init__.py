@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from optinfer.artifact import Artifact
 from optinfer.backends.torch import converted
 from optinfer.families import Arrays, Family, Features
+from optinfer.models.artifact import Artifact
 
 
 @dataclass(frozen=True)

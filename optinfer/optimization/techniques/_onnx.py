@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from optinfer.artifact import Artifact
 from optinfer.backends import Arrays
 from optinfer.errors import ConfigError
+from optinfer.models.artifact import Artifact
 from optinfer.optimization.techniques import BuildContext
 
 ENTRY = "model.onnx"

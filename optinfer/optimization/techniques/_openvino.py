@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError, suggest
+from optinfer.models.artifact import Artifact
 
 PRECISIONS = {"f32": "fp32", "bf16": "bf16"}
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from optinfer.artifact import Artifact
 from optinfer.backends import Arrays
 from optinfer.errors import ConfigError
-from optinfer.machine import VNNI, cpu_features
+from optinfer.models.artifact import Artifact
 from optinfer.optimization.techniques import BuildContext, Change, _onnx, _smoothing
+from optinfer.system.machine import VNNI, cpu_features
 
 INPUTS = ("onnx",)
 OUTPUT = "onnx"

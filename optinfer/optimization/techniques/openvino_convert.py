@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from optinfer.artifact import Artifact
+from optinfer.models.artifact import Artifact
 from optinfer.optimization.techniques import BuildContext, Change, _openvino
 
 INPUTS = ("onnx",)

@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
+from optinfer.models.artifact import Artifact
 from optinfer.optimization.techniques import BuildContext, Change
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError
+from optinfer.models.artifact import Artifact
 from optinfer.optimization.techniques import BuildContext, Change
 
 INPUTS = ("onnx",)

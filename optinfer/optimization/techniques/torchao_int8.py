@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optinfer.artifact import Artifact
 from optinfer.errors import ConfigError, suggest
+from optinfer.models.artifact import Artifact
 from optinfer.optimization.techniques import BuildContext, Change
 
 if TYPE_CHECKING:

@@ -27,9 +27,9 @@ import numpy as np
 from preparation import PreparedJob, prepare_job
 
 from optinfer.data.output import Output
-from optinfer.execution.pipeline import Todo
 from optinfer.execution.scorer import ScoringTask
-from optinfer.tracking.metrics import Stats
+from optinfer.execution.todo import Todo
+from optinfer.records.receipt import Receipt
 from optinfer.tracking.tally import Tally
 
 # As many calls as the job keeps going in each actor.
@@ -41,7 +41,9 @@ _SILENCE_SECONDS = 1800.0
 def measure(job: str) -> dict[str, Any]:
     ready = prepare_job(job)
     planned, placement = ready.planned, ready.placement
-    Output(ready.config.sink.path).freeze({"fingerprint": planned.fingerprint, "fields": planned.fields}, planned.plan)
+    Output(ready.config.sink.path).binding.freeze(
+        {"fingerprint": planned.fingerprint, "fields": planned.fields}, planned.plan
+    )
     # As Ray does for its actors.
     os.environ["OMP_NUM_THREADS"] = str(placement.threads_per_replica)
     context = multiprocessing.get_context("spawn")
@@ -77,7 +79,9 @@ def measure(job: str) -> dict[str, Any]:
 def _task(ready: PreparedJob) -> ScoringTask:
     config, planned = ready.config, ready.planned
     return ScoringTask(
-        settings=replace(ready.settings, threads=ready.placement.threads_per_replica),
+        pools=(replace(ready.settings, threads=ready.placement.threads_per_replica),),
+        source=planned.subject.source,
+        sink=planned.sink,
         columns=config.source.columns,
         columns_read=config.source.columns_read,
         carried=planned.carried,
@@ -91,9 +95,7 @@ def _task(ready: PreparedJob) -> ScoringTask:
 def _count(receipt: dict[str, Any], tally: Tally) -> None:
     if "error" in receipt:
         raise SystemExit(f"{receipt['error']}: {receipt['message']}")
-    stats = Stats.from_dict(receipt["stats"])
-    tally.add(receipt["fragment"], stats, receipt["reasons"], receipt["committed"], receipt["replica"])
-    tally.replica_peak_rss_mb = max(tally.replica_peak_rss_mb, receipt["peak_rss_mb"])
+    tally.add(Receipt.heard(receipt))
 
 
 def _serve(task: ScoringTask, gpu: str | None, todo: Queue[Any], receipts: Queue[Any]) -> None:

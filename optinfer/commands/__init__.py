@@ -1,0 +1,1 @@
+"""What the commands do: one file a command, each the whole path on one screen."""

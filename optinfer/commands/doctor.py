@@ -1,0 +1,128 @@
+"""Is this machine fit for a job? Each check is ok or says the fix; nothing is left behind.
+
+A check that fails never stops the next one: a person wants the whole list.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from urllib.parse import urlsplit
+
+from optinfer.commands.readiness import require_conditional
+from optinfer.config import JobConfig
+from optinfer.errors import OptinferError, redact
+from optinfer.execution.reach import chosen, require_startable
+from optinfer.optimization.variants import listing
+from optinfer.system import home
+from optinfer.system.machine import cpu_features, gpu, lacks_nvidia_gpu, nvidia_gpus
+
+_PACKAGES = ("ray", "torch", "onnxruntime-gpu", "openvino", "nncf", "pyarrow", "s3fs", "mlflow", "transformers")
+_CONNECT_SECONDS = 3.0
+
+Check = dict[str, str | bool]
+
+
+def examine(address: str | None, job: JobConfig | None) -> list[Check]:
+    """Run every check; with a job, also its model, source, sink and tracking.
+
+    Args:
+        address: Ray cluster to reach; None checks `RAY_ADDRESS`, or that Ray can start here.
+        job: the job whose parts are checked, or None.
+    """
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("python", platform.python_version),
+        ("packages", _packages),
+        ("cpu", _cpu),
+        ("gpu", _gpu),
+        ("variants", _variants),
+        ("home", lambda: _writable(str(home.home()))),
+        ("ray", lambda: _ray(address)),
+        ("mlflow", lambda: _tracking(job.tracking.uri if job and job.tracking.uri else home.default_tracking_uri())),
+    ]
+    if job:
+        checks += [("source+model", lambda: _plan(job)), ("sink", lambda: _writable(job.sink.path))]
+    return list(_run(checks))
+
+
+def _run(checks: list[tuple[str, Callable[[], str]]]) -> Iterator[Check]:
+    for name, check in checks:
+        try:
+            yield {"name": name, "ok": True, "detail": check()}
+        except Exception as error:
+            detail = str(error) if isinstance(error, OptinferError) else f"{type(error).__name__}: {error}"
+            yield {"name": name, "ok": False, "detail": detail}
+
+
+def _packages() -> str:
+    found, missing = [], []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    return ", ".join(found) + (
+        f"; not installed (optional or another platform's): {', '.join(missing)}" if missing else ""
+    )
+
+
+def _cpu() -> str:
+    features = cpu_features()
+    missing = [name for name in ("avx512_vnni", "avx512_bf16") if name not in features]
+    advice = f"; without {', '.join(missing)} int8 or bf16 gain little here" if missing and features else ""
+    return f"{os.cpu_count()} CPUs, {' '.join(features) or platform.machine()}{advice}"
+
+
+def _gpu() -> str:
+    if reason := lacks_nvidia_gpu():
+        return f"none ({reason}): variants for cuda are not available, the others are"
+    return f"{nvidia_gpus()} NVIDIA GPUs, {gpu()}"
+
+
+def _variants() -> str:
+    available = [str(v["name"]) for v in listing() if v["available"]]
+    lacking = [f"{v['name']} ({v['reason']})" for v in listing() if not v["available"]]
+    return f"available: {', '.join(available)}" + (f"; not available: {'; '.join(lacking)}" if lacking else "")
+
+
+def _writable(url: str) -> str:
+    require_conditional(url)
+    return f"{redact(url)} takes conditional writes"
+
+
+def _ray(address: str | None) -> str:
+    where, _ = chosen(address)
+    if where is None:
+        require_startable()
+        return f"{version('ray')}, would be started here with {os.cpu_count()} CPUs"
+    from optinfer.execution.cluster import connected, free_nodes
+
+    with connected(address):
+        nodes = free_nodes()
+    return (
+        f"{where}: {len(nodes)} nodes, {sum(n.cpus for n in nodes):g} CPUs and {sum(n.gpus for n in nodes):g} GPUs free"
+    )
+
+
+def _tracking(uri: str) -> str:
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https"):
+        address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+        try:
+            socket.create_connection(address, _CONNECT_SECONDS).close()
+        except OSError as error:
+            raise OptinferError(
+                f"{redact(uri)} does not answer ({error}); start it or correct tracking.uri; "
+                "jobs run without it, their journals keep everything"
+            ) from error
+    return f"{version('mlflow')}, {redact(uri)}"
+
+
+def _plan(job: JobConfig) -> str:
+    from optinfer.commands.resolved import resolve
+
+    planned = resolve(job)
+    return f"{planned.plan.rows:,} rows in {len(planned.plan.files)} files, model {planned.model.key}"

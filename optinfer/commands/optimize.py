@@ -1,0 +1,243 @@
+"""optimize(config): every variant of a job's model built, measured on the job's own rows, compared; the best one named.
+
+It is what `variant: auto` does before it scores, made visible: the same builds, certificates and verdicts, taken from
+the cache where nothing changed, so a run that was cut off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from optinfer.commands.readiness import require_temporary
+from optinfer.commands.resolved import Resolved, resolve
+from optinfer.config import AUTO, JobConfig
+from optinfer.errors import ConfigError, without_secrets
+from optinfer.optimization.selection import Prepared, Skipped, prove_all
+from optinfer.optimization.variants import BASELINES, catalog, get
+from optinfer.optimization.workbench import Workbench
+from optinfer.records.text import optimize_table
+from optinfer.system import home
+from optinfer.tracking.journal import Journal
+from optinfer.tracking.mlflow_tracker import NestedRuns
+from optinfer.tracking.plot import require_drawable
+
+# MLflow's own rule.
+_NOT_IN_MODEL_NAMES = frozenset("/:")
+
+
+def optimize(
+    config: JobConfig,
+    names: Sequence[str] | None = None,
+    register: str | None = None,
+    plot: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Compare variants on a sample of the job's rows and return the record that `optinfer optimize --json` prints.
+
+    Args:
+        config: the job; nothing is scored or written to its sink, and its `variant` plays no part.
+        names: variants to try; None tries all that fit.
+        register: name under which the winner becomes an MLflow model.
+        plot: where the PNG goes; None puts it beside the journal.
+        say: is told, line by line, what is going on.
+
+    Raises:
+        ConfigError: the job cannot work, or a name is no variant.
+    """
+    _require_arguments(config, names, register, plot)
+    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
+    job = resolve(config.model_copy(update={"variant": AUTO}))
+    if job.plan.rows == 0:
+        raise ConfigError("optimize measures on the job's rows, and its table has none; give one with rows")
+    home.require_writable()
+    require_temporary()
+    folder = home.runs() / run_id
+    journal = Journal(folder / "journal.jsonl", time.time)
+    runs = NestedRuns(config.tracking.uri or home.default_tracking_uri(), config.tracking.experiment, time.time)
+    runs.start(f"{config.name} optimize", job.params, {"optinfer.run_id": run_id})
+    with journal, runs:
+        bench = job.bench(say)
+        results = list(_measured(bench, names, journal, runs, say))
+        record = _record(job, run_id, bench, results)
+        image = _plot(record, Path(plot) if plot else folder / "pareto.png", say)
+        record["plot"] = str(image) if image else None
+        record["journal"] = str(journal.path)
+        files = {"table.md": optimize_table(record), "record.json": json.dumps(record, indent=1, default=str)}
+        record["mlflow"] = runs.finish(_summary(record), files, [image] if image else [])
+        if warning := record["mlflow"].get("warning"):
+            say(f"warning: {warning}")
+        if register:
+            record["registered"] = _register(register, record, results, bench, say)
+        journal.write("finish", winner=record["winner"], pareto=record["pareto"], mlflow=record["mlflow"])
+    return record
+
+
+def _require_arguments(config: JobConfig, names: Sequence[str] | None, register: str | None, plot: str | None) -> None:
+    """Refuse before anything is measured what would fail when all is."""
+    known = catalog(config)
+    for name in names or ():
+        get(name, known)
+    if names is not None and not names:
+        raise ConfigError("--variants names none; leave it out to try all that fit")
+    if register is not None and (not register.strip() or set(register) & _NOT_IN_MODEL_NAMES):
+        raise ConfigError(f"--register {register!r}: MLflow's model names are not empty and hold no '/' or ':'")
+    if plot is not None:
+        require_drawable(Path(plot))
+
+
+def _measured(
+    bench: Workbench,
+    names: Sequence[str] | None,
+    journal: Journal,
+    runs: NestedRuns,
+    say: Callable[[str], None],
+) -> Iterator[Prepared | Skipped]:
+    """Prove the variants, and record each as soon as it is measured."""
+    for result in prove_all(bench, names):
+        journal.write("candidate", **_entry(result))
+        if isinstance(result, Prepared):
+            say(f"{result.variant.name}: {result.certificate.rows_per_second:.1f} rows/s, {_verdict(result)}")
+            runs.add(result.variant.name, result.params, _metrics(result), _certificate(result))
+        else:
+            say(f"{result.name}: {result.reason}")
+        yield result
+
+
+def _record(job: Resolved, run_id: str, bench: Workbench, results: list[Prepared | Skipped]) -> dict[str, Any]:
+    baseline = BASELINES[job.model.format]
+    measured = [r for r in results if isinstance(r, Prepared)]
+    passed = sorted((r for r in measured if r.gate.passed), key=lambda r: -r.certificate.rows_per_second)
+    failed = sorted((r for r in measured if not r.gate.passed), key=lambda r: -r.certificate.rows_per_second)
+    skipped = [r for r in results if isinstance(r, Skipped)]
+    base = next((r.certificate.rows_per_second for r in measured if r.variant.name == baseline), None)
+    return {
+        "status": "done",
+        "run_id": run_id,
+        "job": job.config.name,
+        "model": job.model.key,
+        "family": job.config.model.family,
+        "metric": bench.metric,
+        "label": job.config.gate.label,
+        "threshold": job.config.gate.threshold,
+        "relative": job.config.gate.largest_drop is not None,
+        "sample_rows": bench.sample.gate.num_rows,
+        "baseline": baseline,
+        "winner": passed[0].variant.name if passed else None,
+        "pareto": pareto(
+            # Differences of rounding are none: beside the baseline nothing else would ever be on the front.
+            [(r.variant.name, r.certificate.rows_per_second, round(r.certificate.fidelity.value, 5)) for r in passed]
+        ),
+        "candidates": [
+            {**_entry(r), "speedup": r.certificate.rows_per_second / base if base else None} for r in (*passed, *failed)
+        ],
+        "skipped": {r.name: r.reason for r in skipped},
+    }
+
+
+def pareto(points: Sequence[tuple[str, float, float]]) -> list[str]:
+    """Return the names of the (name, speed, quality) points that no other point beats in both."""
+    front = []
+    for name, speed, quality in points:
+        beaten = any(
+            s >= speed and q >= quality and (s > speed or q > quality) for other, s, q in points if other != name
+        )
+        if not beaten:
+            front.append(name)
+    return front
+
+
+def _entry(result: Prepared | Skipped) -> dict[str, Any]:
+    if isinstance(result, Skipped):
+        return {"variant": result.name, "passed": False, "reason": result.reason}
+    return {
+        "variant": result.variant.name,
+        "passed": result.gate.passed,
+        "reason": result.gate.reason,
+        "techniques": result.variant.techniques,
+        "backend": result.variant.backend,
+        "gate": result.gate.as_dict(),
+        "certificate": result.certificate.as_dict(),
+    }
+
+
+def _verdict(result: Prepared) -> str:
+    return "passes" if result.gate.passed else result.gate.reason
+
+
+def _metrics(result: Prepared) -> dict[str, float]:
+    """Return the same names for every variant, so that MLflow's compare view lines them up."""
+    certificate, fidelity = result.certificate, result.certificate.fidelity
+    metrics = {
+        "rows_per_second": certificate.rows_per_second,
+        "rows_per_second.low": certificate.rows_per_second_range[0],
+        "rows_per_second.high": certificate.rows_per_second_range[1],
+        "micro_batch_ms.p50": certificate.micro_batch_p50_ms,
+        "micro_batch_ms.p99": certificate.micro_batch_p99_ms,
+        "fidelity": fidelity.value,
+        "fidelity.ci_low": fidelity.ci_low,
+        "fidelity.ci_high": fidelity.ci_high,
+        "fidelity.relative": fidelity.relative,
+        "largest_difference": certificate.largest_difference,
+        "artifact_mb": certificate.artifact_mb,
+        "peak_rss_mb": certificate.peak_rss_mb,
+        "build_seconds": certificate.build_seconds,
+        "load_seconds": certificate.load_seconds,
+        "passed": float(result.gate.passed),
+    }
+    return metrics if fidelity.worst is None else {**metrics, "fidelity.worst": fidelity.worst}
+
+
+def _certificate(result: Prepared) -> dict[str, str]:
+    return {"certificate.json": json.dumps(result.certificate.as_dict(), indent=1)}
+
+
+def _summary(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "tags": {"optinfer.winner": str(record["winner"]), "optinfer.pareto": ", ".join(record["pareto"])},
+        "metrics": {
+            "candidates": float(len(record["candidates"])),
+            "passed": float(sum(c["passed"] for c in record["candidates"])),
+        },
+    }
+
+
+def _plot(record: dict[str, Any], path: Path, say: Callable[[str], None]) -> Path | None:
+    from optinfer.tracking.plot import draw
+
+    if not record["candidates"]:
+        return None
+    try:
+        draw(record, path)
+    except ImportError:
+        say("warning: no plot: matplotlib is not installed; fix: pip install 'optinfer[plot]'")
+        return None
+    except OSError as error:
+        say(f"warning: no plot: {path} cannot be written: {error.strerror}; choose another --plot")
+        return None
+    return path
+
+
+def _register(
+    name: str, record: dict[str, Any], results: list[Prepared | Skipped], bench: Workbench, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    from optinfer.registry.registration import register
+
+    winner = next((r for r in results if isinstance(r, Prepared) and r.variant.name == record["winner"]), None)
+    if winner is None:
+        say(f"nothing is registered as {name}: no variant passes the gate")
+        return None
+    say(f"registering {winner.variant.name} as {name}")
+    uri = bench.config.tracking.uri or home.default_tracking_uri()
+    rows = bench.roles(bench.sample.gate).slice(0, 8)
+    try:
+        return register(name, winner, rows, uri, bench.config.tracking.experiment)
+    except Exception as error:
+        # What took hours to measure is still worth its table.
+        what = without_secrets(uri, str(error)) or type(error).__name__
+        say(f"warning: {winner.variant.name} is not registered as {name}: {what}")
+        return {"name": name, "error": what}

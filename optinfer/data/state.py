@@ -1,0 +1,42 @@
+"""How our own records are kept in an output: JSON and Parquet as bytes, and what was begun and not ended."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from optinfer.data.storage import STATE, Folder
+
+_ATTEMPTS = f"{STATE}/attempts"
+
+
+def as_json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True, default=str).encode()
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Build the file in memory: a writer that dies half way leaves nothing behind."""
+    # Numbers out of a model hardly repeat: a dictionary of them takes five times as long and a third more room.
+    repeating = [f.name for f in table.schema if not (pa.types.is_nested(f.type) or pa.types.is_floating(f.type))]
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", use_dictionary=repeating or False)
+    return sink.getvalue()
+
+
+class Attempts:
+    """Parts of which the making was begun in this run: one that was not ended is made in isolation."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+
+    def begin(self, part: str) -> bool:
+        """Mark that a part is being made; return False where an attempt of this run began it and did not end."""
+        return self._folder.put_new(f"{_ATTEMPTS}/{part}", b"begun")
+
+    def forget(self) -> None:
+        """Start a run with a clean slate: what an earlier run left half done says nothing about its rows."""
+        self._folder.delete(_ATTEMPTS)

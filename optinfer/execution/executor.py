@@ -1,0 +1,47 @@
+"""Where a job's replicas run: the contract between a run and what executes it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol, Self
+
+from optinfer.execution.placement import Node
+from optinfer.execution.scorer import ScoringTask
+from optinfer.execution.todo import Todo
+from optinfer.records.placement import Placement
+from optinfer.records.receipt import Receipt
+
+
+class Executor(AbstractContextManager["Executor"], Protocol):
+    """Runs the replicas of one job; what it started ends with its `with` block."""
+
+    def __enter__(self) -> Self:
+        """Refuse at once what could not start."""
+
+    @property
+    def growing(self) -> bool:
+        """Tell whether nodes may join while the job runs."""
+
+    def machine(self) -> Node | None:
+        """Return the one node that replicas will have, where that is known before anything starts; all of it."""
+
+    def start(self) -> None:
+        """Begin to start, and go on in the background."""
+
+    def nodes(self) -> list[Node]:
+        """Wait for the start, and return what was free on each node when first asked.
+
+        Raises:
+            OptinferError: it cannot start, or be reached.
+        """
+
+    def stream(self, task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Generator[Receipt, None, None]:
+        """Score fragments and yield a receipt as each is committed.
+
+        Raises:
+            OptinferError: the first error of any replica, of its own class.
+        """
+
+    def release(self) -> None:
+        """Begin to end what was started: nothing needs it any more."""

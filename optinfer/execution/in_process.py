@@ -1,0 +1,59 @@
+"""The executor in this process, without Ray: for a small table, a notebook, a debugger, and for tests.
+
+It runs the very class that Ray runs as an actor, one for each replica placed, and deals them fragments in turns.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Generator, Sequence
+from typing import Self
+
+import psutil
+
+from optinfer.execution.placement import Node
+from optinfer.execution.scorer import FragmentScorer, ScoringTask, receipts
+from optinfer.execution.todo import Todo
+from optinfer.records.placement import Placement
+from optinfer.records.receipt import Receipt
+from optinfer.system.machine import nvidia_gpus
+
+
+class InProcess:
+    """Replicas in this process.
+
+    Args:
+        nodes: what replicas are placed on, as if it were a cluster; None takes this machine.
+    """
+
+    growing = False
+
+    def __init__(self, nodes: Sequence[Node] | None = None) -> None:
+        self._nodes = nodes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def machine(self) -> Node | None:
+        return None
+
+    def start(self) -> None:
+        pass
+
+    def nodes(self) -> list[Node]:
+        if self._nodes is not None:
+            return list(self._nodes)
+        return [Node(os.cpu_count() or 1, nvidia_gpus(), memory_mb=psutil.virtual_memory().available / 1e6)]
+
+    def stream(self, task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Generator[Receipt, None, None]:
+        replicas = [task.settings(gpu=place.device == "cuda") for place in placements for _ in range(place.replicas)]
+        scorers = itertools.cycle([FragmentScorer(task, settings) for settings in replicas[: len(todo)]])
+        for run, scorer in zip(todo.runs(len(replicas)), scorers, strict=False):
+            yield from receipts(scorer({"run": run}))
+
+    def release(self) -> None:
+        pass

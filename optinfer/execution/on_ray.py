@@ -1,0 +1,65 @@
+"""The executor on Ray: a cluster, or Ray started on this machine for the job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Sequence
+from typing import Self
+
+import psutil
+
+from optinfer.execution.cluster import Connection, connected_already
+from optinfer.execution.placement import Node
+from optinfer.execution.reach import chosen
+from optinfer.execution.scorer import ScoringTask
+from optinfer.execution.todo import Todo
+from optinfer.records.placement import Placement
+from optinfer.records.receipt import Receipt
+from optinfer.system.machine import nvidia_gpus
+
+
+class OnRay:
+    """Ray for one job.
+
+    Args:
+        address: None uses `RAY_ADDRESS` or starts Ray here; `local` always starts it; else a cluster's address.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self._address = address
+        self._connection = Connection(address)
+
+    def __enter__(self) -> Self:
+        self._connection.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._connection.__exit__(*error)
+
+    @property
+    def growing(self) -> bool:
+        """Tell whether nodes may join: not where Ray was started here for this job alone."""
+        return self._connection.growing
+
+    def machine(self) -> Node | None:
+        """Return this machine where Ray will be started on it; what Ray knows of a cluster, nobody else does."""
+        if chosen(self._address)[0] is not None or connected_already():
+            return None
+        return Node(os.cpu_count() or 1, nvidia_gpus(), memory_mb=psutil.virtual_memory().total / 1e6)
+
+    def start(self) -> None:
+        self._connection.open()
+        # While Ray starts: importing what streams takes nearly as long.
+        from optinfer.execution import pipeline  # noqa: F401
+
+    def nodes(self) -> list[Node]:
+        self._connection.ready()
+        return self._connection.free()
+
+    def stream(self, task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Generator[Receipt, None, None]:
+        from optinfer.execution.pipeline import stream
+
+        yield from stream(task, placements, todo)
+
+    def release(self) -> None:
+        self._connection.release()

@@ -1,0 +1,164 @@
+"""The pools that score a job: one variant, or a second one for the nodes without a GPU (`placement.cpu_variant`).
+
+Each pool is proved like the first, on the same sample and under the same gate: as the variant of the same job on the
+devices that are its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from optinfer.config import AUTO, JobConfig, PlacementConfig
+from optinfer.errors import ConfigError, GateError
+from optinfer.models.artifact import Artifact
+from optinfer.optimization.selection import Prepared, candidates, known, recipes, wanted
+from optinfer.optimization.variants import Catalog, Variant, get
+from optinfer.optimization.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class Pools:
+    """The proved variants that score a job together, each on nodes of its own kind; the first is the job's."""
+
+    each: tuple[Prepared, ...]
+
+    def __iter__(self) -> Iterator[Prepared]:
+        return iter(self.each)
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    @property
+    def first(self) -> Prepared:
+        return self.each[0]
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        return [one.artifact for one in self.each]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that must be the same when an output is resumed: each pool's, the next one inside the last."""
+        return _nested([one.identity for one in self.each])
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Describe the variants for a tracker."""
+        return {name: value for at, one in enumerate(self.each) for name, value in prefixed(at, one.params).items()}
+
+    @property
+    def warnings(self) -> list[str]:
+        """Say what a person should know before using the output."""
+        reference = self.first.certificate.reference
+        unheard = reference.largest_difference is None and reference.note
+        return [
+            *([f"nobody outside compared the model's answers: {reference.note}"] if unheard else []),
+            *(
+                f"{one.variant.name} is not batch-invariant: the same row differs by up to "
+                f"{one.certificate.largest_difference:.2g} with other neighbours"
+                for one in self.each
+                if not one.certificate.batch_invariant
+            ),
+        ]
+
+
+def prefixed(pool: int, params: dict[str, Any]) -> dict[str, Any]:
+    """Return what is said of the pool of this number as a tracker has it: `beside.` for every pool before it."""
+    return {f"{'beside.' * pool}{name}": value for name, value in params.items()}
+
+
+def _nested(identities: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    first, *rest = identities
+    return {**first, "beside": _nested(rest)} if rest else first
+
+
+def wanted_beside(config: JobConfig, catalog: Catalog) -> list[Variant]:
+    """Return the variants that the job names for further pools.
+
+    Raises:
+        ConfigError: one has no use beside the job's variant, or is none for CPUs.
+        UnavailableError: one cannot run here.
+    """
+    return [variant for job in _further(config, catalog) for variant in wanted(job, catalog)]
+
+
+def recipes_beside(config: JobConfig, catalog: Catalog) -> dict[str, Any]:
+    """Return what the job says of further pools, for its fingerprint; nothing where it has none."""
+    return {name: recipe for job in _further(config, catalog) for name, recipe in recipes(job, catalog).items()}
+
+
+def pools(bench: Workbench, only: Sequence[str] = ()) -> Iterator[Pools]:
+    """Yield the pools that may score the job, best first; later ones are for when an earlier one cannot load.
+
+    Args:
+        only: the variants that an output is bound to by earlier attempts, pool by pool.
+
+    Raises:
+        UnavailableError: a named variant cannot run on this machine.
+        GateError: none passes.
+    """
+    for first in candidates(bench, only=only[0] if only else None):
+        yield Pools((first, *further(bench, first, only[1:])))
+
+
+def further(bench: Workbench, first: Prepared, only: Sequence[str] = ()) -> tuple[Prepared, ...]:
+    """Return the proved variants of further pools; none where the first runs on the CPUs of all nodes itself.
+
+    Raises:
+        GateError: none passes.
+    """
+    benches = _beside(bench, first)
+    named = [*only, *([None] * len(benches))]
+    return tuple(_proved(one, name) for one, name in zip(benches, named, strict=False))
+
+
+def known_pools(bench: Workbench) -> Pools | None:
+    """Return what `pools` would yield first as far as the cache tells; build and measure nothing."""
+    first = known(bench)
+    if first is None:
+        return None
+    return Pools((first, *filter(None, map(known, _beside(bench, first)))))
+
+
+def _beside(bench: Workbench, first: Prepared) -> list[Workbench]:
+    """Return the benches of further pools; none where the first runs on the CPUs of all nodes itself."""
+    if first.variant.device != "cuda":
+        return []
+    return [bench.for_job(job) for job in _further(bench.config, bench.catalog)]
+
+
+def _proved(bench: Workbench, only: str | None) -> Prepared:
+    try:
+        return next(candidates(bench, only))
+    except GateError as error:
+        raise GateError(
+            f"placement.cpu_variant: {error.problem}",
+            "name another one there, or auto; lower what the gate asks for; or remove placement.cpu_variant to score "
+            "on GPUs alone",
+        ) from error
+
+
+def _further(config: JobConfig, catalog: Catalog) -> list[JobConfig]:
+    """Return the job of each further pool, as it would be with that pool's variant on its devices alone."""
+    name = config.placement.cpu_variant
+    if name is None:
+        return []
+    if config.variant != AUTO and get(config.variant, catalog).device != "cuda":
+        raise ConfigError(
+            f"placement.cpu_variant scores beside a variant on GPUs, and {config.variant} runs on the CPUs of all "
+            "nodes; remove placement.cpu_variant, or choose a variant for cuda"
+        )
+    if name != AUTO and get(name, catalog).device != "cpu":
+        raise ConfigError(f"placement.cpu_variant {name} does not run on CPUs; name a variant that does, or auto")
+    wishes = config.placement  # all others are for the GPUs
+    placement = PlacementConfig(device="cpu", resources=wishes.resources, cost_per_hour=wishes.cost_per_hour)
+    gate = config.gate.model_copy(update={"fallback": None})
+    return [config.model_copy(update={"variant": name, "placement": placement, "gate": gate})]
+
+
+def with_not_chosen(found: Pools, failed: Sequence[tuple[str, str]]) -> Pools:
+    """Return the pools, the first with variants that could not be loaded among those not chosen."""
+    first = replace(found.first, not_chosen=(*failed, *found.first.not_chosen))
+    return Pools((first, *found.each[1:]))

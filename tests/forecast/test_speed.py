@@ -1,0 +1,126 @@
+"""A forecast says seconds and cost from what was measured, and nothing where nothing was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optinfer.config import PlacementConfig
+from optinfer.execution.placing import cpus_when_tuned
+from optinfer.forecast.speed import (
+    Speed,
+    at_lengths,
+    compared,
+    forecast,
+    nodes_needed,
+    per_million,
+    price,
+    speed_of,
+    together,
+)  # fmt: skip
+from optinfer.records.tuning import Lengths
+from tests.tuning.test_kept import TUNED, like
+
+SPEED = Speed(rows_per_second=100.0, basis="measured", lengths=like(90.0))
+
+
+def told(speed: Speed | None = SPEED, rows: int = 36_000, **changes: Any) -> Any:
+    given: dict[str, Any] = {"table": like(90.0), "startup_seconds": None, "nodes": 1, "cost_per_hour": None}
+    return forecast(rows, speed, **{**given, **changes})
+
+
+def test_seconds_are_startup_and_rows_by_speed() -> None:
+    assert told().seconds == 360
+    assert told(startup_seconds=40.0).seconds == 400
+    assert told(startup_seconds=40.0).rows_per_second == 90
+    assert "start-up unknown, left out" in told().basis
+
+
+def test_cost_is_that_of_all_nodes_for_the_whole_time() -> None:
+    assert told(cost_per_hour=2.0, nodes=3).cost == pytest.approx(0.6)
+    assert told().cost is None
+
+
+def test_longer_rows_take_longer_in_proportion() -> None:
+    twice = told(table=like(180.0))
+    assert twice.seconds == 720
+    assert "180 tokens a row instead of 90" in twice.basis
+    assert told(table=Lengths()).seconds == 360, "lengths that are not known change nothing"
+
+
+def test_nothing_measured_is_no_number_and_says_what_to_run() -> None:
+    unknown = told(None, missing="run `optinfer tune`")
+    assert (unknown.seconds, unknown.cost, unknown.basis) == (None, None, "run `optinfer tune`")
+
+
+@given(st.integers(1, 10**9), st.floats(1, 1e5), st.floats(0, 100))
+def test_more_rows_never_take_less_and_cost_grows_with_them(rows: int, rate: float, startup: float) -> None:
+    speed = replace(SPEED, rows_per_second=rate)
+    one, two = (told(speed, n, startup_seconds=startup, cost_per_hour=1.0) for n in (rows, rows * 2))
+    assert two.seconds >= one.seconds >= startup
+    assert two.cost >= one.cost
+
+
+def test_a_tuning_record_counts_where_the_placement_is_like_it() -> None:
+    def basis(replicas: int, threads: int) -> Any:
+        return speed_of(TUNED, None, replicas, threads)
+
+    assert basis(2, 1).rows_per_second == 300
+    assert basis(4, 1).rows_per_second == 600, "two such nodes"
+    assert basis(1, 2) is None
+    assert basis(1, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("replicas", "threads", "cpus", "most", "each"),
+    [
+        (8, 1, 8, None, 1),
+        (4, 1, 8, None, 2),
+        (2, 2, 8, None, 4),
+        (3, 1, 7, None, 2),
+        (1, 2, 3, None, 2),  # all that fit
+        (1, 4, 6, None, 4),
+        (2, 1, 8, 2, 1),  # all that the job allows
+    ],
+)
+def test_a_tuned_replica_has_idle_cpus_only_where_fewer_than_fit_won(
+    replicas: int, threads: int, cpus: int, most: int | None, each: int
+) -> None:
+    assert cpus_when_tuned(replace(TUNED, replicas=replicas, threads_per_replica=threads), cpus, most) == each
+
+
+def test_the_price_of_a_node_is_found_by_what_it_has() -> None:
+    placement = PlacementConfig(cost_per_hour={"cpu": 0.2, "H100": 4.0, "A100-80G": 3.0})
+    assert price(placement, None) == 0.2
+    assert price(placement, "NVIDIA H100 80GB HBM3, 570.1") == 4.0
+    assert price(placement, "NVIDIA A100-SXM4-80GB, 570.1") == 3.0
+    assert price(placement, "Tesla T4, 570.1") is None
+    assert price(PlacementConfig(), None) is None
+
+
+def test_a_million_rows_cost_what_their_hours_cost() -> None:
+    assert per_million(1e6 / 3600, 2.5) == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(("replicas", "cpus", "nodes"), [(2, 2, 1), (3, 2, 2), (8, 4, 2), (1, 64, 1)])
+def test_nodes_are_as_many_as_the_replicas_fill(replicas: int, cpus: int, nodes: int) -> None:
+    assert nodes_needed(replicas, 1.0, cpus) == nodes
+
+
+def test_the_error_is_the_forecasts_excess_over_the_actual_time() -> None:
+    record = compared(told(cost_per_hour=2.0), seconds=300.0, rows_per_second=120.0, cost_per_hour=2.0)
+    assert record["error_percent"] == pytest.approx(20.0)
+    assert record["actual"] == {"seconds": 300.0, "rows_per_second": 120.0, "cost": pytest.approx(1 / 6)}
+    assert compared(told(None), 300.0, 120.0, None)["error_percent"] is None
+
+
+def test_two_variants_beside_each_other_are_as_fast_as_both_each_on_rows_of_the_tables_lengths() -> None:
+    table, other = like(180.0), Speed(rows_per_second=10.0, basis="also measured")
+    both = together(at_lengths(SPEED, table), at_lengths(other, table))
+    assert both.rows_per_second == 50 + 10
+    assert "180 tokens a row instead of 90; beside it also measured" in both.basis
+    assert told(both, table=table).seconds == 600
