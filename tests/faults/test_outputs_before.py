@@ -210,6 +210,23 @@ def test_a_plan_leaves_out_what_the_version_before_committed(put_back: PutBack, 
     assert output.files() == before
 
 
+@pytest.mark.parametrize("put_back", ["local"], indirect=True)
+def test_accounts_of_the_version_before_are_read_and_continued(put_back: PutBack) -> None:
+    output = put_back("unfinished")
+    before = accounts(output)
+    output.score()
+    told = [fragment for fragments in accounts(output).values() for fragment in fragments]
+    assert before.items() <= accounts(output).items()
+    assert 0 < sum(map(len, before.values())) < FRAGMENTS
+    assert sorted(told) == list(range(FRAGMENTS)), "no part that has an account was opened for another"
+
+
+def accounts(output: Output) -> dict[str, list[int]]:
+    """Return the fragments that each account names."""
+    found = {name: content for name, content in output.files().items() if name.startswith("_optinfer/accounts/")}
+    return {name: pq.read_table(io.BytesIO(content))["fragment"].to_pylist() for name, content in found.items()}
+
+
 @pytest.mark.parametrize("put_back", ["pools"], indirect=True)
 def test_an_output_of_two_variants_stays_bound_to_both(put_back: PutBack) -> None:
     output = put_back("unfinished")
