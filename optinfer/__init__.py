@@ -13,14 +13,15 @@ if TYPE_CHECKING:
     from optinfer.commands.optimize import optimize
     from optinfer.commands.run import run
     from optinfer.commands.tune import tune
-    from optinfer.config import JobConfig, load_job
+    from optinfer.config import JobConfig
+    from optinfer.job_file import load_job
 
 __all__ = ["JobConfig", "OptinferError", "load_job", "optimize", "run", "tune"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "JobConfig": "optinfer.config",
-    "load_job": "optinfer.config",
+    "load_job": "optinfer.job_file",
     "optimize": "optinfer.commands.optimize",
     "run": "optinfer.commands.run",
     "tune": "optinfer.commands.tune",

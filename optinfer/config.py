@@ -5,15 +5,12 @@
 
 from __future__ import annotations
 
-import reprlib
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from optinfer.errors import ConfigError, suggest
-from optinfer.system import yaml_file
+from optinfer.errors import ConfigError
+from optinfer.plugins import Kind
 
 AUTO: Literal["auto"] = "auto"
 Auto = Literal["auto"]
@@ -28,11 +25,6 @@ def _a_place(path: str) -> str:
 
 
 PathText = Annotated[str, AfterValidator(_a_place)]
-
-# YAML's aliases make values out of a few lines that would fill the memory when written out.
-_shown = reprlib.Repr()
-_shown.maxstring = _shown.maxother = 200
-_shown.maxlevel = 2
 
 
 class _Part(BaseModel):
@@ -66,30 +58,50 @@ class SourceConfig(_Part):
         return list(dict.fromkeys(name for names in given for name in names))
 
 
+@runtime_checkable
+class _Settled(Protocol):
+    """What of a family concerns the job file: the type of its settings (see families/)."""
+
+    @property
+    def settings(self) -> type[BaseModel]: ...
+
+
+_FAMILIES: Kind[_Settled] = Kind("family", "families", "optinfer.families", _Settled)  # type: ignore[type-abstract]
+
+
 class ModelConfig(_Part):
-    """The model and what it means; which of the settings below `allow_pickle` a family takes, the family says."""
+    """The model and what it means; beside these keys a model has those of its family."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     path: PathText = Field(description="folder, .onnx, .pt2, .safetensors; package:, s3://, models:/, runs:/, hf://")
-    family: str
+    family: str = Field(description="what rows and outputs mean: text-embedding, tensor, ...")
     allow_pickle: bool = Field(False, description="load files that can run code when they are opened")
-    max_length: PositiveInt | None = Field(None, description="tokens kept of each text; default: what the model says")
-    prompt: str | None = Field(None, description="put before each text; default: what the model's own files say")
-    prompt_name: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="the one of the model's own prompts that is put before each text"
-    )
-    truncate_dim: PositiveInt | None = Field(None, description="numbers kept of each vector; default: the model's own")
-    top_k: PositiveInt | None = Field(None, description="classes returned for each row; default: 1")
-    class_path: str | None = Field(None, alias="class", pattern=r"^[\w.]+:\w+$", description="module:Class")
-    arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the class")
-    outputs: dict[str, int] = Field(
-        default_factory=dict, description="output -> numbers a row has in it (0: one plain number), for a class"
-    )
 
     @model_validator(mode="after")
-    def _one_prompt(self) -> ModelConfig:
-        if self.prompt is not None and self.prompt_name is not None:
-            raise ValueError("prompt and prompt_name are both set; keep one")
+    def _settled(self) -> ModelConfig:
+        _ = self.settings
         return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the job says of a model of its family, by the names that job files use; all of them.
+
+        Raises:
+            ValidationError: the family takes no such setting, or another value.
+        """
+        known = settings_of(self.family)
+        if known is None:
+            return {}  # that there is no such family is said where it is loaded
+        return known.model_validate(self.model_extra or {}).model_dump(by_alias=True)
+
+
+def settings_of(family: str) -> type[BaseModel] | None:
+    """Return the type of a family's settings, None where there is no such family."""
+    try:
+        return _FAMILIES.get(family).settings
+    except ConfigError:
+        return None
 
 
 class RecipeConfig(_Part):
@@ -264,86 +276,14 @@ class JobConfig(_Part):
         return value
 
 
-def load_job(path: str | Path, overrides: tuple[str, ...] = ()) -> JobConfig:
-    """Read a job YAML and apply `--set a.b=value` overrides (values are YAML, too).
-
-    Raises:
-        ConfigError: the file cannot be read, is not YAML, or a key or value is wrong; names file and line.
-    """
-    node, raw = yaml_file.read(Path(path))
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a job is a mapping with the keys {', '.join(JobConfig.model_fields)}")
-    for override in overrides:
-        _apply(raw, override)
-    return parse_job(raw, where=lambda loc: _overridden(overrides, loc) or f"{path}:{_line(node, loc)}")
-
-
-def parse_job(raw: dict[str, Any], where: Any = None) -> JobConfig:
-    """Validate a plain mapping; `where` turns an error's location into `file:line`."""
-    try:
-        return JobConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(e, where) for e in error.errors())) from None
-
-
-def _apply(raw: dict[str, Any], override: str) -> None:
-    dotted, equals, value = override.partition("=")
-    if not equals or not dotted:
-        raise ConfigError(f"--set {override!r}: write it as a.b=value, for example --set source.limit=1000")
-    *parents, leaf = dotted.split(".")
-    target = raw
-    for name in parents:
-        target = target.setdefault(name, {})
-        if not isinstance(target, dict):
-            raise ConfigError(f"--set {override!r}: {name!r} is a value, not a section, in the job file")
-    target[leaf] = yaml_file.value(value, f"--set {override!r}: the value")
-
-
-def _explain(error: Any, where: Any) -> str:
-    known = error["type"] != "extra_forbidden"  # else its last part is a name of the user's, whatever it looks like
-    loc = tuple(part for part in error["loc"][: None if known else -1] if not _is_union_branch(part))
-    loc += () if known else error["loc"][-1:]
-    place = f"{where(loc)}: " if where else ""
-    dotted = ".".join(str(part) for part in loc)
-    if error["type"] == "extra_forbidden":
-        return f"{place}unknown key {dotted!r}" + suggest(str(loc[-1]), _fields_at(loc[:-1]))
-    if error["type"] == "missing":
-        return f"{place}missing key {dotted!r}: add it to the job"
-    return f"{place}{dotted}: {error['msg']} (got {_shown.repr(error['input'])})"
-
-
-def _is_union_branch(part: Any) -> bool:
-    """Tell pydantic's name of a union's branch, which is no key of the file, from a key."""
-    return part in ("int", "str", "literal['auto']") or (
-        isinstance(part, str) and ("constrained-" in part or "[" in part)
-    )
-
-
-def _fields_at(loc: tuple[Any, ...]) -> list[str]:
-    part: Any = JobConfig
-    names = iter(loc)
-    for name in names:
-        part = part.model_fields[name].annotation
-        if get_origin(part) is dict:
-            part = get_args(part)[1]
-            next(names, None)  # the name that the user gave to this entry
-    return [field.alias or name for name, field in part.model_fields.items()]
-
-
-def _overridden(overrides: tuple[str, ...], loc: tuple[Any, ...]) -> str | None:
-    """Return the `--set` that brought the value at `loc`, if one did."""
-    dotted = ".".join(str(part) for part in loc)
-    return next((f"--set {o}" for o in overrides if f"{dotted}.".startswith(f"{o.partition('=')[0]}.")), None)
-
-
-def _line(node: Any, loc: tuple[Any, ...]) -> int:
-    """Return the 1-based line of the deepest part of `loc` present in the YAML node."""
-    line: int = node.start_mark.line if node else 0
-    for name in loc:
-        if not isinstance(node, yaml.MappingNode):
-            break
-        found = next(((k, v) for k, v in node.value if k.value == str(name)), None)
-        if found is None:
-            break
-        line, node = found[0].start_mark.line, found[1]
-    return line + 1
+def job_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a job file; under `model` are the settings of every family that is installed."""
+    schema = JobConfig.model_json_schema()
+    model = schema["$defs"]["ModelConfig"]
+    for name in _FAMILIES.names():
+        settings = _FAMILIES.get(name).settings.model_json_schema()
+        model["properties"] |= settings.get("properties", {})
+        schema["$defs"] |= settings.get("$defs", {})
+    model["additionalProperties"] = False
+    model["properties"]["family"]["examples"] = _FAMILIES.names()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "optinfer job", **schema}

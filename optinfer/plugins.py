@@ -15,7 +15,6 @@ from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from optinfer.errors import ConfigError, suggest
@@ -34,8 +33,8 @@ class Kind(Generic[T]):
     """
 
     def __init__(self, name: str, plural: str, room: str, type: type[T]) -> None:
-        self.name, self.plural = name, plural
-        self._room, self._type = room, type
+        self.name, self.plural, self.room = name, plural, room
+        self._type = type
 
     def names(self) -> list[str]:
         """Name every plugin as job files do, ours first; imports none."""
@@ -62,47 +61,13 @@ class Kind(Generic[T]):
     @cache  # noqa: B019 one object a kind, as long as the process
     def _modules(self) -> dict[str, str]:
         """Return plugin name -> module path, own files first."""
-        room = importlib.import_module(self._room)
+        room = importlib.import_module(self.room)
         found = {
-            m.name: f"{self._room}.{m.name}" for m in pkgutil.iter_modules(room.__path__) if not m.name.startswith("_")
+            m.name: f"{self.room}.{m.name}" for m in pkgutil.iter_modules(room.__path__) if not m.name.startswith("_")
         }
         for entry in entry_points(group=f"optinfer.{self.plural}"):
             found.setdefault(entry.name, entry.value)
         return found
-
-
-ROOMS = {
-    "families": "optinfer.families",
-    "backends": "optinfer.backends",
-    "techniques": "optinfer.optimization.techniques",
-}
-
-
-@cache
-def names(kind: str) -> dict[str, str]:
-    """Return plugin name -> module path for one kind (a key of `ROOMS`), own files first."""
-    room = importlib.import_module(ROOMS[kind])
-    found = {
-        m.name: f"{ROOMS[kind]}.{m.name}" for m in pkgutil.iter_modules(room.__path__) if not m.name.startswith("_")
-    }
-    for entry in entry_points(group=f"optinfer.{kind}"):
-        found.setdefault(entry.name, entry.value)
-    return found
-
-
-def load(kind: str, name: str) -> ModuleType:
-    """Import the plugin `name`.
-
-    Names in job files use dashes, files use underscores: both find the plugin.
-
-    Raises:
-        ConfigError: there is no such plugin; the message names the nearest one.
-    """
-    known = names(kind)
-    module = known.get(name.replace("-", "_")) or known.get(name)
-    if module is None:
-        raise ConfigError(f"no {kind} plugin {name!r}" + suggest(name, (n.replace("_", "-") for n in known)))
-    return importlib.import_module(module)
 
 
 def load_class(spec: str) -> Any:

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 
-from optinfer.config import JobConfig, ModelConfig, parse_job
+from optinfer.config import JobConfig, ModelConfig
 from optinfer.data.fragments import Fragments
+from optinfer.job_file import parse_job
 from optinfer.models.artifact import Artifact
 
 REPO = Path(__file__).resolve().parent.parent

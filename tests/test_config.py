@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from optinfer.config import JobConfig, load_job, parse_job
+from optinfer.config import JobConfig
 from optinfer.errors import ConfigError
+from optinfer.job_file import load_job, parse_job
 from tests.conftest import REPO, job_settings
 
 Load = Callable[..., JobConfig]

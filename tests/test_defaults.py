@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 import optinfer
-from optinfer.config import JobConfig, parse_job
+from optinfer.config import JobConfig
+from optinfer.job_file import parse_job
 from tests.conftest import MODEL, REPO, WriteTable, read_rows
 
 

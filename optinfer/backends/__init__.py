@@ -1,18 +1,19 @@
 """What executes an artifact. One file a runtime; this is the contract between them and the rest.
 
-A backend module holds the constants `FORMATS` (artifact formats it loads), `REQUIRES` (modules that must be installed),
-`DEVICES`, `MAX_BATCH_TOKENS` (measured best micro-batch by device), where it applies `PREPARES_EACH_SHAPE` (a new shape
-of inputs costs far more than a known one), and two functions: `unavailable(device)`, cheap, and
-`load(artifact, execution, load_module) -> Session`.
+A backend's module holds `backend = Backend(...)`, and is cheap to import: the runtime itself is loaded by `load`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+
+from optinfer.models.artifact import Artifact
+from optinfer.plugins import Kind
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -53,3 +54,50 @@ class Session(ABC):
 
     def free_memory(self) -> None:  # noqa: B027 most runtimes have nothing to give back
         """Give back what the runtime holds in reserve, after a call ran out of memory."""
+
+
+class Load(Protocol):
+    """Loads an artifact."""
+
+    def __call__(self, artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> Session:
+        """Return a session of an artifact of one of the backend's formats.
+
+        Args:
+            load_module: gives the family's torch module, for backends that run it.
+
+        Raises:
+            UnavailableError: this machine cannot run it after all.
+        """
+
+
+def _available(device: str) -> str | None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """A runtime.
+
+    Attributes:
+        formats: of artifacts that it loads.
+        max_batch_tokens: device -> the best micro-batch as it was measured; these are the devices it runs on.
+        load: makes a session.
+        requires: modules that must be installed; `extra` of optinfer brings them.
+        unavailable: (device) -> why this machine has none to run on, with the fix; None where it has. Cheap.
+        prepares_each_shape: a new shape of inputs costs far more than a known one.
+    """
+
+    formats: tuple[str, ...]
+    max_batch_tokens: Mapping[str, int]
+    load: Load
+    requires: tuple[str, ...] = ()
+    extra: str | None = None
+    unavailable: Callable[[str], str | None] = _available
+    prepares_each_shape: bool = False
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return tuple(self.max_batch_tokens)
+
+
+BACKENDS: Kind[Backend] = Kind("backend", "backends", __name__, Backend)

@@ -7,13 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from optinfer.backends import Arrays, Execution, Session
+from optinfer.backends import Arrays, Backend, Execution, Session
 from optinfer.models.artifact import Artifact
 
-FORMATS = ("torch", "onnx")
-REQUIRES: tuple[str, ...] = ()
-DEVICES = ("cpu",)
-MAX_BATCH_TOKENS = {"cpu": 4096}
 WIDTH = 384
 
 
@@ -39,3 +35,11 @@ class FakeSession(Session):
 
     def executed(self) -> dict[str, Any]:
         return {"backend": "fake", "version": "1", "device": self._device, "precisions": {}}
+
+
+backend = Backend(
+    formats=("torch", "onnx"),
+    max_batch_tokens={"cpu": 4096},
+    unavailable=unavailable,
+    load=load,
+)

@@ -11,17 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from optinfer.backends import Arrays, Execution, Session
+from optinfer.backends import Arrays, Backend, Execution, Session
 from optinfer.backends._zipmap import without_dictionaries
 from optinfer.errors import LoadError, UnavailableError
 from optinfer.models.artifact import Artifact
 from optinfer.system.machine import lacks_nvidia_gpu
-
-FORMATS = ("onnx",)
-REQUIRES = ("onnxruntime",)
-DEVICES = ("cpu", "cuda")
-# Best at 4-8 sorted rows of about 100 tokens: its int8 kernels lose to memory traffic beyond that.
-MAX_BATCH_TOKENS = {"cpu": 768, "cuda": 65536}
 
 Providers = Sequence[tuple[str, dict[str, Any]]]
 
@@ -175,3 +169,13 @@ def _options(threads: int) -> Any:
     # Replicas share the machine: a thread that spins while waiting takes its core from another replica.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+backend = Backend(
+    formats=("onnx",),
+    requires=("onnxruntime",),
+    # Best at 4-8 sorted rows of about 100 tokens: its int8 kernels lose to memory traffic beyond that.
+    max_batch_tokens={"cpu": 768, "cuda": 65536},
+    unavailable=unavailable,
+    load=load,
+)

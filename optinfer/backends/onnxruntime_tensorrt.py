@@ -19,17 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from optinfer.backends import Arrays, Execution, Session
+from optinfer.backends import Arrays, Backend, Execution, Session
 from optinfer.backends.onnxruntime import OnnxRuntimeSession
 from optinfer.errors import OptinferError
 from optinfer.models.artifact import Artifact
 from optinfer.system import home
 from optinfer.system.machine import gpu, lacks_nvidia_gpu
-
-FORMATS = ("onnx",)
-REQUIRES = ("onnxruntime",)
-DEVICES = ("cuda",)
-MAX_BATCH_TOKENS = {"cuda": 65536}
 
 # onnxruntime-gpu 1.31 is linked against TensorRT 10; the parser comes with it.
 _LIBRARIES = ("libnvinfer.so.10", "libnvonnxparser.so.10")
@@ -40,7 +35,7 @@ Profile = dict[str, dict[str, list[int]]]
 
 def unavailable(device: str) -> str | None:
     """Return why TensorRT cannot run here, or None; imports nothing, so the last word is spoken on loading."""
-    if device not in DEVICES:
+    if device != "cuda":
         return f"TensorRT runs on cuda, not on {device}"
     if reason := lacks_nvidia_gpu():
         return reason
@@ -149,3 +144,12 @@ def tensorrt() -> str:
             continue
     found = library(_LIBRARIES[0])
     return found.resolve().name if found else "unknown"
+
+
+backend = Backend(
+    formats=("onnx",),
+    requires=("onnxruntime",),
+    max_batch_tokens={"cuda": 65536},
+    unavailable=unavailable,
+    load=load,
+)

@@ -6,16 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from optinfer.backends import Arrays, Execution, Session
+from optinfer.backends import Arrays, Backend, Execution, Session
 from optinfer.models.artifact import Artifact
-
-FORMATS = ("openvino",)
-REQUIRES = ("openvino",)
-DEVICES = ("cpu",)
-# Best at 8-20 sorted rows of about 100 tokens.
-MAX_BATCH_TOKENS = {"cpu": 768}
-# Its kernels are made for the shape they meet: some 20 ms for each new one.
-PREPARES_EACH_SHAPE = True
 
 # OpenVINO's names of what multiplies matrices, and of precisions.
 _HEAVY = ("FullyConnected", "MatMul", "Convolution", "GroupConvolution", "ScaledDotProductAttention", "MHA", "RNNSeq")
@@ -80,3 +72,16 @@ def _copied(array: Any) -> Any:
 
 def _text(info: Any, key: str) -> str:
     return str(info[key].astype(str))
+
+
+backend = Backend(
+    formats=("openvino",),
+    requires=("openvino",),
+    extra="openvino",
+    # Best at 8-20 sorted rows of about 100 tokens.
+    max_batch_tokens={"cpu": 768},
+    # Its kernels are made for the shape they meet: some 20 ms for each new one.
+    prepares_each_shape=True,
+    unavailable=unavailable,
+    load=load,
+)

@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from optinfer import plugins
-from optinfer.backends import Arrays, Execution, Session
+from optinfer.backends import Arrays, Backend, Execution, Session
 from optinfer.errors import UnavailableError
 from optinfer.models.artifact import Artifact
+from optinfer.plugins import Kind
 from optinfer.system.machine import lacks_nvidia_gpu
-
-FORMATS = ("torch",)
-REQUIRES = ("torch", "transformers")
-DEVICES = ("cpu", "cuda")
-# Eager PyTorch is fastest at 8-32 sorted rows on CPUs (about 100 tokens each); a GPU wants far more work per launch.
-MAX_BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
 
 _SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
 
@@ -31,12 +25,24 @@ def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any
     return TorchSession(artifact, execution, load_module)
 
 
+@runtime_checkable
+class _Converting(Protocol):
+    """What of a technique concerns whoever loads a module (see optimization/techniques)."""
+
+    @property
+    def convert(self) -> Callable[[Any, dict[str, Any], str], Any] | None: ...
+
+
+_CONVERTING: Kind[_Converting] = Kind("technique", "techniques", "optinfer.optimization.techniques", _Converting)  # type: ignore[type-abstract]
+
+
 def converted(artifact: Artifact, load_module: Callable[[], Any], device: str) -> Any:
     """Load the family's module and do to it, in order, what the artifact's techniques recorded; eval mode."""
     module = load_module().to(device)
     for conversion in artifact.conversions:
-        technique = plugins.load("techniques", conversion["technique"])
-        module = technique.convert(module, conversion, device)
+        convert = _CONVERTING.get(conversion["technique"]).convert
+        assert convert is not None, "it recorded a conversion"
+        module = convert(module, conversion, device)
     return module.eval()
 
 
@@ -136,3 +142,14 @@ def _precisions(parameters: Iterable[Any]) -> Iterable[str]:
         stored = getattr(parameter, "qdata", None)
         dtype = str(parameter.dtype if stored is None else stored.dtype).removeprefix("torch.")
         yield _SHORT.get(dtype, dtype)
+
+
+backend = Backend(
+    formats=("torch",),
+    requires=("torch", "transformers"),
+    # Eager PyTorch is fastest at 8-32 sorted rows on CPUs (about 100 tokens each); a GPU wants far more work per
+    # launch.
+    max_batch_tokens={"cpu": 1024, "cuda": 65536},
+    unavailable=unavailable,
+    load=load,
+)

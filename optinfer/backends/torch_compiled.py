@@ -17,15 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from optinfer.backends import Arrays, Execution, Session
+from optinfer.backends import Arrays, Backend, Execution, Session
 from optinfer.backends import torch as eager
 from optinfer.errors import UnavailableError
 from optinfer.models.artifact import Artifact
-
-FORMATS = ("torch",)
-REQUIRES = ("torch", "transformers")
-DEVICES = ("cpu", "cuda")
-MAX_BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
 
 MASK = "attention_mask"
 
@@ -160,3 +155,12 @@ def _without_headers() -> str | None:
     if header.is_file():
         return None
     return f"torch.compile needs Python's headers and finds no {header}; fix: apt-get install python3-dev"
+
+
+backend = Backend(
+    formats=("torch",),
+    requires=("torch", "transformers"),
+    max_batch_tokens={"cpu": 1024, "cuda": 65536},
+    unavailable=unavailable,
+    load=load,
+)

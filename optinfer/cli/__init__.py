@@ -47,7 +47,7 @@ def cli() -> None:
 def run(job: str, overrides: tuple[str, ...], address: str | None, as_json: bool) -> None:
     """Run a job, or go on with it: what is committed is not scored again."""
     from optinfer.commands.run import run as run_job
-    from optinfer.config import load_job
+    from optinfer.job_file import load_job
     from optinfer.records.text import run_text
 
     config = load_job(job, overrides)
@@ -62,8 +62,8 @@ def plan(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show what `run` would do on this machine; start nothing, write nothing to the sink."""
     from optinfer.commands.plan import plan as plan_of
     from optinfer.commands.resolved import resolve
-    from optinfer.config import load_job
     from optinfer.data.storage import reaching
+    from optinfer.job_file import load_job
     from optinfer.records.text import plan_text
 
     config = load_job(job, overrides)
@@ -85,7 +85,7 @@ def optimize(
 ) -> None:
     """Build, measure and compare the variants of a job's model on the job's own rows; score nothing."""
     from optinfer.commands.optimize import optimize as optimize_job
-    from optinfer.config import load_job
+    from optinfer.job_file import load_job
     from optinfer.records.text import optimize_text
 
     wanted = None if names is None else [name.strip() for name in names.split(",") if name.strip()]
@@ -102,7 +102,7 @@ def optimize(
 def tune(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Search variant, micro-batches, replicas and threads for the fastest on this node; later runs use what won."""
     from optinfer.commands.tune import tune as tune_job
-    from optinfer.config import load_job
+    from optinfer.job_file import load_job
     from optinfer.records.text import tune_text
 
     _print(tune_job(load_job(job, overrides), say), as_json, tune_text)
@@ -125,7 +125,7 @@ def variants(as_json: bool) -> None:
 def doctor(address: str | None, as_json: bool, job: str | None) -> None:
     """Check versions, CPU, GPUs, Ray, MLflow and storage: each line is ok or says the fix."""
     from optinfer.commands.doctor import examine
-    from optinfer.config import load_job
+    from optinfer.job_file import load_job
     from optinfer.records.text import doctor_text
 
     checks = examine(address, load_job(job) if job else None)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from optinfer import plugins
 from optinfer.config import JobConfig
 from optinfer.data import sinks, sources
 from optinfer.data.binding import fingerprint
@@ -20,11 +19,12 @@ from optinfer.data.output import Output
 from optinfer.data.places import require_apart
 from optinfer.data.storage import absolute
 from optinfer.errors import ConfigError, redact
+from optinfer.families import FAMILIES
 from optinfer.models import source as model_source
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.pools import recipes_beside, wanted_beside
 from optinfer.optimization.selection import recipes, wanted
-from optinfer.optimization.subject import Subject, family_settings, load_family
+from optinfer.optimization.subject import Subject, load_family
 from optinfer.optimization.trial import APART
 from optinfer.optimization.variants import catalog, require_fit
 from optinfer.optimization.workbench import Workbench
@@ -91,7 +91,7 @@ def resolve(config: JobConfig) -> Resolved:
     """
     require_apart(config.source.path, config.sink.path)
     source, sink = sources.kind_of(config.source), sinks.kind_of(config.sink)
-    settings, known = family_settings(config), catalog(config)
+    settings, known = config.model.settings, catalog(config)
     # What cannot run here is refused before a model is fetched.
     variants = [*wanted(config, known), *wanted_beside(config, known)]
     model = model_source.locate(config.model, config.tracking.uri)
@@ -113,7 +113,7 @@ def resolve(config: JobConfig) -> Resolved:
 
 def _plan(config: JobConfig, source: str, model: Artifact) -> Plan:
     needed = [*config.source.columns_read, *config.sink.columns, *([config.gate.label] if config.gate.label else [])]
-    rows = rows_for_model(plugins.load("families", config.model.family).FRAGMENT_ROWS, model.size_bytes)
+    rows = rows_for_model(FAMILIES.get(config.model.family).fragment_rows, model.size_bytes)
     return sources.SOURCES.get(source).plan(config.source, list(dict.fromkeys(needed)), rows)
 
 

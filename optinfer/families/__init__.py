@@ -1,21 +1,22 @@
 """What rows and outputs mean. One file a family; this is the contract between them and the rest.
 
-A family module holds the constants `SETTINGS` (which of the job's model settings it takes) and `FRAGMENT_ROWS` (rows in
-a fragment), and `load(model, settings) -> Family`, which is cheap: no weights, and nothing heavy where the files
-themselves tell what the model takes and gives.
+A family's module holds `family = FamilyKind(...)`, and is cheap to import.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
 
 from optinfer.errors import ConfigError
+from optinfer.models.artifact import Artifact
+from optinfer.plugins import Kind
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Columns = Mapping[str, str | tuple[str, ...]]
@@ -147,6 +148,31 @@ class Family(ABC):
     def answers(self, outputs: Arrays) -> np.ndarray[Any, Any]:
         """Return (rows,) what a label column would hold for these outputs: a class's name, or a number."""
         raise ConfigError(f"{type(self).__name__} gives no single answer to hold against gate.label; leave it out")
+
+
+class FamilySettings(BaseModel):
+    """What a job may say of a family's model, under `model`; each family has its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyKind:
+    """A family, before there is a model.
+
+    Attributes:
+        settings: the type of what the job may say under `model`, beside the keys that every model has.
+        fragment_rows: rows that a fragment should have.
+        load: (model, settings by name) -> the family of this model. Cheap: no weights, and nothing heavy where the
+            files tell what the model takes and gives. Raises ConfigError for a model that is not of this family.
+    """
+
+    settings: type[FamilySettings]
+    fragment_rows: int
+    load: Callable[[Artifact, dict[str, Any]], Family]
+
+
+FAMILIES: Kind[FamilyKind] = Kind("family", "families", __name__, FamilyKind)
 
 
 def as_roles(table: pa.Table, columns: Columns) -> pa.Table:

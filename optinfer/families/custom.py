@@ -25,13 +25,15 @@ import pyarrow as pa
 
 from optinfer import plugins
 from optinfer.errors import ConfigError, LoadError
-from optinfer.families import Arrays, Columns, Family, Features, Reference
+from optinfer.families import Arrays, Columns, Family, FamilyKind, Features, Reference
+from optinfer.families._job_settings import CodeSettings
 from optinfer.models.artifact import Artifact
 
-SETTINGS = ("class", "arguments")
-FRAGMENT_ROWS = 1024
-
 _NEEDED = ("roles", "inputs", "outputs", "schema", "load", "preprocess", "postprocess")
+
+
+class Settings(CodeSettings):
+    """What a job says of its own class."""
 
 
 def load(model: Artifact, settings: dict[str, Any]) -> Family:
@@ -155,3 +157,10 @@ class Custom(Family):
 def _fp32(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return doubles, which numpy makes of Python's numbers, in the precision that the module runs in."""
     return values.astype(np.float32) if values.dtype == np.float64 else values
+
+
+family = FamilyKind(
+    settings=Settings,
+    fragment_rows=1024,
+    load=load,
+)

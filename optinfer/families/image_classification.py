@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer.errors import ConfigError, SourceError, redact, scrubbed, without_secrets
-from optinfer.families import Arrays, Columns, Family, Features, Reference
+from optinfer.families import Arrays, Columns, Family, FamilyKind, Features, Reference
 from optinfer.families._classes import OUTPUT, Classes
 from optinfer.families._graph import Port, Signature, rows_a_call
+from optinfer.families._job_settings import ClassSettings
 from optinfer.families._onnx_file import onnx_signature
 from optinfer.families._pixels import LibraryPreparation, Preparation, preparation_of
 from optinfer.families._processors import settings_file
@@ -28,14 +29,14 @@ from optinfer.families._settings import read_json
 from optinfer.families._text import load_encoder
 from optinfer.models.artifact import Artifact
 
-SETTINGS = ("top_k",)
-# Prepared images of a fragment lie in memory together.
-FRAGMENT_ROWS = 256
-
 _INPUT = "pixel_values"
 _WEB = ("http://", "https://")
 # What is wrong with a path, not with who was asked for it.
 _NO_SUCH_FILE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+
+
+class Settings(ClassSettings):
+    """What a job may say of a classifier of images."""
 
 
 def load(model: Artifact, settings: dict[str, Any]) -> Family:
@@ -261,3 +262,11 @@ def _refusal(error: Exception) -> str:
     if type(error).__name__ == "UnidentifiedImageError":
         return "image cannot be decoded: it is no image that Pillow knows, or it is empty"
     return scrubbed(f"image cannot be decoded: {type(error).__name__}: {error}")[:500]
+
+
+family = FamilyKind(
+    settings=Settings,
+    # Prepared images of a fragment lie in memory together.
+    fragment_rows=256,
+    load=load,
+)

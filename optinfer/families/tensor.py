@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from optinfer import plugins
 from optinfer.errors import ConfigError, suggest
-from optinfer.families import Arrays, Columns, Family, Features, Reference
+from optinfer.families import Arrays, Columns, Family, FamilyKind, Features, Reference
 from optinfer.families._graph import TEXT, Port, Signature, pt2_signature, rows_a_call
+from optinfer.families._job_settings import CodeSettings
 from optinfer.families._numbers import (
     NumericFeatures,
     Ragged,
@@ -35,8 +37,13 @@ from optinfer.families._numbers import (
 from optinfer.families._onnx_file import onnx_signature
 from optinfer.models.artifact import Artifact
 
-SETTINGS = ("class", "arguments", "outputs")
-FRAGMENT_ROWS = 16384
+
+class Settings(CodeSettings):
+    """What a job may say of a model of numbers."""
+
+    outputs: dict[str, int] = Field(
+        default_factory=dict, description="output -> numbers a row has in it (0: one plain number), for a class"
+    )
 
 
 def load(model: Artifact, settings: dict[str, Any]) -> Family:
@@ -243,3 +250,10 @@ def _metrics(outputs: tuple[Port, ...]) -> tuple[str, ...]:
     if not numbers:
         return ("top1_agreement", "r2")
     return ("cosine", "top1_agreement", "r2") if any(port.step > 1 for port in numbers) else ("r2",)
+
+
+family = FamilyKind(
+    settings=Settings,
+    fragment_rows=16384,
+    load=load,
+)

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer.errors import ConfigError
-from optinfer.families import Arrays, Columns, Family, Features, Reference
+from optinfer.families import Arrays, Columns, Family, FamilyKind, Features, Reference
 from optinfer.families._classes import OUTPUT, Classes
+from optinfer.families._job_settings import ClassSettings, TextSettings
 from optinfer.families._limits import check_positions
 from optinfer.families._reference import against_pipeline, against_sentence_classifier
 from optinfer.families._sentence import Sentence, excludes_prompt, read_sentence, width_of
@@ -23,8 +24,9 @@ from optinfer.families._text import DYNAMIC_AXES, INPUTS, load_encoder, require_
 from optinfer.families._tokens import Reading, TextTokenizer
 from optinfer.models.artifact import Artifact
 
-SETTINGS = ("max_length", "top_k", "prompt", "prompt_name")
-FRAGMENT_ROWS = 1024
+
+class Settings(TextSettings, ClassSettings):
+    """What a job may say of a classifier of texts."""
 
 
 def load(model: Artifact, settings: dict[str, Any]) -> Family:
@@ -134,3 +136,10 @@ def _check_head(folder: Path, sentence: Sentence | None, classes: int) -> None:
             f"{folder} gives {width} numbers for the {classes} classes of its id2label; "
             "end it with a Dense layer of one output for each class"
         )
+
+
+family = FamilyKind(
+    settings=Settings,
+    fragment_rows=1024,
+    load=load,
+)

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from optinfer.errors import ConfigError
-from optinfer.families import Arrays, Columns, Family, Features, Reference
+from optinfer.families import Arrays, Columns, Family, FamilyKind, Features, Reference
+from optinfer.families._job_settings import PositiveInt, TextSettings
 from optinfer.families._reference import against_sentence_transformers
 from optinfer.families._sentence import excludes_prompt, read_sentence, width_of
 from optinfer.families._sentence_module import load_sentence_module
@@ -20,8 +22,11 @@ from optinfer.families._text import DYNAMIC_AXES, INPUTS, require_folder, requir
 from optinfer.families._tokens import Reading, TextTokenizer
 from optinfer.models.artifact import Artifact
 
-SETTINGS = ("max_length", "prompt", "prompt_name", "truncate_dim")
-FRAGMENT_ROWS = 1024
+
+class Settings(TextSettings):
+    """What a job may say of an encoder."""
+
+    truncate_dim: PositiveInt | None = Field(None, description="numbers kept of each vector; default: the model's own")
 
 
 def load(model: Artifact, settings: dict[str, Any]) -> Family:
@@ -89,3 +94,10 @@ class TextEmbedding(Family):
             truncate=self._truncate,
             max_length=self._tokenize.other_limit,
         )
+
+
+family = FamilyKind(
+    settings=Settings,
+    fragment_rows=1024,
+    load=load,
+)

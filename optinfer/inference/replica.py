@@ -25,10 +25,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer import plugins
-from optinfer.backends import Arrays, Execution
+from optinfer.backends import BACKENDS, Arrays, Execution
 from optinfer.errors import ConfigError, LoadError, OptinferError
-from optinfer.families import Features
+from optinfer.families import FAMILIES, Features
 from optinfer.inference.answers import Piece, Scored, chosen, finished, finite, in_order, require_rows
 from optinfer.inference.dedupe import Repeats, repeats
 from optinfer.inference.feed import Feed, Limits, Rows
@@ -91,21 +90,21 @@ class Replica:
     ) -> None:
         hush()
         started = clock()
-        family = plugins.load("families", settings.family)
-        backend = plugins.load("backends", settings.backend)
+        family = FAMILIES.get(settings.family)
+        backend = BACKENDS.get(settings.backend)
         self.family = family.load(settings.model, settings.family_settings)
-        if settings.artifact.format not in backend.FORMATS:
+        if settings.artifact.format not in backend.formats:
             raise ConfigError(
-                f"backend {settings.backend} loads {', '.join(backend.FORMATS)}, not {settings.artifact.format}; "
+                f"backend {settings.backend} loads {', '.join(backend.formats)}, not {settings.artifact.format}; "
                 "end the recipe with a technique that makes one of these"
             )
         execution = Execution(settings.device, settings.threads, tuple(self.family.outputs))
         self.session = backend.load(settings.artifact, execution, self.family.load_module)
-        self.max_batch_tokens = settings.max_batch_tokens or backend.MAX_BATCH_TOKENS[settings.device]
+        self.max_batch_tokens = settings.max_batch_tokens or backend.max_batch_tokens[settings.device]
         self.max_batch_size = settings.max_batch_size or self.family.max_batch_size
         if self.family.most_rows:
             self.max_batch_size = min(self.max_batch_size, self.family.most_rows)
-        self._few_shapes = getattr(backend, "PREPARES_EACH_SHAPE", False)
+        self._few_shapes = backend.prepares_each_shape
         self._dedupe = settings.dedupe
         self._settings = settings
         self._watch = watch

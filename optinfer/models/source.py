@@ -69,7 +69,7 @@ def locate(config: ModelConfig, tracking: str | None = None) -> Artifact:
         beside=None if path.is_dir() else tuple(file.relative_to(folder).as_posix() for file in content[1:]),
         format="onnx" if is_onnx else "torch",
         precision=_onnx_precision(main) if is_onnx else "fp32",
-        key=digest(*content, *([plugins.code_of(config.class_path)] if config.class_path else [])),
+        key=digest(*content, *_own_code(config)),
     )
 
 
@@ -273,3 +273,9 @@ def _from_hub(uri: str) -> Path:
             f"model.path {uri} cannot be fetched: {type(error).__name__}: {error}; check name, revision, network and "
             "HF_TOKEN, or give a local folder"
         ) from error
+
+
+def _own_code(config: ModelConfig) -> list[Path]:
+    """Return the file of the job's own class, where it names one: what it says shapes the answers."""
+    spec = config.settings.get("class")
+    return [plugins.code_of(spec)] if spec else []

@@ -18,10 +18,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from optinfer import plugins
 from optinfer.errors import ConfigError, NoVariantError, OptinferError
 from optinfer.models.artifact import ENTRIES, RECORD, Artifact
-from optinfer.optimization.techniques import BuildContext, Change
+from optinfer.optimization.techniques import TECHNIQUES, BuildContext, Change, Technique
 from optinfer.optimization.variants import Variant
 from optinfer.system import home
 from optinfer.system.machine import cpu_features, installed
@@ -35,14 +34,14 @@ def keys(variant: Variant, model_digest: str, calibration_digest: str) -> list[s
     """Return the cache key of the model and of the artifact after each step."""
     found = [model_digest]
     for step in variant.recipe["steps"]:
-        technique = plugins.load("techniques", step["technique"])
+        technique = TECHNIQUES.get(step["technique"])
         shaped_by = {
             "layout": _LAYOUT,
             "source": found[-1],
             **step,
             "toolchain": {name: installed(name) for name in _toolchain(technique)},
             "cpu": cpu_features(),
-            "calibration": calibration_digest if technique.CALIBRATES else None,
+            "calibration": calibration_digest if technique.calibrates else None,
         }
         found.append(hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()[:16])
     return found
@@ -110,21 +109,21 @@ def _located(found: Artifact, source: Artifact, folder: Path) -> Artifact:
     return replace(found, path=source.path, entry=source.entry, beside=source.beside) if stayed else found
 
 
-def _toolchain(technique: Any) -> tuple[str, ...]:
+def _toolchain(technique: Technique) -> tuple[str, ...]:
     """Name the packages whose version shapes what a step makes: transformers' code is what loads a torch model."""
-    return (*technique.REQUIRES, "transformers") if "torch" in technique.INPUTS else technique.REQUIRES
+    return (*technique.requires, "transformers") if "torch" in technique.inputs else technique.requires
 
 
 def already(technique: str, model_format: str) -> bool:
     """Tell whether a step only brings a model into the format it is in (the export of an ONNX file)."""
-    module = plugins.load("techniques", technique)
-    return model_format not in module.INPUTS and model_format == module.OUTPUT
+    module = TECHNIQUES.get(technique)
+    return model_format not in module.inputs and model_format == module.output
 
 
 def _run_step(step: dict[str, Any], source: Artifact, folder: Path, context: Callable[[], BuildContext]) -> Artifact:
-    technique = plugins.load("techniques", step["technique"])
-    if source.format not in technique.INPUTS:
-        raise ConfigError(f"technique {step['technique']} takes {', '.join(technique.INPUTS)}, not {source.format}")
+    technique = TECHNIQUES.get(step["technique"])
+    if source.format not in technique.inputs:
+        raise ConfigError(f"technique {step['technique']} takes {', '.join(technique.inputs)}, not {source.format}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if done := _kept(folder):
@@ -145,10 +144,10 @@ def _run_step(step: dict[str, Any], source: Artifact, folder: Path, context: Cal
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _changed(technique: Any, source: Artifact, context: BuildContext, out: Path, step: dict[str, Any]) -> Change:
+def _changed(technique: Technique, source: Artifact, context: BuildContext, out: Path, step: dict[str, Any]) -> Change:
     try:
         with muted():
-            change: Change = technique.run(source, context, out, step["options"])
+            return technique.run(source, context, out, step["options"])
     except OptinferError:
         raise
     except Exception as error:
@@ -156,7 +155,6 @@ def _changed(technique: Any, source: Artifact, context: BuildContext, out: Path,
             f"{step['technique']} cannot treat this model: {type(error).__name__}: {str(error)[:500]}; "
             "choose another variant"
         ) from error
-    return change
 
 
 def _after(source: Artifact, change: Change, technique: str, folder: Path, wrote: bool) -> Artifact:

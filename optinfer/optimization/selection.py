@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
-from optinfer import plugins
+from optinfer.backends import BACKENDS
 from optinfer.config import AUTO, JobConfig
 from optinfer.errors import GateError, NoVariantError
 from optinfer.inference.replica import ReplicaSettings
@@ -49,13 +49,13 @@ class Prepared:
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that must be the same when an output is resumed, so that it holds this variant's answers only."""
-        backend = plugins.load("backends", self.variant.backend)
+        backend = BACKENDS.get(self.variant.backend)
         return {
             "variant": self.variant.name,
             "artifact": self.artifact.key,
             "backend": self.variant.backend,
             "device": self.variant.device,
-            "runtime": {name: installed(name) for name in backend.REQUIRES},
+            "runtime": {name: installed(name) for name in backend.requires},
         }
 
     @property

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from optinfer import plugins
 from optinfer.config import JobConfig
-from optinfer.errors import ConfigError
-from optinfer.families import Family
+from optinfer.families import FAMILIES, Family
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.gate import metric_of
 from optinfer.optimization.variants import Catalog
@@ -52,20 +50,5 @@ def load_family(config: JobConfig, model: Artifact, settings: dict[str, Any]) ->
     Raises:
         ConfigError: the model is not one of this family.
     """
-    family: Family = plugins.load("families", config.model.family).load(model, settings)
+    family: Family = FAMILIES.get(config.model.family).load(model, settings)
     return family
-
-
-def family_settings(config: JobConfig) -> dict[str, Any]:
-    """Return the model settings that the family takes.
-
-    Raises:
-        ConfigError: one is set that this family has no use for.
-    """
-    taken = plugins.load("families", config.model.family).SETTINGS
-    given = config.model.model_dump(by_alias=True, exclude={"path", "family", "allow_pickle"})
-    if idle := [name for name, value in given.items() if value and name not in taken]:
-        raise ConfigError(
-            f"model.{idle[0]} has no use with family {config.model.family}, which takes {', '.join(taken)}; remove it"
-        )
-    return {name: given[name] for name in taken}

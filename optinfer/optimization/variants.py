@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from optinfer import plugins
+from optinfer.backends import BACKENDS
 from optinfer.config import AUTO, JobConfig, RecipeConfig
 from optinfer.errors import ConfigError, UnavailableError, suggest
+from optinfer.optimization.techniques import TECHNIQUES
 from optinfer.system.machine import BF16, VNNI, cpu_features
 
 # What every other variant is compared with: the model as it is, by the format it comes in.
@@ -45,7 +46,7 @@ class Variant:
     def recipe(self) -> dict[str, Any]:
         """Everything that shapes the artifact and its execution, defaults included."""
         steps = [
-            {"technique": s.technique, "options": {**plugins.load("techniques", s.technique).DEFAULTS, **s.options}}
+            {"technique": s.technique, "options": {**TECHNIQUES.get(s.technique).defaults, **s.options}}
             for s in self.steps
         ]
         return {"steps": steps, "backend": self.backend, "device": self.device}
@@ -56,15 +57,17 @@ class Variant:
 
     def unavailable(self) -> str | None:
         """Return why this machine cannot build or run the variant, with the fix; None where it can."""
-        backend = plugins.load("backends", self.backend)
-        modules = [backend, *(plugins.load("techniques", s.technique) for s in self.steps)]
-        missing = sorted({m for module in modules for m in plugins.missing_modules(module.REQUIRES)})
-        if self.device not in backend.DEVICES:
-            return f"backend {self.backend} runs on {', '.join(backend.DEVICES)}, not {self.device}"
+        backend = BACKENDS.get(self.backend)
+        needed = dict.fromkeys(plugins.missing_modules(backend.requires), backend.extra)
+        for technique in (TECHNIQUES.get(step.technique) for step in self.steps):
+            needed |= dict.fromkeys(plugins.missing_modules(technique.requires), technique.extra)
+        missing = sorted(needed)
+        if self.device not in backend.devices:
+            return f"backend {self.backend} runs on {', '.join(backend.devices)}, not {self.device}"
         if reason := backend.unavailable(self.device):
             return str(reason)
         if missing:
-            return f"not installed: {', '.join(missing)}; fix: {_install(missing)}"
+            return f"not installed: {', '.join(missing)}; fix: {_install(needed)}"
         if self.needs and not set(self.needs) & set(cpu_features()):
             return f"this CPU has none of {', '.join(self.needs)}; run where there is one, or choose another variant"
         return None
@@ -73,11 +76,11 @@ class Variant:
         """Return why the recipe cannot start from a model of this format; None where it can."""
         current = model_format
         for step in self.steps:
-            technique = plugins.load("techniques", step.technique)
-            if current not in technique.INPUTS and current != technique.OUTPUT:
-                return f"{step.technique} takes {', '.join(technique.INPUTS)}, not {current}"
-            current = technique.OUTPUT
-        formats = plugins.load("backends", self.backend).FORMATS
+            technique = TECHNIQUES.get(step.technique)
+            if current not in technique.inputs and current != technique.output:
+                return f"{step.technique} takes {', '.join(technique.inputs)}, not {current}"
+            current = technique.output
+        formats = BACKENDS.get(self.backend).formats
         return None if current in formats else f"{self.backend} runs {', '.join(formats)}, not {current}"
 
 
@@ -251,12 +254,12 @@ def catalog(config: JobConfig) -> dict[str, Variant]:
 def _own(name: str, recipe: RecipeConfig) -> Variant:
     if name in VARIANTS or name == AUTO:
         raise ConfigError(f"variants.{name}: optinfer ships a variant of this name; choose another name")
-    plugins.load("backends", recipe.backend)
+    BACKENDS.get(recipe.backend)
     steps = []
     for given in recipe.steps:
         entries = {given: {}} if isinstance(given, str) else given
         for technique, options in entries.items():
-            known = plugins.load("techniques", technique).DEFAULTS
+            known = TECHNIQUES.get(technique).defaults
             if unknown := [option for option in options if option not in known]:
                 raise ConfigError(
                     f"variants.{name}: {technique} has no option {unknown[0]!r}" + suggest(unknown[0], known)
@@ -319,9 +322,9 @@ def listing() -> list[dict[str, Any]]:
     return found
 
 
-def _install(missing: list[str]) -> str:
-    extras = {"openvino": "openvino", "nncf": "openvino", "torchao": "torchao"}
-    extra = sorted({extras[m] for m in missing if m in extras})
-    rest = [re.sub("_", "-", m) for m in missing if m not in extras]
+def _install(missing: Mapping[str, str | None]) -> str:
+    """Return the command that installs modules, some of which an extra of ours brings."""
+    extra = sorted({name for name in missing.values() if name})
+    rest = [module.replace("_", "-") for module, name in missing.items() if not name]
     names = ([f"'optinfer[{','.join(extra)}]'"] if extra else []) + rest
     return f"pip install {' '.join(names)}"

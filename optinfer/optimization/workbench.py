@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer import plugins
+from optinfer.backends import BACKENDS
 from optinfer.config import JobConfig
 from optinfer.data.fragments import Fragment
 from optinfer.data.sampling import digest, draw
@@ -249,17 +249,17 @@ class Workbench:
 
     def _certificate_key(self, settings: ReplicaSettings) -> str:
         """Identify what a measurement depends on besides the artifact."""
-        backend = plugins.load("backends", settings.backend)
+        backend = BACKENDS.get(settings.backend)
         shaped_by: dict[str, Any] = {
             "layout": _LAYOUT,
             "sample": self._gate_digest,
             "labels": None if self._labels is None else self._labels.tolist(),
             "runs_on": [settings.backend, settings.device, *cpu_features()],
             "gpu": gpu() if settings.device == "cuda" else None,
-            "runtime": {name: installed(name) for name in (*backend.REQUIRES, *self.family.libraries)},
+            "runtime": {name: installed(name) for name in (*backend.requires, *self.family.libraries)},
             "metric": self.metric,
             "batching": [
-                settings.max_batch_tokens or backend.MAX_BATCH_TOKENS[settings.device],
+                settings.max_batch_tokens or backend.max_batch_tokens[settings.device],
                 settings.max_batch_size,
             ],
             "threads": settings.threads,

@@ -18,9 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from optinfer import plugins
+from optinfer.backends import BACKENDS
 from optinfer.errors import OptinferError, without_secrets
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.selection import Prepared
+from optinfer.optimization.techniques import TECHNIQUES
 from optinfer.system.machine import installed
 from optinfer.system.quiet import muted
 from optinfer.tracking.mlflow_tracker import open_experiment
@@ -127,8 +129,8 @@ def _copied(artifact: Artifact, folder: Path, name: str) -> Artifact:
 
 def _requirements(prepared: Prepared) -> list[str]:
     """Pin what scoring imports, at the versions it was proved with."""
-    backend = plugins.load("backends", prepared.settings.backend)
-    techniques = [plugins.load("techniques", c["technique"]) for c in prepared.artifact.conversions]
-    modules = {*backend.REQUIRES, *(module for technique in techniques for module in technique.REQUIRES)}
+    backend = BACKENDS.get(prepared.settings.backend)
+    techniques = [TECHNIQUES.get(c["technique"]) for c in prepared.artifact.conversions]
+    modules = {*backend.requires, *(module for technique in techniques for module in technique.requires)}
     pinned = {name: found for name in (*_ALWAYS, *sorted(modules)) if (found := installed(name)) != "unknown"}
     return [f"{name}=={number}" for name, number in pinned.items()]

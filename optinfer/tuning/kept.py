@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from optinfer import plugins
+from optinfer.backends import BACKENDS
 from optinfer.config import AUTO, JobConfig
 from optinfer.records.tuning import Lengths, Tuned
 from optinfer.system import home
@@ -25,7 +25,7 @@ _NEAR = 1
 
 
 def versions(backend: str) -> dict[str, str]:
-    return {name: installed(name) for name in plugins.load("backends", backend).REQUIRES}
+    return {name: installed(name) for name in BACKENDS.get(backend).requires}
 
 
 def write(tuned: Tuned, model: str, config: JobConfig, metric: str) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-from optinfer import plugins
+from optinfer.backends import BACKENDS
 from optinfer.config import AUTO
 from optinfer.data.fragments import Fragment
 from optinfer.data.sampling import digest, draw
@@ -158,8 +158,8 @@ class NodeTrials:
     def _default_budget(self, variant: str) -> int:
         settings = self.proved[variant].settings
         if self.by_tokens:
-            backend = plugins.load("backends", settings.backend)
-            return int(settings.max_batch_tokens or backend.MAX_BATCH_TOKENS[settings.device])
+            backend = BACKENDS.get(settings.backend)
+            return int(settings.max_batch_tokens or backend.max_batch_tokens[settings.device])
         size = settings.max_batch_size or self._bench.family.max_batch_size
         return min(size, self._bench.family.most_rows or size)
 

@@ -11,13 +11,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from optinfer import plugins
 from optinfer.backends import Arrays, Execution
 from optinfer.backends.onnxruntime import OnnxRuntimeSession, load
 from optinfer.errors import LoadError, UnavailableError
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.certificate import mismatch
+from optinfer.optimization.techniques import TECHNIQUES
 from optinfer.system.machine import lacks_nvidia_gpu
 from tests.conftest import RunCli, everything_under
 
@@ -68,9 +68,9 @@ class Context:
 
 
 def made(technique: str, source: Artifact, rows: Any, out: Path) -> Artifact:
-    module = plugins.load("techniques", technique)
+    module = TECHNIQUES.get(technique)
     out.mkdir()
-    change = module.run(source, Context(rows), out, module.DEFAULTS)
+    change = module.run(source, Context(rows), out, module.defaults)
     return Artifact(path=str(out), format="onnx", entry="model.onnx", precision=change.precision, key=technique)
 
 

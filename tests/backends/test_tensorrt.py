@@ -24,7 +24,7 @@ def context(lengths: list[int]) -> Any:
 
 
 def test_a_profile_spans_the_rows_and_is_tuned_for_the_usual_one(tmp_path: Path) -> None:
-    change = tensorrt_profile.run(ARTIFACT, context([5, 40, 90]), tmp_path, tensorrt_profile.DEFAULTS)
+    change = tensorrt_profile.run(ARTIFACT, context([5, 40, 90]), tmp_path, tensorrt_profile.technique.defaults)
     profile = change.load_options["profile"]
     assert (change.format, change.precision, change.load_options["fp16"]) == ("onnx", "fp16", True)
     assert profile["min"] == {name: [1, 1] for name in AXES}
@@ -50,7 +50,7 @@ def test_axes_that_do_not_vary_keep_their_size() -> None:
 
 def test_a_profile_needs_rows(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the sample has none"):
-        tensorrt_profile.run(ARTIFACT, context([]), tmp_path, tensorrt_profile.DEFAULTS)
+        tensorrt_profile.run(ARTIFACT, context([]), tmp_path, tensorrt_profile.technique.defaults)
 
 
 def test_options_are_written_as_tensorrt_reads_them(tmp_path: Path) -> None:

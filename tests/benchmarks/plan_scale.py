@@ -51,12 +51,13 @@ import pyarrow.parquet as pq
 
 from optinfer.commands.resolved import Resolved, resolve
 from optinfer.commands.status import status
-from optinfer.config import JobConfig, parse_job
+from optinfer.config import JobConfig
 from optinfer.data.account import Accounts
 from optinfer.data.output import Output
 from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.data.storage import STATE
 from optinfer.execution.todo import Todo
+from optinfer.job_file import parse_job
 from optinfer.records.part import Part
 from optinfer.system.machine import peak_rss_mb
 from optinfer.tracking.tally import Tally

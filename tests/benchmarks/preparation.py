@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from optinfer.commands.resolved import Resolved, resolve
-from optinfer.config import JobConfig, load_job
+from optinfer.config import JobConfig
 from optinfer.errors import NoVariantError, UnavailableError
 from optinfer.execution.placement import Node, place
 from optinfer.execution.placing import needs_of
 from optinfer.inference.replica import ReplicaSettings
+from optinfer.job_file import load_job
 from optinfer.optimization.selection import Prepared, candidates
 from optinfer.records.placement import Placement
 from optinfer.system import home

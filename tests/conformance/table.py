@@ -48,7 +48,7 @@ def measured(row: dict[str, Any], folder: Path, names: list[str] | None) -> dict
 
     from optinfer.commands import resolved
     from optinfer.commands.resolved import resolve
-    from optinfer.config import parse_job
+    from optinfer.job_file import parse_job
     from optinfer.optimization.selection import Prepared, prove_all
     from optinfer.optimization.trial import HERE
     from tests.conftest import job_settings

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from optinfer import plugins
 from optinfer.errors import ConfigError
+from optinfer.families import FAMILIES
 from optinfer.families._image_reference import pipeline_of
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.system.quiet import muted
@@ -73,4 +73,4 @@ def test_what_makes_no_images_of_one_size_is_refused(name: str, folder: Any) -> 
     architecture, message = REFUSED[name]
     model = located(folder(architecture), FAMILY)
     with pytest.raises(ConfigError, match=message):
-        plugins.load("families", FAMILY).load(model, {})
+        FAMILIES.get(FAMILY).load(model, {})

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from optinfer import plugins
 from optinfer.errors import ConfigError
+from optinfer.families import FAMILIES
 from tests.conformance.text_cases import classifier
 from tests.conformance.text_models import EMBEDDING, layer, pooling, sentence
 from tests.conformance.text_refusals import REFUSALS, Refusal, setting
@@ -29,7 +29,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def family_of(folder: Path, family: str, settings: dict[str, Any]) -> Any:
-    return plugins.load("families", family).load(located(folder, family), settings)
+    return FAMILIES.get(family).load(located(folder, family), settings)
 
 
 def test_both_folders_are_taken_as_they_are(good: dict[str, Path]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from optinfer import plugins
+from optinfer.families import FAMILIES
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization.build import build
 from optinfer.optimization.techniques import BuildContext
@@ -119,7 +119,7 @@ def test_the_exported_model_answers_alike(case: Case, tmp_path: Path) -> None:
     """The others are exported by `make conformance`, which takes minutes."""
     folder = built(case, tmp_path / "model")
     model, table = located(folder, case.family), pa.table({"text": texts()})
-    family = plugins.load("families", case.family).load(model, case.settings)
+    family = FAMILIES.get(case.family).load(model, case.settings)
     exported = build(
         VARIANTS["onnx-fp32"], model, "conformance", lambda: BuildContext(family, family.preprocess(table))
     )

@@ -8,72 +8,100 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from optinfer import plugins
+from optinfer.backends import BACKENDS, Backend
+from optinfer.data.sinks import SINKS
+from optinfer.data.sources import SOURCES
 from optinfer.errors import ConfigError
+from optinfer.families import FAMILIES
 from optinfer.inference.preparing import prepare
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.models.artifact import Artifact
 from optinfer.optimization import build
 from optinfer.optimization.certificate import mismatch
-from optinfer.optimization.techniques import BuildContext
+from optinfer.optimization.techniques import TECHNIQUES, BuildContext
 from optinfer.optimization.variants import VARIANTS, Step, Variant
+from optinfer.plugins import Kind
 from tests.contract.models import CASES, Case
 
 HEAVY = ("ray", "torch", "mlflow", "onnxruntime", "openvino", "nncf", "transformers", "onnx")
+KINDS: dict[str, Kind[Any]] = {
+    "backends": BACKENDS, "techniques": TECHNIQUES, "families": FAMILIES, "sources": SOURCES, "sinks": SINKS
+}  # fmt: skip
 OWN = {
-    kind: [n for n, module in plugins.names(kind).items() if module.startswith("optinfer.")] for kind in plugins.ROOMS
+    plural: [file.stem for file in sorted(Path(next(iter(import_module(kind.room).__path__))).glob("[!_]*.py"))]
+    for plural, kind in KINDS.items()
 }
 
 
-@pytest.mark.parametrize("kind", plugins.ROOMS)
-def test_listing_and_importing_plugins_imports_nothing_heavy(kind: str) -> None:
+@pytest.mark.parametrize("plural", KINDS)
+def test_listing_and_importing_plugins_imports_nothing_heavy(plural: str) -> None:
+    module = KINDS[plural].room
     code = (
-        "import sys\nfrom optinfer import plugins\n"
-        f"for name in {OWN[kind]}: plugins.load({kind!r}, name)\n"
+        f"import sys\nfrom {module} import {plural.upper()} as kind\n"
+        f"for name in {OWN[plural]}: kind.get(name)\n"
         f"print([m for m in {HEAVY} if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("plural", KINDS)
+def test_every_file_is_a_plugin_and_third_parties_come_by_entry_point(plural: str) -> None:
+    names = KINDS[plural].names()
+    assert {name.replace("_", "-") for name in OWN[plural]} <= set(names)
+    assert ("faulty" in names) == (plural == "backends")
+    for name in names:
+        assert KINDS[plural].get(name)
+
+
+def test_a_module_without_the_object_is_refused_with_the_way_to_write_one() -> None:
+    kind = Kind("backend", "backends", "optinfer.inference", Backend)
+    with pytest.raises(
+        ConfigError, match=r"the backend memory .* has no `backend = Backend\(\.\.\.\)`; see \"how to add a"
+    ):
+        kind.get("memory")
+
+
 @pytest.mark.parametrize("name", OWN["backends"])
 def test_a_backend_states_what_it_needs(name: str) -> None:
-    backend = plugins.load("backends", name)
-    assert backend.FORMATS
-    assert set(backend.MAX_BATCH_TOKENS) == set(backend.DEVICES)
-    assert set(backend.DEVICES) <= {"cpu", "cuda"}
-    for device in backend.DEVICES:
+    backend = BACKENDS.get(name)
+    assert backend.formats
+    assert set(backend.max_batch_tokens) == set(backend.devices)
+    assert set(backend.devices) <= {"cpu", "cuda"}
+    for device in backend.devices:
         reason = backend.unavailable(device)
         assert reason is None or ("fix" in reason or "run where" in reason)
-    assert isinstance(backend.REQUIRES, tuple)
+    assert isinstance(backend.requires, tuple)
 
 
 @pytest.mark.parametrize("name", OWN["techniques"])
 def test_a_technique_states_what_it_needs(name: str) -> None:
-    technique = plugins.load("techniques", name)
-    assert technique.INPUTS
-    assert technique.OUTPUT in {f for backend in OWN["backends"] for f in plugins.load("backends", backend).FORMATS}
-    assert isinstance(technique.DEFAULTS, dict)
-    assert isinstance(technique.CALIBRATES, bool)
+    technique = TECHNIQUES.get(name)
+    assert technique.inputs
+    assert technique.output in {f for backend in OWN["backends"] for f in BACKENDS.get(backend).formats}
+    assert isinstance(technique.defaults, dict)
+    assert isinstance(technique.calibrates, bool)
     assert any(step.technique == name for v in VARIANTS.values() for step in v.steps), "no variant uses it"
 
 
 @pytest.mark.parametrize("name", OWN["families"])
 def test_a_family_states_what_it_needs(name: str) -> None:
-    family = plugins.load("families", name)
-    assert isinstance(family.SETTINGS, tuple)
-    assert family.FRAGMENT_ROWS > 0
+    family = FAMILIES.get(name)
+    assert isinstance(family.settings, tuple)
+    assert family.fragment_rows > 0
 
 
 def test_an_unknown_plugin_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'onnxruntime'"):
-        plugins.load("backends", "onnxruntim")
+        BACKENDS.get("onnxruntim")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +111,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
 
 
 def context_of(case: Case) -> BuildContext:
-    family = plugins.load("families", case.family).load(case.model, case.settings)
+    family = FAMILIES.get(case.family).load(case.model, case.settings)
     return BuildContext(family, prepare(family, case.table).features)
 
 
@@ -136,7 +164,7 @@ class TestFamily:
         case = cases(name)
         if case.wrong is None:
             pytest.skip("what a custom class takes, only the class knows")
-        family = plugins.load("families", name).load(case.model, case.settings)
+        family = FAMILIES.get(name).load(case.model, case.settings)
         role = family.roles[0]
         with pytest.raises(ConfigError, match="column 'wrong' holds"):
             family.check(pa.schema([("wrong", case.wrong.type)]), {role: "wrong"})
@@ -151,12 +179,12 @@ class TestFamily:
 
 @pytest.mark.parametrize("name", OWN["techniques"])
 def test_a_technique_refuses_a_format_it_does_not_take(name: str, tmp_path: Path) -> None:
-    technique = plugins.load("techniques", name)
-    other = next(f for f in ("torch", "openvino", "onnx") if f not in (*technique.INPUTS, technique.OUTPUT))
+    technique = TECHNIQUES.get(name)
+    other = next(f for f in ("torch", "openvino", "onnx") if f not in (*technique.inputs, technique.output))
     artifact = Artifact(path=str(tmp_path), format=other, precision="fp32", key="contract")
     recipe = Variant(name="v", steps=(Step(name),), backend="fake", about="")
     assert f"{name} takes" in str(recipe.unfit(other))
-    with pytest.raises(ConfigError, match=f"technique {name} takes {technique.INPUTS[0]}, not {other}"):
+    with pytest.raises(ConfigError, match=f"technique {name} takes {technique.inputs[0]}, not {other}"):
         build.build(recipe, artifact, "", pytest.fail)
 
 
@@ -167,9 +195,9 @@ def test_an_export_leaves_a_model_alone_that_has_its_format(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", OWN["backends"])
 def test_a_backend_refuses_a_format_it_does_not_load(name: str, cases: Callable[[str], Case]) -> None:
-    backend = plugins.load("backends", name)
+    backend = BACKENDS.get(name)
     case = cases("text_embedding")
-    other = next(f for f in ("openvino", "torch") if f not in backend.FORMATS)
+    other = next(f for f in ("openvino", "torch") if f not in backend.formats)
     with pytest.raises(ConfigError, match=f"backend {name} loads"):
         replica_of(case, name, replace(case.model, format=other))
 

@@ -55,7 +55,9 @@ def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
 def test_a_table_formats_folder_is_refused_from_above_beside_and_below(foreign: tuple[str, Path], path: str) -> None:
     name, table = foreign
     source = os.path.normpath(f"{table}/{path}")
-    with pytest.raises(ConfigError, match=rf"is a {name} table \(.*is its log\).*point source\.path (there|at the table)"):
+    with pytest.raises(
+        ConfigError, match=rf"is a {name} table \(.*is its log\).*point source\.path (there|at the table)"
+    ):
         plan(source)
 
 

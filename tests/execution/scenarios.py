@@ -24,9 +24,9 @@ from ray.cluster_utils import Cluster
 
 import optinfer
 from optinfer.commands import resolved
-from optinfer.config import parse_job
 from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.errors import OptinferError
+from optinfer.job_file import parse_job
 from optinfer.optimization.trial import HERE
 from optinfer.optimization.variants import VARIANTS, Step, Variant
 from tests.conftest import REPO, job_settings, wait_until

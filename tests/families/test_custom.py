@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import optinfer
-from optinfer import plugins
 from optinfer.errors import ConfigError, NoVariantError, OptinferError
+from optinfer.families import FAMILIES
 from tests.conftest import MakeJob, RunCli, WriteTable, located, read_rows
 from tests.families.conftest import WriteModule, quarantined
 
@@ -271,7 +271,7 @@ def test_a_class_that_lacks_something_is_refused_by_name(
     write_module("sections_of_this_job", code)
     settings = {"class": "sections_of_this_job:Sections", "arguments": {"sections": ["a"]}}
     with pytest.raises(ConfigError, match=f"sections_of_this_job:Sections has no {missing}; a custom class needs"):
-        plugins.load("families", "custom").load(located(weights, "custom"), settings)
+        FAMILIES.get("custom").load(located(weights, "custom"), settings)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 
 import optinfer
-from optinfer import plugins
 from optinfer.errors import ConfigError, SourceError
+from optinfer.families import FAMILIES
 from optinfer.families._pixels import Preparation, preparation_of
 from optinfer.families._processors import KNOWN
 from optinfer.inference.replica import Replica, ReplicaSettings
@@ -182,7 +182,7 @@ class TestDescription:
         return Path(shutil.copytree(efficientnet, tmp_path / "model"))
 
     def load(self, folder: Path, **settings: Any) -> Any:
-        return plugins.load("families", "image-classification").load(located(folder, "image-classification"), settings)
+        return FAMILIES.get("image-classification").load(located(folder, "image-classification"), settings)
 
     @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
     def test_both_files_are_needed(self, folder: Path, name: str) -> None:
@@ -404,7 +404,7 @@ class TestTransformers:
         config = json.loads((copy / "config.json").read_text())
         (copy / "config.json").write_text(json.dumps({**config, "architectures": ["ViTModel"]}))
         with pytest.raises(ConfigError, match="is ViTModel, not an image classifier"):
-            plugins.load("families", "image-classification").load(located(copy, "image-classification"), {})
+            FAMILIES.get("image-classification").load(located(copy, "image-classification"), {})
 
 
 class TestReference:
@@ -422,7 +422,7 @@ class TestReference:
         out = tmp_path_factory.mktemp("exported")
         for name in ("config.json", "preprocessor_config.json"):
             shutil.copy2(folder / name, out)
-        module = plugins.load("families", FAMILY).load(located(folder, FAMILY), {}).load_module()
+        module = FAMILIES.get(FAMILY).load(located(folder, FAMILY), {}).load_module()
         rows = {"pixel_values": {0: torch.export.Dim("rows")}}
         program = torch.onnx.export(
             module, (torch.zeros(2, 3, 32, 32),), dynamo=True, dynamic_shapes=rows, output_names=["logits"]
@@ -530,7 +530,7 @@ class TestOfTransformers:
         return ARCHITECTURES["ViT"].write(tmp_path / "model")
 
     def load(self, folder: Path) -> Any:
-        return plugins.load("families", FAMILY).load(located(folder, FAMILY), {})
+        return FAMILIES.get(FAMILY).load(located(folder, FAMILY), {})
 
     def test_of_two_files_the_one_that_the_library_reads_counts(self, folder: Path) -> None:
         own = json.loads((folder / "preprocessor_config.json").read_text())

@@ -14,6 +14,7 @@ import pytest
 import optinfer
 from optinfer import plugins
 from optinfer.errors import ConfigError
+from optinfer.families import FAMILIES
 from optinfer.families._numbers import read_numbers
 from tests.conftest import MakeJob, RunCli, WriteTable, located, read_rows
 from tests.families.conftest import WriteModule, quarantined, shipped
@@ -371,11 +372,11 @@ class TestMeasurements:
         settings = {**model(kind), **changes}
         path = settings.pop("path")
         with pytest.raises(ConfigError, match=message):
-            plugins.load("families", "tensor").load(located(path, settings.pop("family")), settings)
+            FAMILIES.get("tensor").load(located(path, settings.pop("family")), settings)
 
     def test_an_output_of_another_size_than_the_job_says_is_named(self, model: Model) -> None:
         settings = {**model("safetensors"), "outputs": {"benign": 3}}
-        family = plugins.load("families", "tensor").load(located(settings["path"], "tensor"), settings)
+        family = FAMILIES.get("tensor").load(located(settings["path"], "tensor"), settings)
         with pytest.raises(ConfigError, match=r"'benign' has 2 numbers a row, not 3; correct model\.outputs"):
             family.postprocess({"benign": np.zeros((3, 2), np.float32)})
 
@@ -484,7 +485,7 @@ class TestRowsOfAnyLength:
 
         from optinfer.inference.batching import micro_batches
 
-        family = plugins.load("families", "tensor").load(located(archive, "tensor"), {})
+        family = FAMILIES.get("tensor").load(located(archive, "tensor"), {})
         features = family.preprocess(pq.read_table(source))
         rows = np.array([i for i in range(64) if i not in features.rejected])
         batches = [*micro_batches(rows, features.lengths, 10_000, family.max_batch_size, features.same_length)]
@@ -495,7 +496,7 @@ class TestRowsOfAnyLength:
             assert features.collate(batch)["letters"].shape == (len(batch), features.lengths[batch[0]])
 
     def test_a_call_has_no_more_rows_than_the_archive_allows(self, archive: Path) -> None:
-        assert plugins.load("families", "tensor").load(located(archive, "tensor"), {}).most_rows == 48
+        assert FAMILIES.get("tensor").load(located(archive, "tensor"), {}).most_rows == 48
 
 
 @pytest.mark.parametrize(

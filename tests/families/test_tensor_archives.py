@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from optinfer.config import GateConfig
+from optinfer.families import FAMILIES
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.optimization.baseline import answers_here, require_sound
 from optinfer.optimization.techniques import BuildContext
-from optinfer.optimization.techniques.onnx_export import DEFAULTS, run
+from optinfer.optimization.techniques.onnx_export import run, technique
 from tests.conftest import located
 
 ROWS = 20
@@ -107,8 +108,6 @@ def test_keywords_dictionaries_and_nests_are_tensors_in_order(save: Save, tmp_pa
     np.testing.assert_allclose(added["sum"].to_numpy(), more["sum"].numpy(), atol=1e-6)
     assert added["best"].to_pylist() == more["best"].tolist()
 
-    from optinfer import plugins
-
-    family = plugins.load("families", "tensor").load(settings.model, settings.family_settings)
-    run(settings.artifact, BuildContext(family, family.preprocess(table)), tmp_path, DEFAULTS)
+    family = FAMILIES.get("tensor").load(settings.model, settings.family_settings)
+    run(settings.artifact, BuildContext(family, family.preprocess(table)), tmp_path, technique.defaults)
     assert (tmp_path / "model.onnx").is_file()

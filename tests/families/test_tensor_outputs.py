@@ -13,9 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 
 import optinfer
-from optinfer import plugins
 from optinfer.errors import ConfigError
-from optinfer.families import as_roles
+from optinfer.families import FAMILIES, as_roles
 from optinfer.families._numbers import read_numbers
 from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conformance.converters import ROWS, models
@@ -49,7 +48,7 @@ def save(tmp_path: Path) -> Save:
 
 
 def family_of(path: Path, **settings: Any) -> Any:
-    return plugins.load("families", "tensor").load(located(path, "tensor"), settings)
+    return FAMILIES.get("tensor").load(located(path, "tensor"), settings)
 
 
 def answers(path: Path, table: pa.Table, **settings: Any) -> pa.Table:
@@ -335,7 +334,7 @@ class TestReference:
             "    def forward(self, x):\n        return x * self.factor\n",
         )
         save_file({"factor": torch.tensor([2.0])}, tmp_path / "double.safetensors")
-        family = plugins.load("families", "tensor").load(
+        family = FAMILIES.get("tensor").load(
             located(tmp_path / "double.safetensors", "tensor"),
             {"class": "doubling_of_this_job:Double", "outputs": {"y": 4}},
         )

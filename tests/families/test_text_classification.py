@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import optinfer
-from optinfer import plugins
 from optinfer.errors import ConfigError
+from optinfer.families import FAMILIES
 from optinfer.families._classes import Classes
 from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conftest import REPO, MakeJob, RunCli, located, read_rows
@@ -201,7 +201,7 @@ def test_an_encoder_without_a_head_is_refused_instead_of_given_a_random_one(tmp_
     config = json.loads((plain / "config.json").read_text())
     (plain / "config.json").write_text(json.dumps({**config, "id2label": {"0": "a", "1": "b"}}))
     with pytest.raises(ConfigError, match="not a sequence classifier"):
-        plugins.load("families", "text-classification").load(located(plain, "text-classification"), {})
+        FAMILIES.get("text-classification").load(located(plain, "text-classification"), {})
 
 
 @pytest.mark.parametrize(

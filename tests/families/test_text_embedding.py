@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from optinfer import plugins
 from optinfer.errors import ConfigError
+from optinfer.families import FAMILIES
 from optinfer.families._sentence import poolings_of, read_sentence
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.models.artifact import Artifact
@@ -38,7 +38,7 @@ def test_vectors_equal_sentence_transformers_on_200_rows(model: Artifact, sample
 
 
 def test_texts_longer_than_the_model_are_truncated_and_empty_ones_scored(model: Artifact) -> None:
-    family = plugins.load("families", "text-embedding").load(model, {"max_length": 32})
+    family = FAMILIES.get("text-embedding").load(model, {"max_length": 32})
     features = family.preprocess(pa.table({"text": ["word " * 40_000, "", None]}))
     assert features.lengths is not None
     assert features.lengths[:2].tolist() == [32, 2]
@@ -46,7 +46,7 @@ def test_texts_longer_than_the_model_are_truncated_and_empty_ones_scored(model: 
 
 
 def test_collated_rows_are_padded_and_masked(model: Artifact) -> None:
-    family = plugins.load("families", "text-embedding").load(model, {})
+    family = FAMILIES.get("text-embedding").load(model, {})
     features = family.preprocess(pa.table({"text": ["one", "one two three four"]}))
     inputs = features.collate(np.array([0, 1]), pad_to=10)
     assert inputs["input_ids"].shape == (2, 10)
@@ -83,7 +83,7 @@ def test_a_folder_without_tokenizer_is_refused_with_the_fix(model: Artifact, tmp
     copy = tmp_path / "model"
     shutil.copytree(model.path, copy, ignore=shutil.ignore_patterns("tokenizer.json", "vocab.txt"))
     with pytest.raises(ConfigError, match=r"lacks tokenizer\.json.*save_pretrained"):
-        plugins.load("families", "text-embedding").load(located(copy), {})
+        FAMILIES.get("text-embedding").load(located(copy), {})
 
 
 def test_a_model_package_that_is_not_installed_names_the_fix() -> None:

@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from optinfer import plugins
-from optinfer.families import Family, Reference, _reference
+from optinfer.families import FAMILIES, Family, Reference, _reference
 from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conformance.text_cases import changed, classifier
 from tests.conformance.text_models import CLASSIFICATION, EMBEDDING, pooling, sentence
@@ -45,7 +44,7 @@ def finished(folder: Path, family: str, rows: pa.Table = ROWS, **settings: Any) 
 
 
 def family_of(folder: Path, family: str, **settings: Any) -> Family:
-    found: Family = plugins.load("families", family).load(located(folder, family), settings)
+    found: Family = FAMILIES.get(family).load(located(folder, family), settings)
     return found
 
 

@@ -14,9 +14,8 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from optinfer import plugins
 from optinfer.errors import ConfigError
-from optinfer.families import Family
+from optinfer.families import FAMILIES, Family
 from optinfer.families._limits import positions_of
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.system import home
@@ -40,7 +39,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def family_of(folder: Path, family: str = EMBEDDING, **settings: Any) -> Family:
-    found: Family = plugins.load("families", family).load(located(folder, family), settings)
+    found: Family = FAMILIES.get(family).load(located(folder, family), settings)
     return found
 
 

@@ -18,8 +18,9 @@ from typing import Any
 import deltalake.transaction
 
 import optinfer
-from optinfer.config import JobConfig, load_job
+from optinfer.config import JobConfig
 from optinfer.execution.in_process import InProcess
+from optinfer.job_file import load_job
 from optinfer.optimization.variants import VARIANTS, Variant
 
 

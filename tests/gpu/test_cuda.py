@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from optinfer import plugins
 from optinfer.errors import UnavailableError
+from optinfer.families import FAMILIES
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization import build
 from optinfer.optimization.certificate import mismatch
@@ -33,7 +33,7 @@ pytestmark = [
 
 def settings(name: str, rows: pa.Table) -> ReplicaSettings:
     variant, model = VARIANTS[name], located()
-    family = plugins.load("families", "text-embedding").load(model, {})
+    family = FAMILIES.get("text-embedding").load(model, {})
     context = BuildContext(family, family.preprocess(rows.slice(0, 32)))
     return ReplicaSettings(
         family="text-embedding",

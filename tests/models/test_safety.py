@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from optinfer import plugins
 from optinfer.errors import ConfigError
+from optinfer.families import FAMILIES
 from optinfer.families._torch_files import load_pt2
 from optinfer.models.safety import check_onnx, check_pt2, check_safetensors
 from tests.conftest import RunCli, WriteTable, located, read_rows
@@ -107,7 +108,7 @@ class TestPickles:
         (folder / "model.safetensors").unlink()
         with pytest.raises(ConfigError, match=r"pytorch_model\.bin is a pickle"):
             located(folder)
-        family = plugins.load("families", "text-embedding").load(located(folder, allow_pickle=True), {})
+        family = FAMILIES.get("text-embedding").load(located(folder, allow_pickle=True), {})
         assert sum(p.numel() for p in family.load_module().parameters()) > 10**7
 
     def test_a_folder_may_not_pass_a_pickle_off_as_safetensors(

@@ -21,6 +21,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from optinfer.errors import ConfigError, OptinferError
+from optinfer.families import FAMILIES
 from optinfer.models import source as model_source
 from optinfer.models.source import digest
 from optinfer.system import home
@@ -319,20 +320,16 @@ class TestMLflow:
         import mlflow
         from sentence_transformers import SentenceTransformer
 
-        from optinfer import plugins
-
         model = SentenceTransformer(located().path, device="cpu")
         with mlflow.start_run():
             logged = mlflow.sentence_transformers.log_model(model, name="embedder", pip_requirements=[])
         found = located(logged.model_uri)
-        family = plugins.load("families", "text-embedding").load(found, {})
+        family = FAMILIES.get("text-embedding").load(found, {})
         assert family.schema.field("embedding").type.list_size == 384
 
     def test_a_transformers_folder_is_found_with_its_tokenizer(self, client: Any) -> None:
         import mlflow
         from transformers import AutoModel, AutoTokenizer
-
-        from optinfer import plugins
 
         parts = {
             "model": AutoModel.from_pretrained(located().path),
@@ -343,7 +340,7 @@ class TestMLflow:
                 parts, name="encoder", task="feature-extraction", pip_requirements=[]
             )
         found = located(logged.model_uri)
-        assert plugins.load("families", "text-embedding").load(found, {}).schema.names == ["embedding"]
+        assert FAMILIES.get("text-embedding").load(found, {}).schema.names == ["embedding"]
 
     @pytest.mark.parametrize("uri", ["models:/nobody@champion", "models:/nobody/1", "models:/nobody", "runs:/0/model"])
     def test_an_unknown_name_ends_2_and_says_what_to_check(

@@ -6,16 +6,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import optinfer_written
 import pytest
 
-from optinfer import plugins
 from optinfer.errors import NoVariantError, OptinferError
 from optinfer.models.artifact import Artifact
 from optinfer.optimization import build as building
-from optinfer.optimization.techniques import BuildContext, Change
+from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.variants import Step, Variant
 
-VARIANT = Variant(name="v", steps=(Step("onnx_export"),), backend="onnxruntime", about="")
+VARIANT = Variant(name="v", steps=(Step("written"),), backend="onnxruntime", about="")
 
 
 @pytest.fixture
@@ -25,19 +25,10 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
 
 
 @pytest.fixture
-def technique(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Replace the export by one that writes a file, and return its calls; an exception in the list is raised."""
-    calls: list[Any] = []
-
-    def run(source: Artifact, context: Any, out: Path, options: dict[str, Any]) -> Change:
-        calls.append(options)
-        (out / "model.onnx").write_text("half")
-        if isinstance(calls[0], Exception):
-            raise calls.pop(0)
-        return Change(format="onnx", precision="fp32")
-
-    monkeypatch.setattr(plugins.load("techniques", "onnx_export"), "run", run)
-    return calls
+def technique() -> list[Any]:
+    """Return the calls of the technique `written`; an exception in the list is raised."""
+    optinfer_written.calls.clear()
+    return optinfer_written.calls
 
 
 def context() -> BuildContext:
@@ -92,7 +83,7 @@ def test_a_copied_home_uses_its_own_files(
 
 def test_a_build_that_fails_leaves_nothing_that_loads(model: Artifact, technique: list[Any]) -> None:
     technique.append(RuntimeError("out of memory"))
-    with pytest.raises(NoVariantError, match="onnx_export cannot treat this model: RuntimeError: out of memory"):
+    with pytest.raises(NoVariantError, match="written cannot treat this model: RuntimeError: out of memory"):
         building.build(VARIANT, model, "rows", context)
     technique.clear()
     assert Path(building.build(VARIANT, model, "rows", context).path, "model.onnx").is_file()
@@ -102,14 +93,12 @@ def test_a_build_that_fails_leaves_nothing_that_loads(model: Artifact, technique
 def test_options_model_and_toolchain_change_the_key_and_calibration_only_where_it_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    other = Variant(name="v", steps=(Step("onnx_export", {"opset": 21}),), backend="onnxruntime", about="")
+    other = Variant(name="v", steps=(Step("written", {"opset": 21}),), backend="onnxruntime", about="")
     key = building.keys(VARIANT, "model", "rows")[-1]
     assert building.keys(other, "model", "rows")[-1] != key
     assert building.keys(VARIANT, "model2", "rows")[-1] != key
     assert building.keys(VARIANT, "model", "other rows")[-1] == key
-    calibrated = Variant(
-        name="v", steps=(Step("onnx_export"), Step("openvino_int8_static")), backend="openvino", about=""
-    )
+    calibrated = Variant(name="v", steps=(Step("written"), Step("openvino_int8_static")), backend="openvino", about="")
     assert building.keys(calibrated, "m", "rows")[-1] != building.keys(calibrated, "m", "other rows")[-1]
     monkeypatch.setattr(building, "installed", lambda name: "another")
     assert building.keys(VARIANT, "model", "rows")[-1] != key

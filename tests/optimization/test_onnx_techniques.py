@@ -14,7 +14,7 @@ import pytest
 from optinfer import plugins
 from optinfer.errors import ConfigError
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.techniques import Change, _onnx
+from optinfer.optimization.techniques import TECHNIQUES, Change, _onnx
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -70,11 +70,11 @@ def saved(folder: Path, nodes: list[Any], weights: dict[str, Any], given: list[A
 
 
 def changed(name: str, source: Artifact, out: Path, rows: Any = ROWS, **options: Any) -> Change:
-    technique = plugins.load("techniques", name)
-    if missing := plugins.missing_modules(technique.REQUIRES):
+    technique = TECHNIQUES.get(name)
+    if missing := plugins.missing_modules(technique.requires):
         pytest.skip(f"not installed: {missing}")
     out.mkdir(exist_ok=True)
-    return technique.run(source, Context(rows), out, {**technique.DEFAULTS, **options})
+    return technique.run(source, Context(rows), out, {**technique.defaults, **options})
 
 
 def operators(folder: Path) -> Counter[str]:

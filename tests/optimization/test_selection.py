@@ -10,6 +10,7 @@ import pytest
 from optinfer.commands.resolved import resolve
 from optinfer.errors import GateError, UnavailableError
 from optinfer.models.source import digest
+from optinfer.optimization.pools import Pools
 from optinfer.optimization.selection import Prepared, candidates
 from optinfer.optimization.variants import VARIANTS, Step, Variant, require
 from tests.conftest import MakeJob, WriteTable, located
@@ -37,9 +38,9 @@ def test_dynamic_int8_is_certified_to_depend_on_its_batch_and_static_int8_is_not
     dynamic, _ = prove("onnx-int8-dynamic")
     static, _ = prove("onnx-int8-qdq")
     assert not dynamic.certificate.batch_invariant
-    assert "not batch-invariant" in dynamic.warnings[0]
+    assert "not batch-invariant" in Pools((dynamic,)).warnings[0]
     assert static.certificate.batch_invariant
-    assert static.warnings == []
+    assert Pools((static,)).warnings == []
     assert dynamic.certificate.executed["precisions"]["int8"] > 0
     assert static.certificate.executed["precisions"]["int8"] > 0
 
@@ -83,8 +84,8 @@ def test_the_named_fallback_takes_over_and_says_so(prove: Any) -> None:
     changes = {"gate__require_batch_invariance": True, "gate__fallback": "onnx-fp32"}
     prepared, _ = prove("onnx-int8-dynamic", **changes)
     assert prepared.variant.name == "onnx-fp32"
-    assert prepared.others[0][0] == "onnx-int8-dynamic"
-    assert "depend on a row's neighbours" in prepared.others[0][1]
+    assert prepared.not_chosen[0][0] == "onnx-int8-dynamic"
+    assert "depend on a row's neighbours" in prepared.not_chosen[0][1]
 
 
 def test_auto_takes_the_fastest_that_passes_and_never_one_that_depends_on_its_batch(
@@ -96,7 +97,7 @@ def test_auto_takes_the_fastest_that_passes_and_never_one_that_depends_on_its_ba
         monkeypatch.delitem(VARIANTS, name)
     monkeypatch.setitem(VARIANTS, "broken", broken)
     prepared, _ = prove("auto")
-    others = dict(prepared.others)
+    others = dict(prepared.not_chosen)
     assert prepared.variant.name in ("torch-fp32", "onnx-fp32")
     assert "depend on a row's neighbours" in others["onnx-int8-dynamic"]
     assert others["broken"].startswith("could not be proved")
@@ -104,22 +105,19 @@ def test_auto_takes_the_fastest_that_passes_and_never_one_that_depends_on_its_ba
     slower = ({"torch-fp32", "onnx-fp32"} - {prepared.variant.name}).pop()
     assert others[slower].startswith("slower")
     allowed, _ = prove("auto", gate__require_batch_invariance=False)
-    told = {allowed.variant.name: "chosen", **dict(allowed.others)}
+    told = {allowed.variant.name: "chosen", **dict(allowed.not_chosen)}
     assert told["onnx-int8-dynamic"].startswith(("chosen", "slower")), "the job allows it"
 
 
 def test_auto_tries_nothing_more_once_its_time_is_spent(prove: Any) -> None:
     prepared, _ = prove("auto", selection={"time_budget": 1e-9})
     assert prepared.variant.name == "torch-fp32"
-    assert dict(prepared.others)["onnx-fp32"] == "not tried: selection.time_budget was spent"
+    assert dict(prepared.not_chosen)["onnx-fp32"] == "not tried: selection.time_budget was spent"
 
 
-def test_a_variant_whose_library_is_missing_is_refused_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    from optinfer.backends import onnxruntime
-
-    monkeypatch.setattr(onnxruntime, "REQUIRES", ("no_such_runtime",))
+def test_a_variant_whose_library_is_missing_is_refused_with_the_fix() -> None:
     with pytest.raises(UnavailableError, match="pip install no-such-runtime"):
-        require("onnx-fp32")
+        require("gone", {"gone": Variant(name="gone", backend="absent", about="")})
 
 
 def test_a_device_the_backend_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,7 @@ def context_of(make: Any) -> Context:
 def prune(context: Context, out: Path, module: nn.Module | None = None, **options: Any) -> nn.Module:
     out.mkdir(exist_ok=True)
     start = Context(module or context.loaded, context.rows)
-    change = prune_structured.run(ARTIFACT, start, out, {**prune_structured.DEFAULTS, **options})  # type: ignore[arg-type]
+    change = prune_structured.run(ARTIFACT, start, out, {**prune_structured.technique.defaults, **options})  # type: ignore[arg-type]
     assert (change.format, change.precision) == ("torch", "fp32")
     assert change.convert is not None
     return prune_structured.convert(deepcopy(start.loaded), {**change.convert, "folder": str(out)}, "cpu")

@@ -25,14 +25,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from optinfer.backends import Arrays, Execution
-from optinfer.backends.fake import FORMATS, REQUIRES, FakeSession, unavailable
+from optinfer.backends import Arrays, Backend, Execution
+from optinfer.backends.fake import FakeSession
+from optinfer.backends.fake import backend as fake
 from optinfer.models.artifact import Artifact
-
-__all__ = ["DEVICES", "FORMATS", "MAX_BATCH_TOKENS", "REQUIRES", "load", "unavailable"]
-
-DEVICES = ("cpu", "cuda")
-MAX_BATCH_TOKENS = dict.fromkeys(DEVICES, 4096)
 
 
 def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> FakeSession:
@@ -92,3 +88,6 @@ class FaultySession(FakeSession):
         except FileNotFoundError:
             return False
         return True
+
+
+backend = Backend(formats=fake.formats, max_batch_tokens={"cpu": 4096, "cuda": 4096}, load=load)

@@ -8,17 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from optinfer.backends import Arrays, Execution, Session
+from optinfer.backends import Arrays, Backend, Execution, Session
 from optinfer.models.artifact import Artifact
-
-FORMATS = ("onnx",)
-REQUIRES: tuple[str, ...] = ()
-DEVICES = ("cpu", "cuda")
-MAX_BATCH_TOKENS = dict.fromkeys(DEVICES, 4096)
-
-
-def unavailable(device: str) -> str | None:
-    return None
 
 
 def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> Session:
@@ -39,3 +30,6 @@ class StandIn(Session):
 
     def executed(self) -> dict[str, Any]:
         return {"backend": "stand-in", "version": "1", "device": self._device, "precisions": {}}
+
+
+backend = Backend(formats=("onnx",), max_batch_tokens={"cpu": 4096, "cuda": 4096}, load=load)

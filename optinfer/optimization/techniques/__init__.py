@@ -1,22 +1,21 @@
 """Offline changes to a model. One file a technique; this is the contract between them and the rest.
 
-A technique module holds the constants `INPUTS` (artifact formats it takes), `OUTPUT` (the format it gives), `REQUIRES`
-(modules it needs installed), `CALIBRATES` (whether the job's rows shape the result), `DEFAULTS` (its options) and
-`run(source, context, out, options) -> Change`, which writes files into the empty folder `out`. One that changes how a
-torch module is loaded also has `convert(module, options, device) -> module`, which the torch backends call on load.
+A technique's module holds `technique = Technique(...)`, and is cheap to import.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from optinfer.backends.torch import converted
 from optinfer.families import Arrays, Family, Features
 from optinfer.models.artifact import Artifact
+from optinfer.plugins import Kind
 
 
 @dataclass(frozen=True)
@@ -56,3 +55,37 @@ class Change:
     load_options: dict[str, Any] = field(default_factory=dict)
     convert: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
+
+
+class Run(Protocol):
+    """Changes a model."""
+
+    def __call__(self, source: Artifact, context: BuildContext, out: Path, options: dict[str, Any]) -> Change:
+        """Write what it makes of `source` into the empty folder `out`, and say what that is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Technique:
+    """An offline change.
+
+    Attributes:
+        inputs: formats of artifacts that it takes; `output` is the one that it gives.
+        run: makes the change.
+        requires: modules that must be installed; `extra` of optinfer brings them.
+        calibrates: the job's rows shape the result.
+        defaults: options, each with what it is where nobody says.
+        convert: (torch module, what the change recorded, device) -> the module, for a change that is made whenever the
+            model is loaded.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    run: Run
+    requires: tuple[str, ...] = ()
+    extra: str | None = None
+    calibrates: bool = False
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    convert: Callable[[Any, dict[str, Any], str], Any] | None = None
+
+
+TECHNIQUES: Kind[Technique] = Kind("technique", "techniques", __name__, Technique)

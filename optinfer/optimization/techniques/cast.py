@@ -7,13 +7,7 @@ from typing import Any
 
 from optinfer.errors import ConfigError, suggest
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.techniques import BuildContext, Change
-
-INPUTS = ("torch",)
-OUTPUT = "torch"
-REQUIRES = ("torch",)
-CALIBRATES = False
-DEFAULTS: dict[str, Any] = {"dtype": "bfloat16"}
+from optinfer.optimization.techniques import BuildContext, Change, Technique
 
 _SHORT = {"bfloat16": "bf16", "float16": "fp16"}
 
@@ -29,3 +23,13 @@ def convert(module: Any, options: dict[str, Any], device: str) -> Any:
     import torch
 
     return module.to(getattr(torch, options["dtype"]))
+
+
+technique = Technique(
+    inputs=("torch",),
+    output="torch",
+    requires=("torch",),
+    defaults={"dtype": "bfloat16"},
+    run=run,
+    convert=convert,
+)

@@ -9,14 +9,7 @@ import numpy as np
 
 from optinfer.errors import ConfigError
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.techniques import BuildContext, Change
-
-INPUTS = ("torch",)
-OUTPUT = "onnx"
-REQUIRES = ("torch", "onnx", "onnxscript")
-CALIBRATES = False
-# Opset 23 brings an Attention operator that later quantizers turn into an invalid one.
-DEFAULTS: dict[str, Any] = {"opset": 20}
+from optinfer.optimization.techniques import BuildContext, Change, Technique
 
 
 def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, Any]) -> Change:
@@ -44,3 +37,13 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
         )
         program.save(str(out / "model.onnx"), external_data=True)
     return Change(format="onnx", precision=source.precision)
+
+
+technique = Technique(
+    inputs=("torch",),
+    output="onnx",
+    requires=("torch", "onnx", "onnxscript"),
+    # Opset 23 brings an Attention operator that later quantizers turn into an invalid one.
+    defaults={"opset": 20},
+    run=run,
+)

@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.techniques import BuildContext, Change, _onnx
-
-INPUTS = ("onnx",)
-OUTPUT = "onnx"
-REQUIRES = ("onnx", "onnxruntime")
-CALIBRATES = False
-# Operator types that stay in fp32, for a model whose intermediate values exceed float16's 65504.
-DEFAULTS: dict[str, Any] = {"keep_fp32": []}
+from optinfer.optimization.techniques import BuildContext, Change, Technique, _onnx
 
 
 def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, Any]) -> Change:
@@ -27,3 +20,13 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
     )
     _onnx.write(model, out)
     return Change(format="onnx", precision="fp16")
+
+
+technique = Technique(
+    inputs=("onnx",),
+    output="onnx",
+    requires=("onnx", "onnxruntime"),
+    # Operator types that stay in fp32, for a model whose intermediate values exceed float16's 65504.
+    defaults={"keep_fp32": []},
+    run=run,
+)

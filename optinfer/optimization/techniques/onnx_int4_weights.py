@@ -10,15 +10,7 @@ from typing import Any
 
 from optinfer.errors import ConfigError, suggest
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.techniques import BuildContext, Change, _onnx
-
-INPUTS = ("onnx",)
-OUTPUT = "onnx"
-REQUIRES = ("onnx", "onnxruntime", "torch")
-CALIBRATES = False
-# `hqq` fits scales and zero points to the weights, `rtn` takes them from a block's ends. `accuracy_level` is what the
-# product computes in: 0 the runtime's choice, 1 fp32, 4 int8 (activations quantized block by block, so row by row).
-DEFAULTS: dict[str, Any] = {"algorithm": "hqq", "block_size": 32, "symmetric": False, "accuracy_level": 4}
+from optinfer.optimization.techniques import BuildContext, Change, Technique, _onnx
 
 _ALGORITHMS = ("hqq", "rtn")
 
@@ -48,3 +40,15 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
             node.attribute.append(helper.make_attribute("accuracy_level", options["accuracy_level"]))
     _onnx.write(quantized, out)
     return Change(format="onnx", precision="int4")
+
+
+technique = Technique(
+    inputs=("onnx",),
+    output="onnx",
+    requires=("onnx", "onnxruntime", "torch"),
+    # `hqq` fits scales and zero points to the weights, `rtn` takes them from a block's ends. `accuracy_level` is what
+    # the product computes in: 0 the runtime's choice, 1 fp32, 4 int8 (activations quantized block by block, so row by
+    # row).
+    defaults={"algorithm": "hqq", "block_size": 32, "symmetric": False, "accuracy_level": 4},
+    run=run,
+)

@@ -9,13 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.techniques import BuildContext, Change
-
-INPUTS = ("onnx",)
-OUTPUT = "onnx"
-REQUIRES = ("onnx", "onnxruntime")
-CALIBRATES = False
-DEFAULTS: dict[str, Any] = {"per_channel": True}
+from optinfer.optimization.techniques import BuildContext, Change, Technique
 
 
 def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, Any]) -> Change:
@@ -38,3 +32,12 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
         precision="int8",
         notes=("activations share one scale in a micro-batch: answers depend on a row's neighbours",),
     )
+
+
+technique = Technique(
+    inputs=("onnx",),
+    output="onnx",
+    requires=("onnx", "onnxruntime"),
+    defaults={"per_channel": True},
+    run=run,
+)

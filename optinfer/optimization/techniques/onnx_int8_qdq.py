@@ -13,16 +13,8 @@ from typing import Any
 from optinfer.backends import Arrays
 from optinfer.errors import ConfigError
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.techniques import BuildContext, Change, _onnx, _smoothing
+from optinfer.optimization.techniques import BuildContext, Change, Technique, _onnx, _smoothing
 from optinfer.system.machine import VNNI, cpu_features
-
-INPUTS = ("onnx",)
-OUTPUT = "onnx"
-REQUIRES = ("onnx", "onnxruntime")
-CALIBRATES = True
-# `smoothing` is SmoothQuant's alpha, 0 for none. `reduce_range: auto` keeps weights to 7 bits on CPUs without VNNI:
-# their 8-bit products saturate.
-DEFAULTS: dict[str, Any] = {"rows": 128, "smoothing": 0.7, "reduce_range": "auto"}
 
 _PRODUCTS = ["MatMul", "Gemm"]
 # A convolution is int8 only between int8 neighbours.
@@ -79,3 +71,15 @@ def _reader(rows: list[Arrays]) -> Any:
             return next(self._rows, None)
 
     return Rows()
+
+
+technique = Technique(
+    inputs=("onnx",),
+    output="onnx",
+    requires=("onnx", "onnxruntime"),
+    calibrates=True,
+    # `smoothing` is SmoothQuant's alpha, 0 for none. `reduce_range: auto` keeps weights to 7 bits on CPUs without VNNI:
+    # their 8-bit products saturate.
+    defaults={"rows": 128, "smoothing": 0.7, "reduce_range": "auto"},
+    run=run,
+)

@@ -11,14 +11,7 @@ from typing import Any
 
 from optinfer.errors import ConfigError, suggest
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.techniques import BuildContext, Change, _onnx
-
-INPUTS = ("onnx",)
-OUTPUT = "onnx"
-REQUIRES = ("onnx", "onnxruntime", "nncf")
-CALIBRATES = True
-# `model_type: transformer` keeps normalization and softmax in float and evens out outliers; `none` suits convolutions.
-DEFAULTS: dict[str, Any] = {"rows": 128, "model_type": "auto"}
+from optinfer.optimization.techniques import BuildContext, Change, Technique, _onnx
 
 _MODEL_TYPES = ("auto", "transformer", "none")
 
@@ -40,3 +33,16 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
     )
     _onnx.write(quantized, out)
     return Change(format="onnx", precision="int8")
+
+
+technique = Technique(
+    inputs=("onnx",),
+    output="onnx",
+    requires=("onnx", "onnxruntime", "nncf"),
+    extra="openvino",
+    calibrates=True,
+    # `model_type: transformer` keeps normalization and softmax in float and evens out outliers; `none` suits
+    # convolutions.
+    defaults={"rows": 128, "model_type": "auto"},
+    run=run,
+)

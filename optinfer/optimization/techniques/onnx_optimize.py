@@ -11,13 +11,7 @@ from typing import Any
 
 from optinfer.errors import ConfigError, suggest
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.techniques import BuildContext, Change, _onnx
-
-INPUTS = ("onnx",)
-OUTPUT = "onnx"
-REQUIRES = ("onnxruntime",)
-CALIBRATES = False
-DEFAULTS: dict[str, Any] = {"level": "extended"}
+from optinfer.optimization.techniques import BuildContext, Change, Technique, _onnx
 
 _LEVELS = ("basic", "extended")
 
@@ -27,3 +21,12 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
         raise ConfigError(f"onnx_optimize: no level {options['level']!r}" + suggest(str(options["level"]), _LEVELS))
     _onnx.optimize(source.file, out, options["level"])
     return Change(format="onnx", precision=source.precision)
+
+
+technique = Technique(
+    inputs=("onnx",),
+    output="onnx",
+    requires=("onnxruntime",),
+    defaults={"level": "extended"},
+    run=run,
+)

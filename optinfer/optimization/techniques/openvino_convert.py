@@ -6,13 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.techniques import BuildContext, Change, _openvino
-
-INPUTS = ("onnx",)
-OUTPUT = "openvino"
-REQUIRES = ("openvino",)
-CALIBRATES = False
-DEFAULTS: dict[str, Any] = {"inference_precision": "f32"}
+from optinfer.optimization.techniques import BuildContext, Change, Technique, _openvino
 
 
 def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, Any]) -> Change:
@@ -20,3 +14,13 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
     _openvino.write(_openvino.read(source), out)
     precision = _openvino.PRECISIONS[options["inference_precision"]]
     return Change(format="openvino", precision=precision, load_options=load_options)
+
+
+technique = Technique(
+    inputs=("onnx",),
+    output="openvino",
+    requires=("openvino",),
+    extra="openvino",
+    defaults={"inference_precision": "f32"},
+    run=run,
+)

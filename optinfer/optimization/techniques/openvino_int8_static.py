@@ -6,14 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.techniques import BuildContext, Change, _onnx, _openvino
-
-INPUTS = ("onnx",)
-OUTPUT = "openvino"
-REQUIRES = ("openvino", "nncf", "onnx")
-CALIBRATES = True
-# What stays unquantized computes in bf16 where the CPU has it: with int8 matrices, fp32 would be the slowest part.
-DEFAULTS: dict[str, Any] = {"rows": 128, "inference_precision": "bf16"}
+from optinfer.optimization.techniques import BuildContext, Change, Technique, _onnx, _openvino
 
 
 def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, Any]) -> Change:
@@ -28,3 +21,15 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
     )
     _openvino.write(quantized, out)
     return Change(format="openvino", precision="int8", load_options=_openvino.load_options(options))
+
+
+technique = Technique(
+    inputs=("onnx",),
+    output="openvino",
+    requires=("openvino", "nncf", "onnx"),
+    extra="openvino",
+    calibrates=True,
+    # What stays unquantized computes in bf16 where the CPU has it: with int8 matrices, fp32 would be the slowest part.
+    defaults={"rows": 128, "inference_precision": "bf16"},
+    run=run,
+)

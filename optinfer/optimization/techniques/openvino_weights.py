@@ -11,14 +11,7 @@ from typing import Any
 
 from optinfer.errors import ConfigError, suggest
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.techniques import BuildContext, Change, _openvino
-
-INPUTS = ("onnx",)
-OUTPUT = "openvino"
-REQUIRES = ("openvino", "nncf")
-CALIBRATES = False
-# `group_size`: how many weights share a scale at 4 bits; at 8 bits it is always a whole channel.
-DEFAULTS: dict[str, Any] = {"mode": "int8_asym", "group_size": 32, "inference_precision": "f32"}
+from optinfer.optimization.techniques import BuildContext, Change, Technique, _openvino
 
 _MODES = ("int8_asym", "int8_sym", "int4_asym", "int4_sym")
 
@@ -37,3 +30,14 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
     )
     _openvino.write(model, out)
     return Change(format="openvino", precision=mode.partition("_")[0], load_options=load_options)
+
+
+technique = Technique(
+    inputs=("onnx",),
+    output="openvino",
+    requires=("openvino", "nncf"),
+    extra="openvino",
+    # `group_size`: how many weights share a scale at 4 bits; at 8 bits it is always a whole channel.
+    defaults={"mode": "int8_asym", "group_size": 32, "inference_precision": "f32"},
+    run=run,
+)

@@ -19,16 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from optinfer.errors import ConfigError
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.techniques import BuildContext, Change
+from optinfer.optimization.techniques import BuildContext, Change, Technique
 
 if TYPE_CHECKING:
     import torch
 
-INPUTS = ("torch",)
-OUTPUT = "torch"
-REQUIRES = ("torch",)
-CALIBRATES = True
-DEFAULTS: dict[str, Any] = {"heads": 0.25, "neurons": 0.25, "rows": 32}
 
 _KEPT = "kept.json"
 # Matrix kernels work in vectors of at least this many numbers: a width between two multiples saves nothing.
@@ -271,3 +266,14 @@ def _left(kind: str, kept: dict[str, list[int]], blocks: dict[str, _Block]) -> s
 def _range(counts: Iterable[int]) -> str:
     values = sorted(set(counts))
     return str(values[0]) if len(values) == 1 else f"{values[0]}–{values[-1]}"
+
+
+technique = Technique(
+    inputs=("torch",),
+    output="torch",
+    requires=("torch",),
+    calibrates=True,
+    defaults={"heads": 0.25, "neurons": 0.25, "rows": 32},
+    run=run,
+    convert=convert,
+)

@@ -10,16 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from optinfer.errors import ConfigError
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.techniques import BuildContext, Change
+from optinfer.optimization.techniques import BuildContext, Change, Technique
 
 if TYPE_CHECKING:
     import torch
-
-INPUTS = ("torch",)
-OUTPUT = "torch"
-REQUIRES = ("torch",)
-CALIBRATES = False
-DEFAULTS: dict[str, Any] = {"sparsity": 0.5}
 
 
 def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, Any]) -> Change:
@@ -45,3 +39,13 @@ def convert(module: torch.nn.Module, options: dict[str, Any], device: str) -> to
             # In place: a weight that two layers share stays shared.
             weight.view(-1)[smallest] = 0
     return module
+
+
+technique = Technique(
+    inputs=("torch",),
+    output="torch",
+    requires=("torch",),
+    defaults={"sparsity": 0.5},
+    run=run,
+    convert=convert,
+)

@@ -10,16 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.techniques import BuildContext, Change
+from optinfer.optimization.techniques import BuildContext, Change, Technique
 
 if TYPE_CHECKING:
     import torch
 
-INPUTS = ("torch",)
-OUTPUT = "torch"
-REQUIRES = ("torch",)
-CALIBRATES = False
-DEFAULTS: dict[str, Any] = {}
 
 # What torch's sparse fp16 kernels ask of a matrix: multiples of (rows, columns).
 _TILE = (32, 64)
@@ -64,3 +59,12 @@ def _compressed(module: torch.nn.Module, linears: list[torch.nn.Linear], device:
             compressed = to_sparse_semi_structured(linear.weight.detach())
             linear.weight = torch.nn.Parameter(compressed, requires_grad=False)
     return module
+
+
+technique = Technique(
+    inputs=("torch",),
+    output="torch",
+    requires=("torch",),
+    run=run,
+    convert=convert,
+)

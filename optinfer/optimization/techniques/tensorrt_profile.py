@@ -13,14 +13,7 @@ import numpy as np
 
 from optinfer.errors import ConfigError
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.techniques import BuildContext, Change
-
-INPUTS = ("onnx",)
-OUTPUT = "onnx"
-REQUIRES = ("onnx",)
-CALIBRATES = True
-# What an engine takes at most: the backend splits micro-batches beyond `batch_rows` and refuses rows beyond `longest`.
-DEFAULTS: dict[str, Any] = {"rows": 128, "batch_rows": 64, "longest": 512, "fp16": True}
+from optinfer.optimization.techniques import BuildContext, Change, Technique
 
 
 def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, Any]) -> Change:
@@ -63,3 +56,15 @@ def profile(
             *(max(longest, int(n)) if v else int(n) for v, n in zip(varies[1:], most[1:], strict=True)),
         ]
     return found
+
+
+technique = Technique(
+    inputs=("onnx",),
+    output="onnx",
+    requires=("onnx",),
+    calibrates=True,
+    # What an engine takes at most: the backend splits micro-batches beyond `batch_rows` and refuses rows beyond
+    # `longest`.
+    defaults={"rows": 128, "batch_rows": 64, "longest": 512, "fp16": True},
+    run=run,
+)

@@ -12,16 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from optinfer.errors import ConfigError, suggest
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.techniques import BuildContext, Change
+from optinfer.optimization.techniques import BuildContext, Change, Technique
 
 if TYPE_CHECKING:
     import torch
 
-INPUTS = ("torch",)
-OUTPUT = "torch"
-REQUIRES = ("torch", "torchao")
-CALIBRATES = False
-DEFAULTS: dict[str, Any] = {"mode": "dynamic"}
 
 _MODES = ("dynamic", "weights")
 
@@ -51,3 +46,14 @@ def convert(module: torch.nn.Module, options: dict[str, Any], device: str) -> to
         config = Int8WeightOnlyConfig(granularity=PerRow(), set_inductor_config=False)
     quantize_(module, config, device=device)
     return module
+
+
+technique = Technique(
+    inputs=("torch",),
+    output="torch",
+    requires=("torch", "torchao"),
+    extra="torchao",
+    defaults={"mode": "dynamic"},
+    run=run,
+    convert=convert,
+)

@@ -1,0 +1,106 @@
+"""Reads a job file: YAML, `--set`, and errors that name file, line and the nearest valid key."""
+
+from __future__ import annotations
+
+import reprlib
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import ValidationError
+
+from optinfer.config import JobConfig, ModelConfig, settings_of
+from optinfer.errors import ConfigError, suggest
+from optinfer.system import yaml_file
+
+# YAML's aliases make values out of a few lines that would fill the memory when written out.
+_shown = reprlib.Repr()
+_shown.maxstring = _shown.maxother = 200
+_shown.maxlevel = 2
+
+
+def load_job(path: str | Path, overrides: tuple[str, ...] = ()) -> JobConfig:
+    """Read a job YAML and apply `--set a.b=value` overrides (values are YAML, too).
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or a key or value is wrong; names file and line.
+    """
+    node, raw = yaml_file.read(Path(path))
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a job is a mapping with the keys {', '.join(JobConfig.model_fields)}")
+    for override in overrides:
+        _apply(raw, override)
+    return parse_job(raw, where=lambda loc: _overridden(overrides, loc) or f"{path}:{_line(node, loc)}")
+
+
+def parse_job(raw: dict[str, Any], where: Any = None) -> JobConfig:
+    """Validate a plain mapping; `where` turns an error's location into `file:line`."""
+    try:
+        return JobConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(e, where, raw) for e in error.errors())) from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    dotted, equals, value = override.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"--set {override!r}: write it as a.b=value, for example --set source.limit=1000")
+    *parents, leaf = dotted.split(".")
+    target = raw
+    for name in parents:
+        target = target.setdefault(name, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {override!r}: {name!r} is a value, not a section, in the job file")
+    target[leaf] = yaml_file.value(value, f"--set {override!r}: the value")
+
+
+def _explain(error: Any, where: Any, raw: dict[str, Any]) -> str:
+    known = error["type"] != "extra_forbidden"  # else its last part is a name of the user's, whatever it looks like
+    loc = tuple(part for part in error["loc"][: None if known else -1] if not _is_union_branch(part))
+    loc += () if known else error["loc"][-1:]
+    place = f"{where(loc)}: " if where else ""
+    dotted = ".".join(str(part) for part in loc)
+    if error["type"] == "extra_forbidden":
+        return f"{place}unknown key {dotted!r}" + suggest(str(loc[-1]), _fields_at(loc[:-1], raw))
+    if error["type"] == "missing":
+        return f"{place}missing key {dotted!r}: add it to the job"
+    return f"{place}{dotted}: {error['msg']} (got {_shown.repr(error['input'])})"
+
+
+def _is_union_branch(part: Any) -> bool:
+    """Tell pydantic's name of a union's branch, which is no key of the file, from a key."""
+    return part in ("int", "str", "literal['auto']") or (
+        isinstance(part, str) and ("constrained-" in part or "[" in part)
+    )
+
+
+def _fields_at(loc: tuple[Any, ...], raw: dict[str, Any]) -> list[str]:
+    part: Any = JobConfig
+    names = iter(loc)
+    for name in names:
+        part = part.model_fields[name].annotation
+        if get_origin(part) is dict:
+            part = get_args(part)[1]
+            next(names, None)  # the name that the user gave to this entry
+    settings = settings_of(str(raw["model"].get("family"))) if part is ModelConfig else None
+    fields = {**part.model_fields, **(settings.model_fields if settings else {})}
+    return [field.alias or name for name, field in fields.items()]
+
+
+def _overridden(overrides: tuple[str, ...], loc: tuple[Any, ...]) -> str | None:
+    """Return the `--set` that brought the value at `loc`, if one did."""
+    dotted = ".".join(str(part) for part in loc)
+    return next((f"--set {o}" for o in overrides if f"{dotted}.".startswith(f"{o.partition('=')[0]}.")), None)
+
+
+def _line(node: Any, loc: tuple[Any, ...]) -> int:
+    """Return the 1-based line of the deepest part of `loc` present in the YAML node."""
+    line: int = node.start_mark.line if node else 0
+    for name in loc:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        found = next(((k, v) for k, v in node.value if k.value == str(name)), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line, found[1]
+    return line + 1
