@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from optinfer.config import JobConfig
+from optinfer.backends import BACKENDS
+from optinfer.config import AUTO, JobConfig
 from optinfer.data import sinks, sources
 from optinfer.data.binding import fingerprint
 from optinfer.data.carrying import require_carried
@@ -18,7 +19,7 @@ from optinfer.data.fragments import Plan, rows_for_model
 from optinfer.data.output import Output
 from optinfer.data.places import require_apart
 from optinfer.data.storage import absolute
-from optinfer.errors import ConfigError, redact
+from optinfer.errors import ConfigError, redact, suggest
 from optinfer.families import FAMILIES
 from optinfer.models import source as model_source
 from optinfer.models.artifact import Artifact
@@ -92,6 +93,7 @@ def resolve(config: JobConfig) -> Resolved:
     require_apart(config.source.path, config.sink.path)
     source, sink = sources.kind_of(config.source), sinks.kind_of(config.sink)
     settings, known = config.model.settings, catalog(config)
+    _check_device(config)
     # What cannot run here is refused before a model is fetched.
     variants = [*wanted(config, known), *wanted_beside(config, known)]
     model = model_source.locate(config.model, config.tracking.uri)
@@ -136,6 +138,15 @@ def _fields(subject: Subject, plan: Plan) -> dict[str, Any]:
         "sink": {"columns": list(config.sink.columns)},
         **({"cpu_variant": further} if further else {}),
     }
+
+
+def _check_device(config: JobConfig) -> None:
+    wished, known = (
+        config.placement.device,
+        {AUTO, *(d for name in BACKENDS.names() for d in BACKENDS.get(name).devices)},
+    )
+    if wished not in known:
+        raise ConfigError(f"placement.device {wished!r} is no device of any backend" + suggest(wished, known))
 
 
 def _check_roles(config: JobConfig, roles: tuple[str, ...]) -> None:
