@@ -20,7 +20,7 @@ from optinfer.backends import BACKENDS, Backend
 from optinfer.data.sinks import SINKS
 from optinfer.data.sources import SOURCES
 from optinfer.errors import ConfigError
-from optinfer.families import FAMILIES
+from optinfer.families import FAMILIES, FamilySettings
 from optinfer.inference.preparing import prepare
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.models.artifact import Artifact
@@ -95,7 +95,7 @@ def test_a_technique_states_what_it_needs(name: str) -> None:
 @pytest.mark.parametrize("name", OWN["families"])
 def test_a_family_states_what_it_needs(name: str) -> None:
     family = FAMILIES.get(name)
-    assert isinstance(family.settings, tuple)
+    assert issubclass(family.settings, FamilySettings)
     assert family.fragment_rows > 0
 
 
