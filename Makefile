@@ -22,7 +22,7 @@ STAMP := $(VENV)/.optinfer-installed
 MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-classifier optimize test conformance soak-changes lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
+.PHONY: help install demo demo-classifier optimize test conformance soak-changes docs lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +58,9 @@ conformance: install $(MODELS) ## hold every variant of the suite's models again
 
 soak-changes: install $(MODELS) ## files of source and sink changed during a job, at 20 moments of each kind; MOMENTS=
 	OPTINFER_MOMENTS=$(or $(MOMENTS),20) "$(VENV)/bin/python" -m pytest tests/faults/test_changes.py -q
+
+docs: install ## write the tables of docs/ that are made from the code
+	"$(VENV)/bin/python" docs/generate.py
 
 lint: install ## style, types and the direction of imports
 	"$(VENV)/bin/ruff" check .

@@ -34,21 +34,41 @@ class _Part(BaseModel):
 class SourceConfig(_Part):
     """The table: a Parquet file, a folder (hive-partitioned or not) or a glob, or another kind's; any fsspec URL."""
 
-    path: PathText
-    format: str = Field(AUTO, description="kind of table: parquet, delta, or another package's; auto: by what is there")
+    path: PathText = Field(
+        description="Parquet file, folder or glob, or a Delta table; local, `s3://`, anything fsspec opens. Hive "
+        "partitions (`key=value` folders) become columns.",
+    )
+    format: str = Field(
+        AUTO,
+        description="kind of table: `parquet`, `delta`, or one that another package brings; `auto`: by what lies there",
+    )
     version: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="version of a table that keeps several; default: the latest when the job begins"
+        None,
+        description="version of a table that keeps several; the latest when the job is planned where nothing is said",
     )
     columns: dict[str, str | tuple[str, ...]] = Field(
-        default_factory=dict, description="what the family needs <- source column (or several, side by side)"
+        default_factory=dict,
+        description="what the family needs <- source column, e.g. `{text: description}`; several columns side by "
+        "side: `{x: [a, b]}`",
     )
-    fragment_rows: PositiveInt | Auto = Field("auto", description="most rows in a fragment")
+    fragment_rows: PositiveInt | Auto = Field(
+        "auto",
+        description="most rows in a fragment, the unit of reading, commit and resume; `auto`: what the family wants, "
+        "less for a small table",
+    )
     fragment_mb: Annotated[float, Field(gt=0)] = Field(
-        64.0, description="most megabytes (uncompressed, needed columns) in a fragment"
+        64.0,
+        description="most megabytes (uncompressed, needed columns) in a fragment",
     )
-    limit: PositiveInt | None = Field(None, description="score only the first rows")
+    limit: PositiveInt | None = Field(
+        None,
+        description="score only the first rows",
+    )
     on_bad_file: Literal["raise", "quarantine"] = Field(
-        "raise", description="a file that cannot be read: stop, or leave it out and name it in the manifest"
+        "raise",
+        description="a file that cannot be decoded: stop (exit 1), or `quarantine`: leave it out and name it in the "
+        "manifest. What the storage says (no permission, an expired token, an outage) never makes a file "
+        "a bad one: it is asked again for three minutes, then the job ends (exit 1)",
     )
 
     @property
@@ -66,7 +86,7 @@ class _Settled(Protocol):
     def settings(self) -> type[BaseModel]: ...
 
 
-_FAMILIES: Kind[_Settled] = Kind("family", "families", "optinfer.families", _Settled)  # type: ignore[type-abstract]
+FAMILY_SETTINGS: Kind[_Settled] = Kind("family", "families", "optinfer.families", _Settled)  # type: ignore[type-abstract]
 
 
 class ModelConfig(_Part):
@@ -74,9 +94,16 @@ class ModelConfig(_Part):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    path: PathText = Field(description="folder, .onnx, .pt2, .safetensors; package:, s3://, models:/, runs:/, hf://")
-    family: str = Field(description="what rows and outputs mean: text-embedding, tensor, ...")
-    allow_pickle: bool = Field(False, description="load files that can run code when they are opened")
+    path: PathText = Field(
+        description="folder, `.onnx`, `.pt2`, `.safetensors`; `package:`, `s3://`, `models:/`, `runs:/`, `hf://`",
+    )
+    family: str = Field(
+        description="`text-embedding`, `text-classification`, `image-classification`, `tensor`, `custom`",
+    )
+    allow_pickle: bool = Field(
+        False,
+        description="load files that can run code when they are opened",
+    )
 
     @model_validator(mode="after")
     def _settled(self) -> ModelConfig:
@@ -99,7 +126,7 @@ class ModelConfig(_Part):
 def settings_of(family: str) -> type[BaseModel] | None:
     """Return the type of a family's settings, None where there is no such family."""
     try:
-        return _FAMILIES.get(family).settings
+        return FAMILY_SETTINGS.get(family).settings
     except ConfigError:
         return None
 
@@ -107,10 +134,12 @@ def settings_of(family: str) -> type[BaseModel] | None:
 class RecipeConfig(_Part):
     """A variant of the job's own: techniques in order, each a name or `{name: {option: value}}`, and what runs it."""
 
-    steps: tuple[str | dict[str, dict[str, Any]], ...] = ()
-    backend: str
-    device: Literal["cpu", "cuda"] = "cpu"
-    about: str = "a recipe of this job"
+    steps: tuple[str | dict[str, dict[str, Any]], ...] = Field(
+        (), description="techniques in order, each a name or `{name: {option: value}}`"
+    )
+    backend: str = Field(description="what executes the result")
+    device: str = Field("cpu", description="what it executes on: one of the backend's devices, `cpu` or `cuda`, say")
+    about: str = Field("a recipe of this job", description="what `optinfer optimize` shows of it")
 
 
 class GateConfig(_Part):
@@ -119,22 +148,43 @@ class GateConfig(_Part):
     One of `min`, `max_drop` and `preset` says how much; without any, `min: 0.99`, or with a label `max_drop: 0.01`.
     """
 
-    metric: str | Auto = Field("auto", description="default: the family's first; accuracy where there is a label")
+    metric: str | Auto = Field(
+        "auto",
+        description="how outputs are compared with the baseline: `cosine`, `top1_agreement`, `r2`, the least of all "
+        "outputs; with a label `accuracy` or a scikit-learn scorer",
+    )
     min: float | None = Field(
-        None, allow_inf_nan=False, description="what the lower 95% bound of the metric must reach"
+        None,
+        allow_inf_nan=False,
+        description="what the metric's lower 95% bootstrap bound must reach",
     )
     max_drop: float | None = Field(
-        None, ge=0, lt=1, description="share of the baseline's value that may be lost, at the upper 95% bound"
+        None,
+        ge=0,
+        lt=1,
+        description="instead of `min`: share of the baseline's value that may be lost",
     )
     preset: Literal["mlperf-99", "mlperf-99.9"] | None = Field(
-        None, description="MLPerf's quality targets: 99% or 99.9% of the baseline's value"
+        None,
+        description="instead of `min`: `mlperf-99` or `mlperf-99.9`, which are 99% and 99.9% of the baseline's value",
     )
-    label: str | None = Field(None, description="source column with the true answer")
-    sample_rows: Annotated[int, Field(ge=8)] = 512
+    label: str | None = Field(
+        None,
+        description="source column with the true answer; then `max_drop: 0.01` unless said otherwise",
+    )
+    sample_rows: Annotated[int, Field(ge=8)] = Field(
+        512,
+        description="rows of the job's own table that are compared",
+    )
     require_batch_invariance: bool | Auto = Field(
-        "auto", description="refuse a variant whose answers depend on the batch; auto: where optinfer chooses it"
+        "auto",
+        description="refuse a variant whose answers depend on a row's neighbours; `auto`: only where optinfer chooses"
+        " (`variant: auto`), a named one runs with a warning",
     )
-    fallback: str | None = Field(None, description="variant that scores the rows when the named one fails")
+    fallback: str | None = Field(
+        None,
+        description="variant that scores the rows when the named one fails the gate",
+    )
 
     @model_validator(mode="after")
     def _one_limit(self) -> GateConfig:
@@ -164,30 +214,60 @@ class SelectionConfig(_Part):
     """How `variant: auto` chooses."""
 
     time_budget: Annotated[float, Field(gt=0)] = Field(
-        1800.0, description="seconds after which no further candidate is built and certified"
+        1800.0,
+        description="seconds after which `auto` tries no further variant; a trial that takes longer (and more than "
+        "600) is ended",
     )
 
 
 class PlacementConfig(_Part):
     """How many replicas, what each gets, and where they may run."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    replicas: PositiveInt | Auto = "auto"
-    min_replicas: PositiveInt | None = Field(None, description="fewest replicas to start with; more join as nodes do")
-    max_replicas: PositiveInt | None = Field(None, description="most replicas, however many nodes join")
-    threads_per_replica: PositiveInt | Auto = "auto"
-    gpus_per_replica: Annotated[float, Field(gt=0)] | Auto = Field(
-        1.0, description="a share below 1 puts several replicas on a GPU; auto: as many as its memory holds"
+    device: str = Field(
+        "auto",
+        description="`cpu`, `cuda`",
     )
-    accelerator_type: str | None = Field(None, description="only nodes with this accelerator, as Ray names it: H100")
+    replicas: PositiveInt | Auto = Field(
+        "auto",
+        description="as many as fit by CPUs, GPUs, memory (as certified) and fragments; more than fit is refused with"
+        " the numbers",
+    )
+    min_replicas: PositiveInt | None = Field(
+        None,
+        description="with `replicas: auto`: refuse to start with fewer",
+    )
+    max_replicas: PositiveInt | None = Field(
+        None,
+        description="with `replicas: auto`: no more than this; on a cluster that grows, replicas join as nodes do, up"
+        " to one a fragment. Set on a cluster that has no worker yet, the job waits for its autoscaler "
+        "instead of being refused",
+    )
+    threads_per_replica: PositiveInt | Auto = Field(
+        "auto",
+        description="what `optinfer tune` found, else 1 on CPUs: several one-thread replicas beat one with several "
+        "threads. With 1, preprocessing takes turns with the model; more of it overlaps from 2 on",
+    )
+    gpus_per_replica: Annotated[float, Field(gt=0)] | Auto = Field(
+        1.0,
+        description="a share below 1 puts several replicas on a GPU; `auto`: as many as its memory holds, by what one"
+        " was certified to take",
+    )
+    accelerator_type: str | None = Field(
+        None,
+        description="only nodes with this accelerator, as Ray names it: `H100`, `TPU-V4`",
+    )
     resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default_factory=dict, description="custom Ray resources each replica takes, e.g. {TPU: 1} or {jetson: 1}"
+        default_factory=dict,
+        description="custom Ray resources each replica takes: `{TPU: 1}`, `{jetson: 1}`",
     )
     cpu_variant: str | None = Field(
-        None, description="second variant, for the nodes without a GPU: a name, or auto; the output holds rows of both"
+        None,
+        description="a second variant, a name or `auto`, for the nodes without a GPU, beside a variant for CUDA",
     )
     cost_per_hour: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=dict, description="price of a node by its accelerator type, `cpu` for nodes without one"
+        default_factory=dict,
+        description="price of a node by its accelerator type as Ray names it, `cpu` for nodes without one: `{cpu: "
+        "0.2, H100: 4}`; for forecasts and `tuning.objective: cost`",
     )
 
     @model_validator(mode="after")
@@ -209,51 +289,101 @@ class PlacementConfig(_Part):
 class BatchingConfig(_Part):
     """How rows become micro-batches."""
 
-    max_batch_tokens: PositiveInt | Auto = "auto"
-    max_batch_size: PositiveInt | Auto = Field("auto", description="default: what suits the family's rows")
+    max_batch_tokens: PositiveInt | Auto = Field(
+        "auto",
+        description="padded tokens in a micro-batch; `auto`: what `optinfer tune` found, else measured best of the "
+        "backend",
+    )
+    max_batch_size: PositiveInt | Auto = Field(
+        "auto",
+        description="rows in a micro-batch; `auto`: 64 texts, 32 images, 1024 rows of numbers",
+    )
     dedupe: Auto | Literal[False] = Field(
-        "auto", description="score rows of a fragment whose model inputs are identical once; false: each by itself"
+        "auto",
+        description="rows of a fragment that are equal in all mapped columns are scored once, and each gets the "
+        "answer (or the reason); texts, bytes, whole numbers, booleans and dates are compared, a table "
+        "with other columns is scored row by row. `false`: each row by itself",
     )
 
 
 class SinkConfig(_Part):
     """Where the scored rows go, and what happens to those that cannot be scored."""
 
-    path: PathText
-    format: str = Field(AUTO, description="kind of table: parquet, delta, or another package's; auto: parquet")
-    columns: tuple[str, ...] = Field((), description="source columns carried unchanged")
-    on_error: Literal["quarantine", "raise"] = "quarantine"
-    error_threshold: float = Field(0.01, ge=0, description="a fraction below 1, or a row count")
+    path: PathText = Field(
+        description="folder for the output",
+    )
+    format: str = Field(
+        AUTO,
+        description="kind of table: `parquet`, `delta`, or one that another package brings; `auto` is `parquet`",
+    )
+    columns: tuple[str, ...] = Field(
+        (),
+        description="source columns carried unchanged, bit for bit; one whose type would not survive is refused (exit"
+        " 2)",
+    )
+    on_error: Literal["quarantine", "raise"] = Field(
+        "quarantine",
+        description="or `raise`: stop at the first row that cannot be scored (exit 1)",
+    )
+    error_threshold: float = Field(
+        0.01,
+        ge=0,
+        description="quarantined rows allowed: a share below 1, a number of rows from 1 on; above it exit 3",
+    )
 
 
 class TrackingConfig(_Part):
     """The MLflow experiment."""
 
-    experiment: str = "optinfer"
-    uri: str | None = Field(None, description="default: $MLFLOW_TRACKING_URI, else a SQLite file in $OPTINFER_HOME")
+    experiment: str = Field(
+        "optinfer",
+        description="MLflow experiment",
+    )
+    uri: str | None = Field(
+        None,
+        description="MLflow server or store; default `$MLFLOW_TRACKING_URI`, else a SQLite file in `$OPTINFER_HOME`",
+    )
 
 
 class TuningConfig(_Part):
     """What `optinfer tune` searches for, and how long."""
 
     objective: Literal["rows_per_second", "cost"] = Field(
-        "rows_per_second", description="most rows per second, or least cost per million rows (placement.cost_per_hour)"
+        "rows_per_second",
+        description="what `optinfer tune` searches for: most rows per second of a node, or least `cost` per million "
+        "rows",
     )
-    time_budget: Annotated[float, Field(gt=0)] = Field(900.0, description="seconds after which no new trial begins")
-    sample_rows: Annotated[int, Field(ge=64)] = Field(1024, description="rows a trial scores, lengths as in the job")
+    time_budget: Annotated[float, Field(gt=0)] = Field(
+        900.0,
+        description="seconds after which no new trial begins",
+    )
+    sample_rows: Annotated[int, Field(ge=64)] = Field(
+        1024,
+        description="rows that each replica scores in a trial",
+    )
     max_memory_mb: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="most memory all replicas of a node may take; default: what the node has"
+        None,
+        description="most memory that all replicas of a node may take together",
     )
 
 
 class JobConfig(_Part):
     """One job: the whole of it, frozen."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+        description="letters, digits, `.`, `_`, `-`",
+    )
     source: SourceConfig
     model: ModelConfig
-    variant: str
-    variants: dict[str, RecipeConfig] = Field(default_factory=dict, description="recipes of this job's own, by name")
+    variant: str = Field(
+        description="a name from `optinfer variants`, or `auto`: every variant that is available and likely to gain "
+        "is built and certified (once; certificates are kept), the fastest that passes scores, the others"
+        " are named with their reasons",
+    )
+    variants: dict[str, RecipeConfig] = Field(
+        default_factory=dict,
+        description="recipes of the job's own, by name: `{steps: [...], backend: ..., device: cpu}`",
+    )
     gate: GateConfig = GateConfig()
     selection: SelectionConfig = SelectionConfig()
     placement: PlacementConfig = PlacementConfig()
@@ -274,16 +404,3 @@ class JobConfig(_Part):
         if not value.strip():
             raise ValueError("name a variant (see `optinfer variants`)")
         return value
-
-
-def job_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a job file; under `model` are the settings of every family that is installed."""
-    schema = JobConfig.model_json_schema()
-    model = schema["$defs"]["ModelConfig"]
-    for name in _FAMILIES.names():
-        settings = _FAMILIES.get(name).settings.model_json_schema()
-        model["properties"] |= settings.get("properties", {})
-        schema["$defs"] |= settings.get("$defs", {})
-    model["additionalProperties"] = False
-    model["properties"]["family"]["examples"] = _FAMILIES.names()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "optinfer job", **schema}

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import ValidationError
 
-from optinfer.config import JobConfig, ModelConfig, settings_of
+from optinfer.config import FAMILY_SETTINGS, JobConfig, ModelConfig, settings_of
 from optinfer.errors import ConfigError, suggest
 from optinfer.system import yaml_file
 
@@ -104,3 +104,16 @@ def _line(node: Any, loc: tuple[Any, ...]) -> int:
             break
         line, node = found[0].start_mark.line, found[1]
     return line + 1
+
+
+def job_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a job file; under `model` are the settings of every family that is installed."""
+    schema = JobConfig.model_json_schema()
+    model = schema["$defs"]["ModelConfig"]
+    for name in FAMILY_SETTINGS.names():
+        settings = FAMILY_SETTINGS.get(name).settings.model_json_schema()
+        model["properties"] |= settings.get("properties", {})
+        schema["$defs"] |= settings.get("$defs", {})
+    model["additionalProperties"] = False
+    model["properties"]["family"]["examples"] = FAMILY_SETTINGS.names()
+    return {**schema, "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "optinfer job"}

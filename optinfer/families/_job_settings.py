@@ -12,10 +12,17 @@ PositiveInt = Annotated[int, Field(ge=1)]
 
 
 class TextSettings(FamilySettings):
-    max_length: PositiveInt | None = Field(None, description="tokens kept of each text; default: what the model says")
-    prompt: str | None = Field(None, description="put before each text; default: what the model's own files say")
+    max_length: PositiveInt | None = Field(
+        None,
+        description="tokens kept of each text",
+    )
+    prompt: str | None = Field(
+        None,
+        description='put before each text, `""` for none',
+    )
     prompt_name: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="the one of the model's own prompts that is put before each text"
+        None,
+        description="one of the model's own prompts, by its name, put before each text",
     )
 
     @model_validator(mode="after")
@@ -26,11 +33,20 @@ class TextSettings(FamilySettings):
 
 
 class ClassSettings(FamilySettings):
-    top_k: PositiveInt | None = Field(None, description="classes returned for each row, best first; default: 1")
+    top_k: PositiveInt | None = Field(
+        None,
+        description="classes for each row, best first, as lists; without it one class, as a plain value",
+    )
 
 
 class CodeSettings(FamilySettings):
     class_path: str | None = Field(
-        None, alias="class", pattern=r"^[\w.]+:\w+$", description="the job's own class, as module:Class"
+        None,
+        alias="class",
+        pattern=r"^[\w.]+:\w+$",
+        description="`module:Class` of the job's own code",
     )
-    arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the class")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict,
+        description="keyword arguments of that class",
+    )

@@ -42,7 +42,8 @@ class Settings(CodeSettings):
     """What a job may say of a model of numbers."""
 
     outputs: dict[str, int] = Field(
-        default_factory=dict, description="output -> numbers a row has in it (0: one plain number), for a class"
+        default_factory=dict,
+        description="`{output: numbers a row}`, where the file does not say",
     )
 
 

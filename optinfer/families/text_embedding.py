@@ -26,7 +26,10 @@ from optinfer.models.artifact import Artifact
 class Settings(TextSettings):
     """What a job may say of an encoder."""
 
-    truncate_dim: PositiveInt | None = Field(None, description="numbers kept of each vector; default: the model's own")
+    truncate_dim: PositiveInt | None = Field(
+        None,
+        description="numbers kept of each vector",
+    )
 
 
 def load(model: Artifact, settings: dict[str, Any]) -> Family:

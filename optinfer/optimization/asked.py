@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from optinfer.backends import BACKENDS
 from optinfer.config import AUTO, JobConfig, PlacementConfig
-from optinfer.errors import ConfigError
+from optinfer.errors import ConfigError, suggest
 from optinfer.optimization.variants import Catalog, Variant, get, require
 
 
@@ -13,9 +14,10 @@ def wanted(config: JobConfig, known: Catalog) -> list[Variant]:
     """Return the variants that the job names, for all of its pools.
 
     Raises:
-        ConfigError: that of a further pool has no use beside the job's variant, or is none for CPUs.
-        UnavailableError: one cannot run here.
+        ConfigError: the job's device is none, or a further pool has no use beside the first, or none for its devices.
+        UnavailableError: a variant cannot run here.
     """
+    _require_device(config.placement.device)
     jobs = (config, *jobs_of_further_pools(config, known))
     names = [name for job in jobs for name in (job.variant, job.gate.fallback) if name and name != AUTO]
     return [require(name, known) for name in names]
@@ -54,3 +56,9 @@ def jobs_of_further_pools(config: JobConfig, known: Catalog) -> list[JobConfig]:
     placement = PlacementConfig(device="cpu", resources=wishes.resources, cost_per_hour=wishes.cost_per_hour)
     gate = config.gate.model_copy(update={"fallback": None})
     return [config.model_copy(update={"variant": name, "placement": placement, "gate": gate})]
+
+
+def _require_device(wished: str) -> None:
+    known = {AUTO, *(device for name in BACKENDS.names() for device in BACKENDS.get(name).devices)}
+    if wished not in known:
+        raise ConfigError(f"placement.device {wished!r} is no device of any backend" + suggest(wished, known))

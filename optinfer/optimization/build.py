@@ -168,7 +168,7 @@ def _after(source: Artifact, change: Change, technique: str, folder: Path, wrote
     return replace(
         source,
         path=str(folder) if moved else source.path,
-        entry=ENTRIES[change.format] if moved else source.entry,
+        entry=ENTRIES.get(change.format, "") if moved else source.entry,
         beside=None if moved else source.beside,
         format=change.format,
         precision=change.precision,

@@ -1,0 +1,27 @@
+"""`optinfer plan`: what `run` would do."""
+
+from __future__ import annotations
+
+import click
+
+from optinfer.cli import options
+from optinfer.cli.printing import answer
+
+
+@click.command()
+@options.job
+@options.changes
+@options.as_json
+def plan(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show what `run` would do on this machine; start nothing, write nothing to the sink."""
+    from optinfer.commands.plan import plan as plan_of
+    from optinfer.commands.resolved import resolve
+    from optinfer.data.storage import reaching
+    from optinfer.job_file import load_job
+    from optinfer.records.text import plan_text
+
+    config = load_job(job, overrides)
+    resolved = resolve(config)
+    with reaching(config.sink.path):
+        record = plan_of(resolved)
+    answer(record, as_json, plan_text)

@@ -1,0 +1,51 @@
+"""What goes where: data to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from optinfer.errors import OptinferError
+
+T = TypeVar("T")
+
+
+def say(line: str) -> None:
+    """Tell a person; a terminal that went away ends no job."""
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(line, err=True)
+
+
+def answer(value: T, as_json: bool, render: Callable[[T], str]) -> None:
+    """Print a command's answer, as JSON or for people."""
+    out(json.dumps(value, default=str) if as_json else render(value))
+
+
+def out(text: str) -> None:
+    """Print data.
+
+    Raises:
+        OptinferError: stdout takes none.
+    """
+    try:
+        click.echo(text)
+    except BrokenPipeError:  # whoever read it has gone, as `head` does: click ends the command without a word
+        raise
+    except OSError as error:
+        raise OptinferError(
+            f"cannot write to stdout: {error.strerror or error}; what the command did stands, only its answer is lost: "
+            "give stdout a place with room"
+        ) from error
+
+
+def failure(error: BaseException, message: str, code: int, status: str) -> None:
+    """Print a failure as the JSON object that a script waits for."""
+    told: dict[str, Any] = {
+        "status": status, "error": type(error).__name__, "message": message, "exit_code": code
+    }  # fmt: skip
+    with contextlib.suppress(BrokenPipeError, OptinferError):
+        out(json.dumps(told))

@@ -1,0 +1,23 @@
+"""`optinfer run`: a job, to its end or on from where it was."""
+
+from __future__ import annotations
+
+import click
+
+from optinfer.cli import options
+from optinfer.cli.printing import answer, say
+
+
+@click.command()
+@options.job
+@options.changes
+@options.address
+@options.as_json
+def run(job: str, overrides: tuple[str, ...], address: str | None, as_json: bool) -> None:
+    """Run a job, or go on with it: what is committed is not scored again."""
+    from optinfer.commands.run import run as run_job
+    from optinfer.job_file import load_job
+    from optinfer.records.text import run_text
+
+    config = load_job(job, overrides)
+    answer(run_job(config, address, say), as_json, run_text)
