@@ -11,13 +11,13 @@ import hashlib
 import os
 import re
 import sys
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from optinfer.errors import ConfigError, OptinferError, redact
+from optinfer.system import atomic
 
 STATE = "_optinfer"
 _RETRIES_ON_CONFLICT = 5
@@ -132,29 +132,12 @@ class Folder:
 
     def _from_stage(self, name: str, data: bytes, take: Callable[[Path, Path], None]) -> None:
         """Write `data` aside and let `take` put it at its name; again where the folder was removed meanwhile."""
-        target = Path(self.url, name)
         for attempt in range(_RETRIES_ON_REMOVAL):
-            staged = None
             try:
-                staged = self._stage(data)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                return take(staged, target)
+                return atomic.put(Path(self.url, name), data, Path(self.url, STATE, "staging"), take)
             except FileNotFoundError:
                 if attempt + 1 == _RETRIES_ON_REMOVAL:
                     raise
-            finally:
-                if staged is not None:
-                    staged.unlink(missing_ok=True)
-
-    def _stage(self, data: bytes) -> Path:
-        """Write `data` durably under a name no reader looks at."""
-        staged = Path(self.url, STATE, "staging", uuid.uuid4().hex)
-        staged.parent.mkdir(parents=True, exist_ok=True)
-        with open(staged, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        return staged
 
     def put(self, name: str, data: bytes) -> None:
         """Write `name`, replacing what is there; readers see the old or the new, never a part."""

@@ -11,16 +11,14 @@ from __future__ import annotations
 import math
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from time import monotonic
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,11 +28,11 @@ from optinfer.inference.answers import Scored, joined
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.records.stats import Stats
 from optinfer.system import last_resort
+from optinfer.system.child import Child
 from optinfer.system.quiet import muted
 
 Rows = np.ndarray[Any, Any]
 _NOTHING: Rows = np.array([], dtype=np.int64)
-_LAST_WORDS = 500
 # So many deaths without an answer are no row's fault: halving a micro-batch of a thousand down to one takes ten.
 _MOST_DEATHS = 12
 
@@ -179,36 +177,20 @@ class _Child:
     def __init__(self, settings: ReplicaSettings) -> None:
         self.rows: Rows = _NOTHING
         self.loaded = False
-        self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         self.connection, theirs = Pipe()
-        # No fork: a copy of an actor would inherit threads' locks, and CUDA cannot be forked. No multiprocessing
-        # either: that would run the caller's main module again.
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "optinfer.inference.isolation", str(theirs.fileno())],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-            stdin=subprocess.PIPE,
-            stdout=self._words,
-            stderr=self._words,
-            pass_fds=(theirs.fileno(),),
-        )
+        self._child = Child(__name__, str(theirs.fileno()), pass_fds=(theirs.fileno(),))
         theirs.close()
         self.connection.send(settings)
 
     def death(self) -> str:
         """Wait for the end, and say how it came."""
-        code = self._process.wait()
-        self._words.seek(0)
-        words = self._words.read().decode(errors="replace").strip()[-_LAST_WORDS:]
+        code, words = self._child.ended()
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return f"{how} {words}".strip()
 
     def end(self) -> None:
         self.connection.close()
-        self._process.kill()
-        self._process.wait()
-        if self._process.stdin:
-            self._process.stdin.close()
-        self._words.close()
+        self._child.end()
 
 
 def _score(replica: Replica, table: pa.Table) -> Scored:

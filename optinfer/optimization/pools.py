@@ -10,11 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from optinfer.config import AUTO, JobConfig, PlacementConfig
-from optinfer.errors import ConfigError, GateError
+from optinfer.errors import GateError
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.selection import Prepared, candidates, known, recipes, wanted
-from optinfer.optimization.variants import Catalog, Variant, get
+from optinfer.optimization.asked import jobs_of_further_pools
+from optinfer.optimization.selection import Prepared, candidates, known
 from optinfer.optimization.workbench import Workbench
 
 
@@ -74,21 +73,6 @@ def _nested(identities: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**first, "beside": _nested(rest)} if rest else first
 
 
-def wanted_beside(config: JobConfig, catalog: Catalog) -> list[Variant]:
-    """Return the variants that the job names for further pools.
-
-    Raises:
-        ConfigError: one has no use beside the job's variant, or is none for CPUs.
-        UnavailableError: one cannot run here.
-    """
-    return [variant for job in _further(config, catalog) for variant in wanted(job, catalog)]
-
-
-def recipes_beside(config: JobConfig, catalog: Catalog) -> dict[str, Any]:
-    """Return what the job says of further pools, for its fingerprint; nothing where it has none."""
-    return {name: recipe for job in _further(config, catalog) for name, recipe in recipes(job, catalog).items()}
-
-
 def pools(bench: Workbench, only: Sequence[str] = ()) -> Iterator[Pools]:
     """Yield the pools that may score the job, best first; later ones are for when an earlier one cannot load.
 
@@ -109,7 +93,7 @@ def further(bench: Workbench, first: Prepared, only: Sequence[str] = ()) -> tupl
     Raises:
         GateError: none passes.
     """
-    benches = _beside(bench, first)
+    benches = _further_benches(bench, first)
     named = [*only, *([None] * len(benches))]
     return tuple(_proved(one, name) for one, name in zip(benches, named, strict=False))
 
@@ -119,14 +103,14 @@ def known_pools(bench: Workbench) -> Pools | None:
     first = known(bench)
     if first is None:
         return None
-    return Pools((first, *filter(None, map(known, _beside(bench, first)))))
+    return Pools((first, *filter(None, map(known, _further_benches(bench, first)))))
 
 
-def _beside(bench: Workbench, first: Prepared) -> list[Workbench]:
+def _further_benches(bench: Workbench, first: Prepared) -> list[Workbench]:
     """Return the benches of further pools; none where the first runs on the CPUs of all nodes itself."""
     if first.variant.device != "cuda":
         return []
-    return [bench.for_job(job) for job in _further(bench.config, bench.catalog)]
+    return [bench.for_job(job) for job in jobs_of_further_pools(bench.config, bench.catalog)]
 
 
 def _proved(bench: Workbench, only: str | None) -> Prepared:
@@ -138,24 +122,6 @@ def _proved(bench: Workbench, only: str | None) -> Prepared:
             "name another one there, or auto; lower what the gate asks for; or remove placement.cpu_variant to score "
             "on GPUs alone",
         ) from error
-
-
-def _further(config: JobConfig, catalog: Catalog) -> list[JobConfig]:
-    """Return the job of each further pool, as it would be with that pool's variant on its devices alone."""
-    name = config.placement.cpu_variant
-    if name is None:
-        return []
-    if config.variant != AUTO and get(config.variant, catalog).device != "cuda":
-        raise ConfigError(
-            f"placement.cpu_variant scores beside a variant on GPUs, and {config.variant} runs on the CPUs of all "
-            "nodes; remove placement.cpu_variant, or choose a variant for cuda"
-        )
-    if name != AUTO and get(name, catalog).device != "cpu":
-        raise ConfigError(f"placement.cpu_variant {name} does not run on CPUs; name a variant that does, or auto")
-    wishes = config.placement  # all others are for the GPUs
-    placement = PlacementConfig(device="cpu", resources=wishes.resources, cost_per_hour=wishes.cost_per_hour)
-    gate = config.gate.model_copy(update={"fallback": None})
-    return [config.model_copy(update={"variant": name, "placement": placement, "gate": gate})]
 
 
 def with_not_chosen(found: Pools, failed: Sequence[tuple[str, str]]) -> Pools:

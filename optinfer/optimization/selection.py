@@ -12,13 +12,13 @@ from time import monotonic
 from typing import Any
 
 from optinfer.backends import BACKENDS
-from optinfer.config import AUTO, JobConfig
+from optinfer.config import AUTO
 from optinfer.errors import GateError, NoVariantError
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.certificate import Certificate
 from optinfer.optimization.gate import GateResult, judge
-from optinfer.optimization.variants import BASELINES, VARIANTS, Catalog, Variant, require
+from optinfer.optimization.variants import BASELINES, VARIANTS, Variant, require
 from optinfer.optimization.workbench import Workbench
 from optinfer.records.tuning import NO_LENGTHS, Lengths, Tuned
 from optinfer.system.machine import installed
@@ -100,22 +100,6 @@ def candidates(bench: Workbench, only: str | None = None) -> Iterator[Prepared]:
         return _fastest_first(bench)
     named = [only] if only else [config.variant, *([config.gate.fallback] if config.gate.fallback else [])]
     return _in_order(bench, named)
-
-
-def wanted(config: JobConfig, known: Catalog) -> list[Variant]:
-    """Return the variants that the job names.
-
-    Raises:
-        UnavailableError: one cannot run here.
-    """
-    return [require(name, known) for name in (config.variant, config.gate.fallback) if name and name != AUTO]
-
-
-def recipes(config: JobConfig, known: Catalog) -> dict[str, Any]:
-    """Return what the job says of variants, for its fingerprint."""
-    own = {name: known[name].recipe for name in config.variants} if config.variant == AUTO else {}
-    named = [name for name in (config.variant, config.gate.fallback) if name]
-    return own | {name: AUTO if name == AUTO else known[name].recipe for name in named}
 
 
 def prove_all(

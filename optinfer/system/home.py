@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import tempfile
-import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from optinfer.errors import ConfigError, OptinferError
+from optinfer.system import atomic
 
 T = TypeVar("T")
 
@@ -61,14 +61,8 @@ def runs() -> Path:
 
 def put(path: Path, content: bytes) -> None:
     """Write a file that is whole whenever it is there: a kill, or another job at the same, leaves no half of it."""
-    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            aside.write_bytes(content)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        atomic.put(path, content)
 
 
 def read_json(path: Path, make: Callable[[Any], T]) -> T | None:

@@ -12,7 +12,6 @@ import os
 import pickle
 import select
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,13 +26,14 @@ import pyarrow as pa
 from optinfer.errors import OptinferError
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.records.stats import Stats
+from optinfer.system.child import Child
 from optinfer.system.machine import peak_rss_mb
 from optinfer.system.quiet import muted
 
 # As in an actor: one fragment in the model, one being tokenized.
 _OVERLAP = 2
-_WARM_UP_ROWS = 64
 _LAST_WORDS = 500
+_WARM_UP_ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,33 +117,14 @@ def _together(answers: Sequence[tuple[Stats, float, float]], began: float) -> No
 
 
 @contextlib.contextmanager
-def _started(task: Path, answer: Path, threads: int, gpu: int | None) -> Iterator[subprocess.Popen[bytes]]:
+def _started(task: Path, answer: Path, threads: int, gpu: int | None) -> Iterator[Child]:
     """Start a replica's process; it and what it started are gone when the block ends, however it ends."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-        "OMP_NUM_THREADS": str(threads),
-        **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": _visible(gpu)}),
-    }
-    command = [sys.executable, "-m", "optinfer.tuning.node_speed", str(task), str(answer)]
-    with open(f"{answer}.err", "wb") as words:
-        child = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=words,
-            start_new_session=True,
-        )
+    environment = {"OMP_NUM_THREADS": str(threads), **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": _visible(gpu)})}
+    child = Child(__name__, str(task), str(answer), environment=environment, speaks=True)
     try:
         yield child
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-        for pipe in (child.stdin, child.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]
+        child.end()
 
 
 def _visible(gpu: int) -> str:
@@ -152,29 +133,28 @@ def _visible(gpu: int) -> str:
     return given[gpu % len(given)] if given else str(gpu)
 
 
-def _hear(child: subprocess.Popen[bytes], until: float, time_limit: float) -> None:
+def _hear(child: Child, until: float, time_limit: float) -> None:
     """Wait for the child's next word: `ready`, or `done`."""
-    assert child.stdout is not None
-    if not select.select([child.stdout], [], [], max(until - monotonic(), 0))[0]:
+    assert child.process.stdout is not None
+    if not select.select([child.process.stdout], [], [], max(until - monotonic(), 0))[0]:
         raise OptinferError(f"its replicas took more than {time_limit:.0f} s and were ended")
-    word = os.read(child.stdout.fileno(), 4096).decode()
+    word = os.read(child.process.stdout.fileno(), 4096).decode()
     if not word:
         raise OptinferError(f"a replica's process {_death(child)}")
     if word.startswith("error "):
         raise OptinferError(word.removeprefix("error "))
 
 
-def _begin(child: subprocess.Popen[bytes]) -> None:
-    assert child.stdin is not None
+def _begin(child: Child) -> None:
+    assert child.process.stdin is not None
     # One that died at the barrier is found when its next word is awaited.
     with contextlib.suppress(BrokenPipeError):
-        child.stdin.write(b"\n")
-        child.stdin.flush()
+        child.process.stdin.write(b"\n")
+        child.process.stdin.flush()
 
 
-def _death(child: subprocess.Popen[bytes]) -> str:
-    code = child.wait()
-    words = Path(f"{child.args[-1]!s}.err").read_text(errors="replace").strip()[-_LAST_WORDS:]  # type: ignore[index]
+def _death(child: Child) -> str:
+    code, words = child.ended()
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     return f"{how} {words}".strip()
 

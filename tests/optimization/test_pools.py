@@ -11,7 +11,8 @@ import pytest
 from optinfer.commands.resolved import resolve
 from optinfer.config import JobConfig
 from optinfer.errors import ConfigError, GateError, UnavailableError
-from optinfer.optimization.pools import Pools, further, known_pools, pools, wanted_beside
+from optinfer.optimization.asked import wanted
+from optinfer.optimization.pools import Pools, further, known_pools, pools
 from optinfer.optimization.selection import candidates
 from optinfer.optimization.variants import VARIANTS, Step, Variant, catalog
 from optinfer.optimization.workbench import Workbench
@@ -59,7 +60,7 @@ def test_a_second_variant_that_cannot_work_is_refused_from_the_job_alone(
 ) -> None:
     config = job(second, **changes)
     with pytest.raises(error, match=message):
-        wanted_beside(config, catalog(config))
+        wanted(config, catalog(config))
 
 
 def test_the_second_variant_is_part_of_what_identifies_a_job(job: Job) -> None:
@@ -82,8 +83,8 @@ def test_auto_is_the_fastest_on_cpus_that_passes_though_the_job_is_for_gpus(job:
 
 def test_a_named_one_passes_the_gate_or_nothing_scores(job: Job) -> None:
     main = next(candidates(bench_of(job(None))))
-    wanted = r"(?s)placement\.cpu_variant: .*fake: cosine .* below gate\.min 0\.9.*name another one there"
-    with pytest.raises(GateError, match=wanted):
+    refused = r"(?s)placement\.cpu_variant: .*fake: cosine .* below gate\.min 0\.9.*name another one there"
+    with pytest.raises(GateError, match=refused):
         further(bench_of(job("fake", gate={"min": 0.9, "sample_rows": 8})), main)
 
 

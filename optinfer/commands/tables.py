@@ -1,0 +1,68 @@
+"""The two tables of a job: the source, cut into fragments, and the columns that the sink will have."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from optinfer.config import JobConfig
+from optinfer.data import sinks, sources
+from optinfer.data.carrying import require_carried
+from optinfer.data.fragments import Plan, rows_for_model
+from optinfer.data.places import require_apart
+from optinfer.errors import ConfigError
+from optinfer.families import FAMILIES, Family
+from optinfer.models.artifact import Artifact
+
+
+def kinds(config: JobConfig) -> tuple[str, str]:
+    """Return what kinds of table the job reads and writes.
+
+    Raises:
+        ConfigError: there is none of that kind, or one lies in the other.
+    """
+    require_apart(config.source.path, config.sink.path)
+    return sources.kind_of(config.source), sinks.kind_of(config.sink)
+
+
+def cut(config: JobConfig, source: str, model: Artifact) -> Plan:
+    """List the source and cut it: smaller fragments for a larger model.
+
+    Raises:
+        SourceError: a file cannot be read.
+    """
+    needed = [*config.source.columns_read, *config.sink.columns, *([config.gate.label] if config.gate.label else [])]
+    rows = rows_for_model(FAMILIES.get(config.model.family).fragment_rows, model.size_bytes)
+    return sources.SOURCES.get(source).plan(config.source, list(dict.fromkeys(needed)), rows)
+
+
+def require_roles(config: JobConfig, family: Family) -> None:
+    """Refuse source columns that do not map just the family's roles."""
+    roles = family.roles
+    needs = f"{config.model.family} needs {', '.join(roles)}"
+    if missing := [role for role in roles if role not in config.source.columns]:
+        raise ConfigError(f"source.columns lacks {missing[0]!r}: {needs}; add `{missing[0]}: <a source column>`")
+    if unknown := [role for role in config.source.columns if role not in roles]:
+        raise ConfigError(f"source.columns has {unknown[0]!r}: {needs}; other columns to keep go into sink.columns")
+
+
+def output_columns(config: JobConfig, family: Family, source: pa.Schema, sink: str) -> tuple[pa.Schema, pa.Schema]:
+    """Return the source columns in the output, and all columns of it.
+
+    Raises:
+        ConfigError: the model cannot take a source column, or the sink cannot hold one.
+    """
+    family.check(source, config.source.columns)
+    carried = pa.schema([source.field(name) for name in config.sink.columns])
+    require_carried(carried)
+    _require_distinct(config.sink.columns, family.schema.names)
+    schema = pa.schema([*carried, *family.schema])
+    sinks.SINKS.get(sink).check(config.sink.path, schema)
+    return carried, schema
+
+
+def _require_distinct(columns: tuple[str, ...], gained: list[str]) -> None:
+    added = {name.casefold() for name in gained}  # DuckDB and Spark do not tell `Label` from `label`
+    if clash := sorted({name for name in columns if name.casefold() in added}):
+        raise ConfigError(f"sink.columns {clash} has the name of a column the model adds; leave it out")
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        raise ConfigError(f"sink.columns names {twice} twice; name each column once")
