@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 
@@ -27,6 +27,18 @@ class Execution:
     outputs: tuple[str, ...]
 
 
+class Executed(TypedDict):
+    """What really ran, read back from the runtime; a backend may say more beside it.
+
+    `precisions` counts what multiplies matrices (compute nodes, or parameters) by precision.
+    """
+
+    backend: str
+    version: str
+    device: str
+    precisions: Mapping[str, int]
+
+
 class Session(ABC):
     """A loaded artifact. Not thread-safe: one call at a time; another thread may `stage` meanwhile.
 
@@ -41,12 +53,8 @@ class Session(ABC):
         """
 
     @abstractmethod
-    def executed(self) -> dict[str, Any]:
-        """Return what really runs, read back from the runtime after at least one call.
-
-        Always: `backend`, `version`, `device`, and `precisions`, which counts what multiplies matrices (compute nodes,
-        or parameters) by precision.
-        """
+    def executed(self) -> Executed:
+        """Return what really runs, read back from the runtime after at least one call."""
 
     def stage(self, inputs: Arrays) -> Any:
         """Begin to bring the next micro-batch to the device while it works on this one; return what a call takes."""

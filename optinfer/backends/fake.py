@@ -7,14 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from optinfer.backends import Arrays, Backend, Execution, Session
+from optinfer.backends import Arrays, Backend, Executed, Execution, Session
 from optinfer.models.artifact import Artifact
 
 WIDTH = 384
-
-
-def unavailable(device: str) -> str | None:
-    return None
 
 
 def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> Session:
@@ -33,13 +29,12 @@ class FakeSession(Session):
         weights = np.cos(np.arange(first.shape[1] * WIDTH, dtype=np.float64)).reshape(first.shape[1], WIDTH)
         return {name: np.tanh(first @ weights / 1e4).astype(np.float32) for name in self._outputs}
 
-    def executed(self) -> dict[str, Any]:
+    def executed(self) -> Executed:
         return {"backend": "fake", "version": "1", "device": self._device, "precisions": {}}
 
 
 backend = Backend(
     formats=("torch", "onnx"),
     max_batch_tokens={"cpu": 4096},
-    unavailable=unavailable,
     load=load,
 )

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from optinfer.backends import Arrays, Backend, Execution, Session
+from optinfer.backends import Arrays, Backend, Executed, Execution, Session
 from optinfer.backends._zipmap import without_dictionaries
 from optinfer.errors import LoadError, UnavailableError
 from optinfer.models.artifact import Artifact
 from optinfer.system.machine import lacks_nvidia_gpu
 
-Providers = Sequence[tuple[str, dict[str, Any]]]
+Providers = Sequence[tuple[str, Mapping[str, str]]]
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DEVICE_OF = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
@@ -35,6 +35,13 @@ def unavailable(device: str) -> str | None:
 
 def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> Session:
     return OnnxRuntimeSession(artifact, execution, [(_PROVIDERS[execution.device], {})])
+
+
+class OnnxExecuted(Executed):
+    providers: Sequence[str]
+    node_types: Mapping[str, int]
+    nodes_by_provider: Mapping[str, int]
+    threads: int
 
 
 class OnnxRuntimeSession(Session):
@@ -56,7 +63,7 @@ class OnnxRuntimeSession(Session):
             results = self._run_bound(inputs)
         return {name: _usable(array) for name, array in zip(self._outputs, results, strict=True)}
 
-    def executed(self) -> dict[str, Any]:
+    def executed(self) -> OnnxExecuted:
         """Profile one call of a second session like this one: the runtime's own list of what ran, and where."""
         import onnxruntime
 
@@ -125,7 +132,7 @@ class OnnxRuntimeSession(Session):
         return [(a["op_name"], a["provider"], _precision(a)) for a in nodes.values()]
 
 
-def _precision(node: dict[str, Any]) -> str | None:
+def _precision(node: Mapping[str, Any]) -> str | None:
     """Tell what a node multiplies: its operator's name first, then the narrowest type it is given."""
     kind = node["op_name"]
     if "NBits" in kind:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from optinfer.backends import Arrays, Backend, Execution, Session
-from optinfer.backends.onnxruntime import OnnxRuntimeSession
+from optinfer.backends.onnxruntime import OnnxExecuted, OnnxRuntimeSession
 from optinfer.errors import OptinferError
 from optinfer.models.artifact import Artifact
 from optinfer.system import home
@@ -48,6 +48,11 @@ def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any
     return TensorRTSession(artifact, execution)
 
 
+class TensorRTExecuted(OnnxExecuted):
+    tensorrt: str
+    engines: Mapping[str, int]
+
+
 class TensorRTSession(OnnxRuntimeSession):
     def __init__(self, artifact: Artifact, execution: Execution) -> None:
         import onnxruntime
@@ -71,7 +76,7 @@ class TensorRTSession(OnnxRuntimeSession):
         parts = [super(TensorRTSession, self).__call__(part) for part in fitting(inputs, self._bounds)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def executed(self) -> dict[str, Any]:
+    def executed(self) -> TensorRTExecuted:
         found = super().executed()
         # To ONNX Runtime an engine is one node, of no type it knows.
         engines = found["nodes_by_provider"].get("TensorrtExecutionProvider", 0)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from optinfer.backends import Arrays, Backend, Execution, Session
+from optinfer.backends import Arrays, Backend, Executed, Execution, Session
 from optinfer.models.artifact import Artifact
 
 # OpenVINO's names of what multiplies matrices, and of precisions.
@@ -14,8 +14,10 @@ _HEAVY = ("FullyConnected", "MatMul", "Convolution", "GroupConvolution", "Scaled
 _SHORT = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8", "i4": "int4", "u4": "int4"}
 
 
-def unavailable(device: str) -> str | None:
-    return None
+class OpenVINOExecuted(Executed):
+    inference_precision: str
+    node_types: Mapping[str, int]
+    threads: int
 
 
 def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> Session:
@@ -49,7 +51,7 @@ class OpenVINOSession(Session):
         self._request.infer(inputs, share_inputs=True)
         return {name: _copied(self._request.get_tensor(name).data) for name in self._outputs}
 
-    def executed(self) -> dict[str, Any]:
+    def executed(self) -> OpenVINOExecuted:
         import openvino
 
         nodes = [op.get_rt_info() for op in self._model.get_runtime_model().get_ordered_ops()]
@@ -82,6 +84,5 @@ backend = Backend(
     max_batch_tokens={"cpu": 768},
     # Its kernels are made for the shape they meet: some 20 ms for each new one.
     prepares_each_shape=True,
-    unavailable=unavailable,
     load=load,
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from optinfer.backends import Arrays, Backend, Execution, Session
+from optinfer.backends import Arrays, Backend, Executed, Execution, Session
 from optinfer.errors import UnavailableError
 from optinfer.models.artifact import Artifact
 from optinfer.plugins import Kind
@@ -52,6 +52,10 @@ class Staged:
 
     tensors: list[Any]
     ready: Any
+
+
+class TorchExecuted(Executed):
+    threads: int
 
 
 class TorchSession(Session):
@@ -107,7 +111,7 @@ class TorchSession(Session):
         dtype = self._half if tensor.is_floating_point() else None
         return tensor.to(self._execution.device, dtype, non_blocking=non_blocking)
 
-    def executed(self) -> dict[str, Any]:
+    def executed(self) -> TorchExecuted:
         import torch
 
         held = [*self._module.parameters(), *self._module.buffers()]

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,11 @@ def unavailable(device: str) -> str | None:
 
 def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> Session:
     return CompiledSession(artifact, execution, load_module)
+
+
+class CompiledExecuted(eager.TorchExecuted):
+    compiled: Mapping[str, int]
+    cuda_graphs: Mapping[str, int]
 
 
 class CompiledSession(eager.TorchSession):
@@ -64,7 +69,7 @@ class CompiledSession(eager.TorchSession):
             raise UnavailableError("torch found nothing in this model that it can compile; use the backend torch")
         return {name: array[:rows] for name, array in outputs.items()}
 
-    def executed(self) -> dict[str, Any]:
+    def executed(self) -> CompiledExecuted:
         import torch
 
         skips = torch._dynamo.utils.counters["inductor"]["cudagraph_skips"]

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -36,6 +36,7 @@ from optinfer.errors import (
 )
 from optinfer.families import Columns, as_roles
 from optinfer.inference.answers import Scored
+from optinfer.inference.engine import Engine
 from optinfer.inference.isolation import IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.records.part import Part
@@ -81,11 +82,17 @@ class ScoringTask:
 class FragmentScorer:
     """The actor: one replica."""
 
-    def __init__(self, task: ScoringTask, settings: ReplicaSettings | None = None) -> None:
+    def __init__(
+        self,
+        task: ScoringTask,
+        settings: ReplicaSettings | None = None,
+        load: Callable[[ReplicaSettings], Engine] = Replica,
+    ) -> None:
         """Begin to load the model.
 
         Args:
             settings: the replica; None takes the task's for what Ray gave this actor.
+            load: makes the engine.
         """
         self._load_started = time.time()
         self._node = _node_name()
@@ -96,7 +103,7 @@ class FragmentScorer:
         self._reader = SOURCES.get(task.source).reader(list(dict.fromkeys([*task.columns_read, *task.carried.names])))
         # The model loads while the first fragments are read. What it raises, a call says: an actor whose constructor
         # raises would be started again and again.
-        self._loading = ThreadPoolExecutor(1, "optinfer-load").submit(_load, self._settings)
+        self._loading = ThreadPoolExecutor(1, "optinfer-load").submit(_load, load, self._settings)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Score a run of fragments, one after another, up to the first error."""
@@ -118,7 +125,7 @@ class FragmentScorer:
             return _told(error)
 
     @property
-    def _replica(self) -> Replica:
+    def _engine(self) -> Engine:
         return self._loading.result()
 
     def _score(self, fragment: Fragment, part: str) -> dict[str, Any]:
@@ -131,9 +138,9 @@ class FragmentScorer:
             return self._commit(fragment, part, *self._unreadable(fragment, str(error)), Stats(rows_in=fragment.rows))
         read_seconds = perf_counter() - started
         roles = as_roles(table, self._task.columns)
-        replica = self._replica  # what cannot load has not begun the part
+        engine = self._engine  # what cannot load has not begun the part
         if self._attempts.begin(part):
-            scored = replica.score(roles)
+            scored = engine.score(roles)
         elif (done := self._sink.read([part])[0]) and self._ours(done):
             return self._receipt(part, done, {}, Stats(rows_in=fragment.rows))  # a dead replica got that far
         else:
@@ -157,7 +164,7 @@ class FragmentScorer:
         Raises:
             AccountingError: not every row of the fragment is in it or rejected, once.
         """
-        added = scored.added if len(scored.kept) else self._replica.family.schema.empty_table()
+        added = scored.added if len(scored.kept) else self._engine.family.schema.empty_table()
         accounted = np.sort(np.concatenate([scored.kept, np.fromiter(scored.rejected, np.int64)]))
         if added.num_rows != len(scored.kept) or not np.array_equal(accounted, np.arange(table.num_rows)):
             raise AccountingError(
@@ -197,6 +204,7 @@ class FragmentScorer:
     def _receipt(self, part: str, made: Part, reasons: dict[str, int], stats: Stats) -> dict[str, Any]:
         stats.rows_out, stats.rows_quarantined = made.rows_out, made.rows_quarantined
         stats.bytes_out = made.bytes or 0
+        tokens, size = self._engine.limits
         receipt = Receipt(
             part=part,
             made=made if made.variant else replace(made, variant=self._settings.variant),  # older parts do not say
@@ -205,17 +213,17 @@ class FragmentScorer:
             replica=f"{os.getpid()}@{self._node}",
             node=self._node,
             load_started=self._load_started,
-            load_seconds=self._replica.load_seconds,
+            load_seconds=self._engine.load_seconds,
             committed=time.time(),
             peak_rss_mb=peak_rss_mb(),
-            max_batch_tokens=self._replica.max_batch_tokens,
-            max_batch_size=self._replica.max_batch_size,
+            max_batch_tokens=tokens,
+            max_batch_size=size,
         )
         return receipt.told()
 
     def _unreadable(self, fragment: Fragment, reason: str) -> tuple[pa.Table, pa.Table, dict[int, str]]:
         """Quarantine a whole fragment whose file cannot be decoded: its rows are known by number only."""
-        empty = pa.schema([*self._task.carried, *self._replica.family.schema]).empty_table()
+        empty = pa.schema([*self._task.carried, *self._engine.family.schema]).empty_table()
         rejected = dict.fromkeys(range(fragment.rows), reason)
         nulls = pa.table({f.name: pa.nulls(fragment.rows, f.type) for f in self._task.carried})
         return empty, _located(nulls, fragment, rejected), rejected
@@ -257,10 +265,10 @@ def _told(error: Exception) -> dict[str, str]:
     return last_resort.told(error, f"a replica on {socket.gethostname()} failed: ")
 
 
-def _load(settings: ReplicaSettings) -> Replica:
+def _load(load: Callable[[ReplicaSettings], Engine], settings: ReplicaSettings) -> Engine:
     _require_here(settings)
     try:
-        return Replica(settings)
+        return load(settings)
     except Exception as error:
         what = str(error) if isinstance(error, OptinferError) else f"{type(error).__name__}: {error}"
         raise LoadError(f"node {socket.gethostname()} cannot load the variant: {what}") from error

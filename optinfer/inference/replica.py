@@ -25,12 +25,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer.backends import BACKENDS, Arrays, Execution
+from optinfer.backends import BACKENDS, Arrays, Executed, Execution
 from optinfer.errors import ConfigError, LoadError, OptinferError
 from optinfer.families import FAMILIES, Features
 from optinfer.inference.answers import Piece, Scored, chosen, finished, finite, in_order, require_rows
 from optinfer.inference.dedupe import Repeats, repeats
 from optinfer.inference.feed import Feed, Limits, Rows
+from optinfer.inference.invariance import invariance
 from optinfer.inference.memory import ROW_TOO_LARGE, out_of_memory
 from optinfer.inference.preparing import culprits, described, prepare
 from optinfer.models.artifact import Artifact
@@ -162,7 +163,7 @@ class Replica:
 
     def feed(self, features: Features, rows: Rows) -> Feed:
         """Return the micro-batches that `rows` of `features` make, as the model is given them."""
-        return Feed(features, rows, self._limits, self._few_shapes, self.session, self._helper)
+        return Feed(features, rows, self.limits, self._few_shapes, self.session, self._helper)
 
     def _infer(self, work: _Work, rows: Rows) -> list[Piece]:
         pieces: list[Piece] = []
@@ -197,7 +198,7 @@ class Replica:
                 self.max_batch_size = half
             else:
                 self.max_batch_tokens = half * max(feed.width(batch), 1)
-            feed.put_back(batch, self._limits)
+            feed.put_back(batch, self.limits)
         self.session.free_memory()
 
     def _one_by_one(self, feed: Feed, work: _Work, batch: Rows, error: Exception) -> list[Piece]:
@@ -277,8 +278,14 @@ class Replica:
         return outputs
 
     @property
-    def _limits(self) -> Limits:
+    def limits(self) -> Limits:
         return self.max_batch_tokens, self.max_batch_size
+
+    def executed(self) -> Executed:
+        return self.session.executed()
+
+    def invariance(self, sample: pa.Table, scored: Scored) -> Mapping[str, float]:
+        return invariance(self, sample, scored)
 
 
 def on_one_core(device: str, threads: int) -> bool:

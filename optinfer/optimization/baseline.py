@@ -21,10 +21,11 @@ from optinfer.config import GateConfig
 from optinfer.errors import GateError, NoVariantError, OptinferError
 from optinfer.families import Arrays, Reference
 from optinfer.inference.answers import Scored
+from optinfer.inference.engine import Engine
+from optinfer.inference.invariance import scale
 from optinfer.inference.isolation import Died, IsolatedReplica, Patience
 from optinfer.inference.preparing import described, prepare
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.optimization.invariance import invariance, scale
 from optinfer.system import home
 
 _REFERENCE_SECONDS = 1800.0
@@ -161,8 +162,8 @@ def _require_answers(scored: Scored, report: Callable[[str], None]) -> None:
         report(f"{len(scored.rejected)} rows of the sample cannot be scored: {'; '.join(named)}{more}")
 
 
-def _moved(replica: Replica, rows: pa.Table, scored: Scored) -> float:
-    return max(invariance(replica, rows, scored).values(), default=0.0)
+def _moved(engine: Engine, rows: pa.Table, scored: Scored) -> float:
+    return max(engine.invariance(rows, scored).values(), default=0.0)
 
 
 def _reference_apart(isolated: IsolatedReplica, rows: pa.Table, scored: Scored) -> Reference:
@@ -175,22 +176,22 @@ def _reference_apart(isolated: IsolatedReplica, rows: pa.Table, scored: Scored) 
     return reference
 
 
-def _reference(replica: Replica, rows: pa.Table, scored: Scored) -> Reference:
-    return _compared(replica, *_for_reference(replica, rows, scored))
+def _reference(engine: Engine, rows: pa.Table, scored: Scored) -> Reference:
+    return _compared(engine, *_for_reference(engine, rows, scored))
 
 
-def _compared(replica: Replica, rows: pa.Table, finished: pa.Table) -> Reference:
+def _compared(engine: Engine, rows: pa.Table, finished: pa.Table) -> Reference:
     try:
-        return replica.family.reference(rows, finished)
+        return engine.family.reference(rows, finished)
     except Exception as error:
         return Reference(note=f"nobody compared: asking the model's own library failed: {described(error)}")
 
 
-def _for_reference(replica: Replica, rows: pa.Table, scored: Scored) -> tuple[pa.Table, pa.Table]:
+def _for_reference(engine: Engine, rows: pa.Table, scored: Scored) -> tuple[pa.Table, pa.Table]:
     """Return rows for the library, and the same rows as the baseline answered them."""
     count = len(scored.kept)
     if count > _REFERENCE_ROWS:
-        lengths = prepare(replica.family, rows.take(pa.array(scored.kept))).features.lengths
+        lengths = prepare(engine.family, rows.take(pa.array(scored.kept))).features.lengths
         longest = np.argsort(-lengths, kind="stable")[:_LONGEST_ROWS] if lengths is not None else np.arange(0)
         others = np.setdiff1d(np.arange(count), longest)
         spread = others[np.linspace(0, len(others) - 1, _REFERENCE_ROWS - len(longest)).astype(np.int64)]

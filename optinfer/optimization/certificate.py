@@ -7,7 +7,7 @@ run of a job pays nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from optinfer.backends import Executed
 from optinfer.errors import LoadError
 from optinfer.families import Arrays, Reference
 from optinfer.inference.answers import Scored, joined
-from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.inference.engine import Engine
+from optinfer.inference.invariance import scale
+from optinfer.inference.replica import ReplicaSettings
 from optinfer.optimization.baseline import Answers
 from optinfer.optimization.gate import Fidelity, Truth, measure
-from optinfer.optimization.invariance import invariance, scale
 from optinfer.records.stats import Stats
 from optinfer.system import home
 from optinfer.system.machine import gpu_memory_mb, peak_rss_mb
@@ -61,8 +63,8 @@ class Certificate:
     fidelity: Fidelity
     batch_invariant: bool
     largest_difference: float
-    invariance: dict[str, float]
-    executed: dict[str, Any]
+    invariance: Mapping[str, float]
+    executed: Executed
     mismatch: str
     rows_per_second: float
     rows_per_second_range: tuple[float, float]
@@ -103,17 +105,17 @@ class Exam:
 
 
 def certify(
-    replica: Replica,
+    engine: Engine,
     variant: str,
     settings: ReplicaSettings,
     exam: Exam,
     gpu_taken_mb: float = 0.0,
     without: Sequence[int] = (),
 ) -> Certificate:
-    """Measure a replica on a sample against the baseline's outputs, and keep the result.
+    """Measure an engine on a sample against the baseline's outputs, and keep the result.
 
     Args:
-        replica: made of `settings`, but it scores equal rows each by itself: a sample's speed is that of rows the model
+        engine: made of `settings`, but it scores equal rows each by itself: a sample's speed is that of rows the model
             really sees.
         gpu_taken_mb: memory of the GPU that was taken before it was loaded.
         without: rows that would end this process; they count against the variant. Those that the baseline could not
@@ -122,14 +124,14 @@ def certify(
     baseline = exam.baseline
     rows = np.delete(np.arange(exam.sample.num_rows), [*without, *baseline.rejected])
     tried = exam.sample.take(pa.array(rows))
-    replica.score(tried.slice(0, _WARM_UP_ROWS))
-    scored, speeds = _score_in_parts(replica, tried)
-    cases = invariance(replica, tried, scored)
+    engine.score(tried.slice(0, _WARM_UP_ROWS))
+    scored, speeds = _score_in_parts(engine, tried)
+    cases = engine.invariance(tried, scored)
     scored = replace(scored, kept=rows[scored.kept])
     worst = max(cases.values(), default=0.0)
-    executed = replica.session.executed()
+    executed = engine.executed()
     ran = (settings.artifact.precision, *executed["precisions"])
-    truth = None if exam.labels is None else Truth(exam.labels[baseline.kept], replica.family.answers)
+    truth = None if exam.labels is None else Truth(exam.labels[baseline.kept], engine.family.answers)
     outputs, answered = aligned(scored, baseline)
     used, total = gpu_memory_mb() if settings.device == "cuda" else (0.0, 0.0)
     certificate = Certificate(
@@ -140,7 +142,7 @@ def certify(
         device=settings.device,
         reference=baseline.reference,
         fidelity=measure(exam.metric, baseline.outputs, outputs, truth, answered),
-        batch_invariant=_known_invariant(cases, replica, ran) and worst <= _tolerance(ran, baseline),
+        batch_invariant=_known_invariant(cases, engine, ran) and worst <= _tolerance(ran, baseline),
         largest_difference=worst,
         invariance=cases,
         executed=executed,
@@ -157,7 +159,7 @@ def certify(
         gpu_total_mb=total,
         artifact_mb=settings.artifact.size_bytes / 1e6,
         build_seconds=settings.artifact.build_seconds,
-        load_seconds=replica.load_seconds,
+        load_seconds=engine.load_seconds,
         notes=settings.artifact.notes,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -176,7 +178,7 @@ def _from_dict(raw: dict[str, Any]) -> Certificate:
     return Certificate(**{**raw, **lists, "fidelity": fidelity, "reference": Reference(**raw["reference"])})
 
 
-def mismatch(settings: ReplicaSettings, executed: dict[str, Any]) -> str:
+def mismatch(settings: ReplicaSettings, executed: Executed) -> str:
     """Compare what the runtime says it runs with what was asked for; return the difference, or nothing."""
     wanted, ran = settings.artifact.precision, executed["precisions"]
     if executed["device"] != settings.device:
@@ -188,25 +190,25 @@ def mismatch(settings: ReplicaSettings, executed: dict[str, Any]) -> str:
     return ""
 
 
-def _listed(precisions: dict[str, int]) -> str:
+def _listed(precisions: Mapping[str, int]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in precisions.items()) or "nothing that multiplies"
 
 
-def _score_in_parts(replica: Replica, sample: pa.Table) -> tuple[Scored, list[float]]:
+def _score_in_parts(engine: Engine, sample: pa.Table) -> tuple[Scored, list[float]]:
     """Score the sample in interleaved parts; return all of it in order, and each part's rows per second."""
     parts = max(1, min(_PARTS, sample.num_rows // _PART_ROWS))
     pieces, speeds = [], []
     for part in range(parts):
         rows = np.arange(part, sample.num_rows, parts)
-        scored = replica.score(sample.take(pa.array(rows)))
+        scored = engine.score(sample.take(pa.array(rows)))
         pieces.append((rows, scored))
         speeds.append(scored.stats.rows_out / _busy(scored.stats))
     return joined(pieces), speeds
 
 
-def _known_invariant(cases: dict[str, float], replica: Replica, precisions: Sequence[str]) -> bool:
+def _known_invariant(cases: Mapping[str, float], engine: Engine, precisions: Sequence[str]) -> bool:
     """Tell whether anything speaks for a variant: cases; for a lone row, numbers too wide to share a scale."""
-    return bool(cases) or replica.max_batch_size == 1 or not set(precisions) & set(_NARROW)
+    return bool(cases) or engine.limits[1] == 1 or not set(precisions) & set(_NARROW)
 
 
 def _busy(stats: Stats) -> float:

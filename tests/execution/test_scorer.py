@@ -5,23 +5,24 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from optinfer.backends import Executed
 from optinfer.config import SourceConfig
 from optinfer.data import patience
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
 from optinfer.data.sources.parquet import plan as plan_source
-from optinfer.execution import scorer
 from optinfer.execution.scorer import FragmentScorer, ScoringTask
-from optinfer.inference.answers import Scored
+from optinfer.inference.answers import Scored, joined
 from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conftest import WriteTable, located
 
@@ -52,13 +53,13 @@ def fragments(task: ScoringTask, *names: str) -> list[Fragment]:
     return [Fragment(i, str(folder / name), 8 * i, 8 * i + 8) for i, name in enumerate(names)]
 
 
-def score(task: ScoringTask, *names: str) -> list[dict[str, Any]]:
-    """Score a run of two fragments of eight rows as a new replica; return its receipts."""
+def score(task: ScoringTask, *names: str, **actor: Any) -> list[dict[str, Any]]:
+    """Score a run of two fragments of eight rows as a new actor; return its receipts."""
     run = [
         {"fragment": asdict(fragment), "part": part}
         for fragment, part in zip(fragments(task, *(names or ("table.parquet",) * 2)), PARTS, strict=True)
     ]
-    receipts: list[dict[str, Any]] = json.loads(FragmentScorer(task)({"run": json.dumps(run)})["receipts"])
+    receipts: list[dict[str, Any]] = json.loads(FragmentScorer(task, **actor)({"run": json.dumps(run)})["receipts"])
     return receipts
 
 
@@ -164,34 +165,26 @@ def mixed(task: ScoringTask) -> ScoringTask:
     )
 
 
-def on(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scorer, "_has_gpu", lambda: gpu)
-
-
 @pytest.mark.parametrize(("gpu", "variant"), [(True, "fast"), (False, "slow")])
-def test_whether_ray_gave_it_a_gpu_decides_which_variant_an_actor_is(
-    mixed: ScoringTask, monkeypatch: pytest.MonkeyPatch, gpu: bool, variant: str
+def test_whether_it_was_given_a_gpu_decides_which_variant_an_actor_is(
+    mixed: ScoringTask, gpu: bool, variant: str
 ) -> None:
-    on(gpu, monkeypatch)
     artifact = {"fast": mixed.pools[0].artifact.key, "slow": "another"}[variant]
-    assert [(r["made"]["variant"], r["made"]["artifact"]) for r in score(mixed)] == [(variant, artifact)] * 2
+    assert [(r["made"]["variant"], r["made"]["artifact"]) for r in score(mixed, settings=mixed.settings(gpu))] == [
+        (variant, artifact)
+    ] * 2
     assert [part and part.variant for part in Output(mixed.output_url).sink.read(PARTS)] == [variant] * 2
 
 
-def test_an_actor_of_the_only_variant_asks_nobody_for_a_gpu(task: ScoringTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    on(False, monkeypatch)
+def test_an_actor_of_the_only_variant_asks_nobody_for_a_gpu(task: ScoringTask) -> None:
     assert [r["made"]["artifact"] for r in score(task)] == [task.pools[0].artifact.key] * 2
 
 
-def test_what_the_other_variant_committed_is_taken_as_it_is(
-    mixed: ScoringTask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    on(False, monkeypatch)
-    score(mixed)
-    on(True, monkeypatch)
-    again = score(mixed)  # begun already: told by the part
+def test_what_the_other_variant_committed_is_taken_as_it_is(mixed: ScoringTask) -> None:
+    score(mixed, settings=mixed.settings(gpu=False))
+    again = score(mixed, settings=mixed.settings(gpu=True))  # begun already: told by the part
     Output(mixed.output_url).attempts.forget()
-    late = score(mixed)  # not begun as far as it knows: told when it commits
+    late = score(mixed, settings=mixed.settings(gpu=True))  # not begun as far as it knows: told when it commits
     for receipts in (again, late):
         assert [(r["made"]["variant"], r["made"]["artifact"], r["stats"]["rows_out"]) for r in receipts] == [
             ("slow", "another", 8)
@@ -199,36 +192,61 @@ def test_what_the_other_variant_committed_is_taken_as_it_is(
     assert [r["stats"]["micro_batches"] for r in again] == [0, 0]
 
 
-def test_a_fragment_is_isolated_with_the_actors_own_variant(
-    mixed: ScoringTask, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    isolated: list[str] = []
-
-    class Isolated(scorer.IsolatedReplica):
-        def __init__(self, settings: ReplicaSettings) -> None:
-            super().__init__(settings)
-            isolated.append(settings.variant)
-
-    monkeypatch.setattr(scorer, "IsolatedReplica", Isolated)
-    on(False, monkeypatch)
+def test_a_fragment_is_isolated_with_the_actors_own_variant(mixed: ScoringTask) -> None:
+    fast, slow = mixed.pools
+    broken = replace(mixed, pools=(replace(fast, artifact=replace(fast.artifact, format="openvino")), slow))
     assert Output(mixed.output_url).attempts.begin(PARTS[0])
-    score(mixed)
-    assert isolated == ["slow"]
+    assert [r["made"]["variant"] for r in score(broken, settings=slow)] == ["slow"] * 2
 
 
-@pytest.mark.parametrize("lost", ["an answer", "a row"])
-def test_a_part_that_would_not_hold_every_row_is_never_committed(
-    task: ScoringTask, monkeypatch: pytest.MonkeyPatch, lost: str
-) -> None:
-    """Whatever the replica says: rows that are neither scored nor rejected, or answers that are not one a row."""
-    score_all = Replica.score
+class Lossy(Replica):
+    """Loses the first answer of each call, or the whole row."""
 
-    def score_less(replica: Replica, table: pa.Table) -> Scored:
-        scored = score_all(replica, table)
+    lost = "an answer"
+
+    def score(self, table: pa.Table) -> Scored:
+        scored = super().score(table)
         added = scored.added.slice(1)
-        return replace(scored, added=added, **({} if lost == "an answer" else {"kept": scored.kept[1:]}))
+        return replace(scored, added=added, **({} if self.lost == "an answer" else {"kept": scored.kept[1:]}))
 
-    monkeypatch.setattr(Replica, "score", score_less)
-    (receipt,) = score(task)
+
+class LosesRows(Lossy):
+    lost = "a row"
+
+
+@pytest.mark.parametrize("load", [Lossy, LosesRows])
+def test_a_part_that_would_not_hold_every_row_is_never_committed(task: ScoringTask, load: type[Lossy]) -> None:
+    """Whatever the engine says: rows that are neither scored nor rejected, or answers that are not one a row."""
+    (receipt,) = score(task, load=load)
     assert receipt["error"] == "AccountingError"
     assert Output(task.output_url).sink.committed() == set()
+
+
+class Server:
+    """An engine that makes batches by itself: here of one row each."""
+
+    limits = (0, 0)
+    load_seconds = 0.5
+
+    def __init__(self, settings: ReplicaSettings) -> None:
+        self._model = Replica(settings)
+        self.family = self._model.family
+
+    def score(self, table: pa.Table) -> Scored:
+        return joined([(np.array([row]), self._model.score(table.slice(row, 1))) for row in range(table.num_rows)])
+
+    def executed(self) -> Executed:
+        return self._model.executed()
+
+    def invariance(self, sample: pa.Table, scored: Scored) -> Mapping[str, float]:
+        return {}
+
+
+def test_an_engine_that_batches_by_itself_scores_fragments(task: ScoringTask, tmp_path: Path) -> None:
+    other = replace(task, output_url=str(tmp_path / "other"))
+    receipts = score(task, load=Server)
+    assert [(r["max_batch_tokens"], r["max_batch_size"], r["load_seconds"]) for r in receipts] == [(0, 0, 0.5)] * 2
+    assert [r["stats"]["micro_batches"] for r in receipts] == [8, 8]
+    score(other)
+    for part in PARTS:
+        assert pq.read_table(tmp_path / "out" / part).equals(pq.read_table(tmp_path / "other" / part))

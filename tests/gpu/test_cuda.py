@@ -11,11 +11,11 @@ import pytest
 
 from optinfer.errors import UnavailableError
 from optinfer.families import FAMILIES
+from optinfer.inference.invariance import invariance
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization import build
 from optinfer.optimization.certificate import mismatch
 from optinfer.optimization.gate import measure
-from optinfer.optimization.invariance import invariance
 from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.variants import VARIANTS
 from optinfer.system.machine import lacks_nvidia_gpu

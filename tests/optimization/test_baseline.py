@@ -14,9 +14,9 @@ from optinfer.backends import Arrays
 from optinfer.config import GateConfig
 from optinfer.errors import GateError, LoadError, NoVariantError
 from optinfer.families import Reference
+from optinfer.inference.invariance import invariance
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization.baseline import Answers, answers_apart, kept_apart, read, require_sound
-from optinfer.optimization.invariance import invariance
 from tests.conftest import located
 
 TEXTS = pa.table({"text": [f"package {i} " + "word " * (i % 7) for i in range(20)]})

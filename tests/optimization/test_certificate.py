@@ -15,11 +15,11 @@ from optinfer.config import GateConfig
 from optinfer.errors import GateError
 from optinfer.families._numbers import NumericFeatures, read_numbers
 from optinfer.inference.answers import Scored
+from optinfer.inference.invariance import invariance, outliers_first
 from optinfer.inference.preparing import prepare
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization.baseline import Answers, require_sound
 from optinfer.optimization.certificate import Exam, mismatch
-from optinfer.optimization.invariance import invariance, outliers_first
 from optinfer.optimization.trial import certify_here
 from optinfer.records.stats import Stats
 from tests.conftest import located

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from optinfer.backends import Arrays, Backend, Execution, Session
+from optinfer.backends import Arrays, Backend, Executed, Execution, Session
 from optinfer.models.artifact import Artifact
 
 
@@ -28,7 +28,7 @@ class StandIn(Session):
         results = self._session.run(self._outputs, inputs)
         return {name: times * values for name, values in zip(self._outputs, results, strict=True)}
 
-    def executed(self) -> dict[str, Any]:
+    def executed(self) -> Executed:
         return {"backend": "stand-in", "version": "1", "device": self._device, "precisions": {}}
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from optinfer.errors import OptinferError
-from optinfer.families import Arrays, Features
+from optinfer.families import Arrays, Family, Features
 from optinfer.inference.answers import Scored
 from optinfer.inference.preparing import prepare
-from optinfer.inference.replica import Replica
 
 _ROWS = 8
 _NEIGHBOURS = 3
@@ -21,7 +20,16 @@ _OUTLIERS_AMONG = 128
 _LEAST = 1e-3
 
 
-def invariance(replica: Replica, sample: pa.Table, scored: Scored) -> dict[str, float]:
+class Answering(Protocol):
+    """A loaded model that can be asked for chosen rows in chosen company."""
+
+    family: Family
+    max_batch_size: int
+
+    def answer(self, features: Features, rows: np.ndarray[Any, Any], pad_to: int = 0) -> Arrays: ...
+
+
+def invariance(replica: Answering, sample: pa.Table, scored: Scored) -> dict[str, float]:
     """Return the largest difference of any output component between a row alone and the same row in company.
 
     Cases: as the replica scored it, which also tells whether answers came back in the order of the rows; ordinary
@@ -54,7 +62,7 @@ def invariance(replica: Replica, sample: pa.Table, scored: Scored) -> dict[str, 
     return worst
 
 
-def _together(replica: Replica, features: Features, rows: np.ndarray[Any, Any], pad_to: int = 0) -> Arrays | None:
+def _together(replica: Answering, features: Features, rows: np.ndarray[Any, Any], pad_to: int = 0) -> Arrays | None:
     """Return what a model answers in company; None where it raises, as the job then scores each row alone."""
     try:
         return replica.answer(features, rows, pad_to)
