@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -78,12 +79,24 @@ class SourceConfig(_Part):
         return list(dict.fromkeys(name for names in given for name in names))
 
 
-@runtime_checkable
-class _Settled(Protocol):
-    """What of a family concerns the job file: the type of its settings (see families/)."""
+class FamilySettings(_Part):
+    """What a job may say of a family's model, under `model`; each family has its own."""
 
     @property
-    def settings(self) -> type[BaseModel]: ...
+    def own_code(self) -> str | None:
+        """`module:Class` of the job's own that shapes the answers, if any does."""
+        return None
+
+
+@runtime_checkable
+class _Settled(Protocol):
+    """What of a family concerns the job file: its settings, and which files are its models (see families/)."""
+
+    @property
+    def settings(self) -> type[FamilySettings]: ...
+
+    @property
+    def any_file(self) -> bool: ...
 
 
 FAMILY_SETTINGS: Kind[_Settled] = Kind("family", "families", "optinfer.families", _Settled)  # type: ignore[type-abstract]
@@ -111,19 +124,33 @@ class ModelConfig(_Part):
         return self
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Mapping[str, object]:
         """What the job says of a model of its family, by the names that job files use; all of them.
 
         Raises:
             ValidationError: the family takes no such setting, or another value.
         """
-        known = settings_of(self.family)
-        if known is None:
-            return {}  # that there is no such family is said where it is loaded
-        return known.model_validate(self.model_extra or {}).model_dump(by_alias=True)
+        given = self._given
+        return given.model_dump(by_alias=True) if given else {}
+
+    @property
+    def own_code(self) -> str | None:
+        """`module:Class` of the job's own that shapes the answers, if any does."""
+        given = self._given
+        return given.own_code if given else None
+
+    @property
+    def any_file(self) -> bool:
+        """Whether the family's models are files of any kind."""
+        return FAMILY_SETTINGS.get(self.family).any_file
+
+    @property
+    def _given(self) -> FamilySettings | None:
+        known = settings_of(self.family)  # that there is no such family is said where it is loaded
+        return known.model_validate(self.model_extra or {}) if known else None
 
 
-def settings_of(family: str) -> type[BaseModel] | None:
+def settings_of(family: str) -> type[FamilySettings] | None:
     """Return the type of a family's settings, None where there is no such family."""
     try:
         return FAMILY_SETTINGS.get(family).settings

@@ -11,6 +11,7 @@ import importlib
 import os
 import pkgutil
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -91,7 +92,7 @@ def load_class(spec: str) -> Any:
     return getattr(found, name)
 
 
-def make(spec: str, arguments: dict[str, Any]) -> Any:
+def make(spec: str, arguments: Mapping[str, object]) -> Any:
     """Return an object of the class `module:Class`.
 
     Raises:

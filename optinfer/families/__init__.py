@@ -8,12 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
+from optinfer.config import FamilySettings as FamilySettings
 from optinfer.errors import ConfigError
 from optinfer.models.artifact import Artifact
 from optinfer.plugins import Kind
@@ -150,29 +150,32 @@ class Family(ABC):
         raise ConfigError(f"{type(self).__name__} gives no single answer to hold against gate.label; leave it out")
 
 
-class FamilySettings(BaseModel):
-    """What a job may say of a family's model, under `model`; each family has its own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+S = TypeVar("S", bound=FamilySettings)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FamilyKind:
+class FamilyKind(Generic[S]):
     """A family, before there is a model.
 
     Attributes:
         settings: the type of what the job may say under `model`, beside the keys that every model has.
         fragment_rows: rows that a fragment should have.
-        load: (model, settings by name) -> the family of this model. Cheap: no weights, and nothing heavy where the
-            files tell what the model takes and gives. Raises ConfigError for a model that is not of this family.
+        make: (model, settings) -> the family of this model. Cheap: no weights, and nothing heavy where the files tell
+            what the model takes and gives. Raises ConfigError for a model that is not of this family.
+        any_file: a model may be a file of any kind, as code of the job's own opens it.
     """
 
-    settings: type[FamilySettings]
+    settings: type[S]
     fragment_rows: int
-    load: Callable[[Artifact, dict[str, Any]], Family]
+    make: Callable[[Artifact, S], Family]
+    any_file: bool = False
+
+    def load(self, model: Artifact, settings: Mapping[str, object]) -> Family:
+        """Make the family of a model from settings as they travel: by the names that job files use."""
+        return self.make(model, self.settings.model_validate(settings))
 
 
-FAMILIES: Kind[FamilyKind] = Kind("family", "families", __name__, FamilyKind)
+FAMILIES: Kind[FamilyKind[Any]] = Kind("family", "families", __name__, FamilyKind)
 
 
 def as_roles(table: pa.Table, columns: Columns) -> pa.Table:

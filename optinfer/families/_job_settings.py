@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -46,7 +47,11 @@ class CodeSettings(FamilySettings):
         pattern=r"^[\w.]+:\w+$",
         description="`module:Class` of the job's own code",
     )
-    arguments: dict[str, Any] = Field(
+    arguments: Mapping[str, object] = Field(
         default_factory=dict,
         description="keyword arguments of that class",
     )
+
+    @property
+    def own_code(self) -> str | None:
+        return self.class_path

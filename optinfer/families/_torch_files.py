@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from threading import Lock
 from types import MethodType
 from typing import Any
 
 from optinfer.errors import ConfigError
+
+# torch keeps the archive that it reads in a global: two replicas of one process would read each other's.
+_LOADING = Lock()
 
 
 def load_pt2(path: Path) -> Any:
@@ -17,7 +21,8 @@ def load_pt2(path: Path) -> Any:
     """
     import torch
 
-    program = torch.export.load(path)
+    with _LOADING:
+        program = torch.export.load(path)
     module = _flat(program.module(), program.call_spec)
 
     def unchanged(self: Any, mode: bool = True) -> Any:

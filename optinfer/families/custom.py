@@ -15,7 +15,7 @@ alone vary otherwise), `metrics`, and `answers(outputs)` where a label column is
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,10 @@ class Settings(CodeSettings):
     """What a job says of its own class."""
 
 
-def load(model: Artifact, settings: dict[str, Any]) -> Family:
-    spec = settings.get("class")
-    if not spec:
+def make(model: Artifact, settings: Settings) -> Family:
+    if not settings.class_path:
         raise ConfigError("family custom needs model.class: module:Class, importable from the working directory")
-    return Custom(model, spec, settings.get("arguments") or {})
+    return Custom(model, settings.class_path, settings.arguments)
 
 
 @dataclass(kw_only=True)
@@ -58,7 +57,7 @@ class Custom(Family):
 
     libraries = ("torch",)
 
-    def __init__(self, model: Artifact, spec: str, arguments: dict[str, Any]) -> None:
+    def __init__(self, model: Artifact, spec: str, arguments: Mapping[str, object]) -> None:
         user = plugins.make(spec, arguments)
         if missing := [name for name in _NEEDED if not hasattr(user, name)]:
             raise ConfigError(f"{spec} has no {missing[0]}; a custom class needs {', '.join(_NEEDED)}")
@@ -162,5 +161,6 @@ def _fp32(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 family = FamilyKind(
     settings=Settings,
     fragment_rows=1024,
-    load=load,
+    make=make,
+    any_file=True,
 )

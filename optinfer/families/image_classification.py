@@ -39,8 +39,8 @@ class Settings(ClassSettings):
     """What a job may say of a classifier of images."""
 
 
-def load(model: Artifact, settings: dict[str, Any]) -> Family:
-    return ImageClassification(model, settings.get("top_k"))
+def make(model: Artifact, settings: Settings) -> Family:
+    return ImageClassification(model, settings.top_k)
 
 
 @dataclass(kw_only=True)
@@ -268,5 +268,5 @@ family = FamilyKind(
     settings=Settings,
     # Prepared images of a fragment lie in memory together.
     fragment_rows=256,
-    load=load,
+    make=make,
 )

@@ -47,8 +47,8 @@ class Settings(CodeSettings):
     )
 
 
-def load(model: Artifact, settings: dict[str, Any]) -> Family:
-    return Tensor(model, settings.get("class"), settings.get("arguments") or {}, settings.get("outputs") or {})
+def make(model: Artifact, settings: Settings) -> Family:
+    return Tensor(model, settings)
 
 
 class Tensor(Family):
@@ -56,9 +56,9 @@ class Tensor(Family):
 
     max_batch_size = 1024
 
-    def __init__(self, model: Artifact, spec: str | None, arguments: dict[str, Any], outputs: dict[str, int]) -> None:
-        self._model, self._spec, self._arguments = model, spec, arguments
-        signature = self._signature(outputs)
+    def __init__(self, model: Artifact, settings: Settings) -> None:
+        self._model, self._spec, self._arguments = model, settings.class_path, settings.arguments
+        signature = self._signature(settings.outputs)
         self._ports = signature.inputs
         self.roles = self.inputs = tuple(port.name for port in signature.inputs)
         self._outputs = signature.outputs
@@ -256,5 +256,5 @@ def _metrics(outputs: tuple[Port, ...]) -> tuple[str, ...]:
 family = FamilyKind(
     settings=Settings,
     fragment_rows=16384,
-    load=load,
+    make=make,
 )

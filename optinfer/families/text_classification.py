@@ -29,7 +29,7 @@ class Settings(TextSettings, ClassSettings):
     """What a job may say of a classifier of texts."""
 
 
-def load(model: Artifact, settings: dict[str, Any]) -> Family:
+def make(model: Artifact, settings: Settings) -> Family:
     return TextClassification(require_folder(model), model.key, settings)
 
 
@@ -41,20 +41,20 @@ class TextClassification(Family):
     outputs = (OUTPUT,)
     dynamic_axes = DYNAMIC_AXES
 
-    def __init__(self, folder: Path, key: str, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, key: str, settings: Settings) -> None:
         self._folder = folder
         self._sentence = read_sentence(folder) if (folder / "modules.json").is_file() else None
-        self._classes = Classes(folder, settings.get("top_k"), must_name=self._sentence is not None)
+        self._classes = Classes(folder, settings.top_k, must_name=self._sentence is not None)
         self.metrics = self._classes.metrics
         self.libraries = ("transformers",) if self._sentence is None else ("sentence-transformers",)
         _check_head(folder, self._sentence, len(self._classes.names))
         sentence = self._sentence or Sentence(layers=(), prompts={}, named=False)
-        self._prompt = sentence.prompt(folder, settings.get("prompt"), settings.get("prompt_name"))
+        self._prompt = sentence.prompt(folder, settings.prompt, settings.prompt_name)
         self._tokenize = TextTokenizer(
             Reading(
                 folder=folder,
                 key=key,
-                max_length=settings.get("max_length"),
+                max_length=settings.max_length,
                 meant=sentence.max_length,
                 lower=sentence.lower,
                 capped=sentence.named,
@@ -141,5 +141,5 @@ def _check_head(folder: Path, sentence: Sentence | None, classes: int) -> None:
 family = FamilyKind(
     settings=Settings,
     fragment_rows=1024,
-    load=load,
+    make=make,
 )

@@ -32,7 +32,7 @@ class Settings(TextSettings):
     )
 
 
-def load(model: Artifact, settings: dict[str, Any]) -> Family:
+def make(model: Artifact, settings: Settings) -> Family:
     return TextEmbedding(require_folder(model), model.key, settings)
 
 
@@ -46,19 +46,19 @@ class TextEmbedding(Family):
     metrics = ("cosine",)
     libraries = ("sentence-transformers",)
 
-    def __init__(self, folder: Path, key: str, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, key: str, settings: Settings) -> None:
         self._folder = folder
         self._sentence = read_sentence(folder)
-        self._prompt = self._sentence.prompt(folder, settings.get("prompt"), settings.get("prompt_name"))
+        self._prompt = self._sentence.prompt(folder, settings.prompt, settings.prompt_name)
         width = width_of(folder, self._sentence.layers)
-        self._truncate = settings.get("truncate_dim") or self._sentence.truncate
+        self._truncate = settings.truncate_dim or self._sentence.truncate
         if self._truncate and self._truncate > width:
             raise ConfigError(f"model.truncate_dim {self._truncate} is more than the model's {width} numbers; lower it")
         self._tokenize = TextTokenizer(
             Reading(
                 folder=folder,
                 key=key,
-                max_length=settings.get("max_length"),
+                max_length=settings.max_length,
                 meant=self._sentence.max_length,
                 lower=self._sentence.lower,
                 capped=True,
@@ -102,5 +102,5 @@ class TextEmbedding(Family):
 family = FamilyKind(
     settings=Settings,
     fragment_rows=1024,
-    load=load,
+    make=make,
 )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -57,7 +57,7 @@ class ReplicaSettings:
     """
 
     family: str
-    family_settings: dict[str, Any] = field(default_factory=dict)
+    family_settings: Mapping[str, object] = field(default_factory=dict)
     model: Artifact
     backend: str
     artifact: Artifact

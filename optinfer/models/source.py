@@ -62,7 +62,7 @@ def locate(config: ModelConfig, tracking: str | None = None) -> Artifact:
         content += check_onnx(main)
     elif main.suffix == ".pt2" and not config.allow_pickle:
         check_pt2(main)
-    is_onnx = main.suffix == ".onnx" and config.family != "custom"
+    is_onnx = main.suffix == ".onnx" and not config.any_file
     return Artifact(
         path=str(folder),
         entry=entry,
@@ -111,7 +111,7 @@ def _onnx_precision(file: Path) -> str:
 
 def _entry(folder: Path, config: ModelConfig) -> str:
     """Return the main file of a folder, or "" where the folder is loaded as a whole."""
-    if config.family == "custom" or list(folder.glob("*.safetensors")):
+    if config.any_file or list(folder.glob("*.safetensors")):
         return ""
     found = [p for pattern in _MODEL_FILES for p in (*folder.glob(f"*{pattern}"), *folder.glob(f"onnx/*{pattern}"))]
     if len(found) == 1:
@@ -134,7 +134,7 @@ def _refuse_pickles(main: Path, config: ModelConfig) -> None:
     refuse_pickle(main)
     if main.suffix == ".safetensors":
         check_safetensors(main)
-    elif main.suffix not in _MODEL_FILES and config.family != "custom":
+    elif main.suffix not in _MODEL_FILES and not config.any_file:
         raise ConfigError(f"model.path {main} is no model file; give {_KINDS}")
 
 
@@ -277,5 +277,4 @@ def _from_hub(uri: str) -> Path:
 
 def _own_code(config: ModelConfig) -> list[Path]:
     """Return the file of the job's own class, where it names one: what it says shapes the answers."""
-    spec = config.settings.get("class")
-    return [plugins.code_of(spec)] if spec else []
+    return [plugins.code_of(config.own_code)] if config.own_code else []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from optinfer.config import JobConfig
 from optinfer.families import FAMILIES, Family
@@ -27,7 +27,7 @@ class Subject:
     source: str
     model: Artifact
     family: Family
-    family_settings: dict[str, Any]
+    family_settings: Mapping[str, object]
     catalog: Catalog
 
     @property
@@ -44,11 +44,10 @@ class Subject:
         return replace(self, config=config)
 
 
-def load_family(config: JobConfig, model: Artifact, settings: dict[str, Any]) -> Family:
+def load_family(config: JobConfig, model: Artifact, settings: Mapping[str, object]) -> Family:
     """Load the job's family for its model.
 
     Raises:
         ConfigError: the model is not one of this family.
     """
-    family: Family = FAMILIES.get(config.model.family).load(model, settings)
-    return family
+    return FAMILIES.get(config.model.family).load(model, settings)

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from optinfer import plugins
 from optinfer.backends import BACKENDS
 from optinfer.errors import OptinferError, without_secrets
+from optinfer.families import FAMILIES
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.selection import Prepared
 from optinfer.optimization.techniques import TECHNIQUES
@@ -97,7 +98,8 @@ def _require_the_same(model: str, uri: str, rows: pa.Table, expected: Any, folde
 
 def _own_code(prepared: Prepared) -> list[str]:
     """Return the file of the job's own class, or the package that it lies in."""
-    spec = prepared.settings.family_settings.get("class")
+    settings = prepared.settings
+    spec = FAMILIES.get(settings.family).settings.model_validate(settings.family_settings).own_code
     if not spec:
         return []
     file, parts = plugins.code_of(spec), spec.partition(":")[0].split(".")
