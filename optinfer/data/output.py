@@ -51,7 +51,7 @@ class Output:
         self.folder = Folder(url)
         self.sink = SINKS.get(kind).open(url)
         self.binding = Binding(self.folder, self.sink)
-        self.attempts = Attempts(self.folder)
+        self.attempts = Attempts(url)
 
     @property
     def shown(self) -> str:

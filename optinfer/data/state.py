@@ -30,8 +30,8 @@ def parquet_bytes(table: pa.Table) -> bytes:
 class Attempts:
     """Parts of which the making was begun in this run: one that was not ended is made in isolation."""
 
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
+    def __init__(self, url: str) -> None:
+        self._folder = Folder(url)
 
     def begin(self, part: str) -> bool:
         """Mark that a part is being made; return False where an attempt of this run began it and did not end."""

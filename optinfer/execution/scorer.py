@@ -24,7 +24,6 @@ from optinfer.data.fragments import Fragment
 from optinfer.data.sinks import SINKS
 from optinfer.data.sources import SOURCES
 from optinfer.data.state import Attempts
-from optinfer.data.storage import Folder
 from optinfer.errors import (
     AccountingError,
     CorruptFileError,
@@ -99,7 +98,7 @@ class FragmentScorer:
         self._task = task
         self._settings = settings or _own_settings(task)
         self._sink = SINKS.get(task.sink).open(task.output_url)
-        self._attempts = Attempts(Folder(task.output_url))
+        self._attempts = Attempts(task.output_url)
         self._reader = SOURCES.get(task.source).reader(list(dict.fromkeys([*task.columns_read, *task.carried.names])))
         # The model loads while the first fragments are read. What it raises, a call says: an actor whose constructor
         # raises would be started again and again.

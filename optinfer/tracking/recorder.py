@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from optinfer.config import TrackingConfig
 from optinfer.errors import OptinferError
-from optinfer.system import last_resort
+from optinfer.system import home, last_resort
 from optinfer.tracking.journal import Journal
 from optinfer.tracking.mlflow_tracker import MlflowTracker
 
@@ -84,3 +86,9 @@ class Recorder:
             self._say(f"warning: {where['warning']}")
         self.journal.close()
         return where
+
+
+def recorder_of(tracking: TrackingConfig, run_id: str, say: Callable[[str], None]) -> Recorder:
+    """Return the recorder of a run: its journal in our home, and the experiment that the job names."""
+    tracker = MlflowTracker(tracking.uri or home.default_tracking_uri(), tracking.experiment)
+    return Recorder(home.runs() / run_id, tracker, time.time, say)

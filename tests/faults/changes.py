@@ -36,25 +36,28 @@ class Calls:
 def calls(monkeypatch: pytest.MonkeyPatch, without_ray: None) -> Calls:
     """Return what counts the calls of the fake session in this process, from the first fragment on."""
     from optinfer.backends.fake import FakeSession
-    from optinfer.execution import pipeline
+    from optinfer.commands import run
+    from optinfer.execution.in_process import InProcess
+    from optinfer.execution.placement import Node
 
     counted, scoring = Calls(), [False]
-    answer, stream = FakeSession.__call__, pipeline.stream
+    answer = FakeSession.__call__
 
     def counting(self: FakeSession, inputs: Any) -> Any:
         if scoring[0]:
             counted.called()
         return answer(self, inputs)
 
-    def streaming(*arguments: Any) -> Iterator[Any]:
-        scoring[0] = True
-        try:
-            yield from stream(*arguments)
-        finally:
-            scoring[0] = False
+    class Scoring(InProcess):
+        def stream(self, *arguments: Any) -> Iterator[Any]:  # type: ignore[override]
+            scoring[0] = True
+            try:
+                yield from super().stream(*arguments)
+            finally:
+                scoring[0] = False
 
     monkeypatch.setattr(FakeSession, "__call__", counting)
-    monkeypatch.setattr(pipeline, "stream", streaming)
+    monkeypatch.setattr(run, "OnRay", lambda address: Scoring([Node(cpus=1)]))
     return counted
 
 

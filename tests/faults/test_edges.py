@@ -109,13 +109,13 @@ class TestTheLastResort:
         self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path,
         monkeypatch: pytest.MonkeyPatch, last_journal: Callable[[], Path],
     ) -> None:  # fmt: skip
-        monkeypatch.setattr("optinfer.commands.run._resume", lambda *_: {}["gone"])
+        monkeypatch.setattr("optinfer.commands.books.Books.resume", lambda *_: {}["gone"])
         code, out, err = run_cli("run", write_job(source, sink), "--json")
         (event,) = (e for e in read(last_journal()) if e["event"] == "error")
         assert code == 1
         assert "Traceback" not in err + out
         assert f"KeyError: 'gone'): please report it; the traceback is in {last_journal()}" in err
-        assert "_resume" in event["traceback"]
+        assert "resume" in event["traceback"]
         assert not (home.home() / "crashes").exists()
 
     @pytest.mark.usefixtures("fake_variant", "without_ray")

@@ -1,0 +1,137 @@
+"""The books of a run: what its folder holds, counted by receipts and by what lies there, until both agree."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from optinfer.commands.resolved import Resolved
+from optinfer.data.account import Accounts, Committed
+from optinfer.data.lock import RunLock
+from optinfer.data.output import Output
+from optinfer.data.output_listing import few
+from optinfer.errors import AccountingError
+from optinfer.records.receipt import Receipt
+from optinfer.tracking.recorder import Recorder
+from optinfer.tracking.tally import Tally
+
+# (n,) ascending indices of fragments
+Indices = np.ndarray[Any, Any]
+# How often the folder is looked at: each time, what it lacks has been scored (again).
+_LOOKS = 4
+
+
+@dataclass(frozen=True)
+class Books:
+    """One run's account of one output; `lock` says that nobody else writes there."""
+
+    job: Resolved
+    output: Output
+    lock: RunLock
+    accounts: Accounts
+    tally: Tally
+    recorder: Recorder
+    say: Callable[[str], None]
+
+    @classmethod
+    def opened(
+        cls, job: Resolved, output: Output, lock: RunLock, recorder: Recorder, say: Callable[[str], None]
+    ) -> Books:
+        """Open the books of a run that has counted nothing yet."""
+        tally = Tally(job.plan.rows, job.config.sink.error_threshold)
+        return cls(job, output, lock, Accounts(output.folder, job.fingerprint), tally, recorder, say)
+
+    def resume(self) -> Committed:
+        """Count what is committed: a listing decides. What is damaged is removed, and is scored again."""
+        found, total = self.output.resume(self.accounts, self.job.plan), len(self.job.plan.fragments)
+        for name in found.dropped:
+            self.recorder.warn(f"{name} cannot be read and is dropped; the parts it names are opened instead")
+        for line in found.damaged:
+            self.recorder.warn(f"{line}; it is removed and scored again")
+        self.tally.take_over(found.fragments.tolist(), found.rows_in, found.rows_out, found.rows_quarantined)
+        self.tally.rows_by_variant.update(found.rows_by_variant)
+        if len(found.fragments) and total:
+            self.say(f"resuming: {len(found.fragments):,} of {total:,} fragments are committed")
+        return found
+
+    def left(self, found: Committed) -> Indices:
+        """Return what is to score; an empty table has one part all the same."""
+        return np.setdiff1d(np.arange(max(len(self.job.plan.fragments), 1)), found.fragments)
+
+    def until_whole(self, left: Indices, score: Callable[[Indices], None]) -> None:
+        """Score what is left, look at the folder, and again while it lacks something: parts may go meanwhile.
+
+        Raises:
+            AccountingError: it never held them all; says what is missing.
+        """
+        for _ in range(_LOOKS):
+            score(left)
+            self.accounts.flush()
+            left, reasons = self._lost()
+            if not len(left):
+                return
+        raise AccountingError(
+            f"{self.output.shown} loses parts as fast as they are made: {'; '.join(reasons)}; it is left without "
+            "_SUCCESS: stop whoever writes there and run the same command again"
+        )
+
+    def _lost(self) -> tuple[Indices, tuple[str, ...]]:
+        """Hold the folder against plan and receipts; name, uncount and remove what is not there as it was committed."""
+        if gone := self.output.binding.put_back_state():
+            self.recorder.warn(f"{', '.join(gone)} was removed or changed during the run, and is put back")
+            self.lock.renew()
+            self.accounts.write_again()
+        found, plan = self.output.compare(self.accounts, self.job.plan), self.job.plan
+        for name in found.orphans:
+            self.output.folder.delete(name)
+        for line in few(found.reasons):
+            self.recorder.warn(f"{line}: its fragment is scored again")
+        if len(found.lost):
+            self.output.remove(found.lost, self.accounts.table(), len(plan.fragments))
+            held = self.accounts.forget(found.lost)
+            self.accounts.write_again()
+            self.tally.lose(found.lost.tolist(), held.rows_in, held.rows_out, held.rows_quarantined)
+            self.tally.rows_by_variant -= Counter(held.rows_by_variant)
+            self.output.attempts.forget()
+        return found.lost, few(found.reasons)
+
+    def commit_nothing(self, _: Indices) -> None:
+        """Leave an output with a schema where the table is empty."""
+        self.accounts.add(self.output.commit_empty(self.job.plan, self.job.fingerprint, self.job.schema))
+
+    def count(self, receipt: Receipt) -> None:
+        """Count a committed fragment.
+
+        Raises:
+            QuarantineError: more rows are quarantined than the job allows.
+        """
+        self.recorder.event("receipt", **receipt.as_dict())
+        self.accounts.add(receipt.made)
+        self.tally.add(receipt)
+        self.check_threshold()
+
+    def check_threshold(self) -> None:
+        self.tally.check_threshold(f"{self.output.shown}/_quarantine")
+
+    def close(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """End the output, whose rows all have to be accounted for; return the manifest as it is written."""
+        return self.output.finish(manifest, self.accounts, self.job.plan)
+
+    def check(self) -> None:
+        """Check rows in = rows scored + rows quarantined = rows planned, and that these are not too many.
+
+        Raises:
+            QuarantineError: they are.
+            AccountingError: they differ.
+        """
+        self.check_threshold()
+        self.tally.check_complete(self.output.shown)
+
+    @property
+    def untouched(self) -> bool:
+        """Tell whether nobody has committed anything: another variant may still fill this output."""
+        return not (self.tally.counted or self.output.sink.committed())

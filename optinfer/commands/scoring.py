@@ -1,0 +1,69 @@
+"""The stream of a run: replicas placed, fragments dealt to them, receipts counted as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+from optinfer.commands.books import Books, Indices
+from optinfer.commands.resolved import Resolved
+from optinfer.commands.summary import Summary
+from optinfer.execution.executor import Executor
+from optinfer.execution.placing import placed
+from optinfer.execution.scorer import ScoringTask
+from optinfer.execution.todo import Todo
+from optinfer.optimization.pools import Pools, prefixed
+from optinfer.records.placement import Placement
+from optinfer.tracking.progress import Progress
+
+
+def stream(proved: Pools, books: Books, summary: Summary, executor: Executor, left: Indices) -> None:
+    """Place the replicas and count their receipts as fragments are committed."""
+    if not len(left):
+        return books.recorder.params(proved.params)
+    executor.start()
+    nodes = executor.nodes()
+    summary.mark("ray")
+    # What is scored again has the place of the replicas that have just ended, which Ray may still count as taken.
+    placements = summary.placements = summary.placements or placed(
+        books.job.config.placement, proved, proved.first.variant.device, nodes, len(left), executor.growing
+    )
+    for one, place in zip(proved, placements, strict=False):
+        books.say(f"scoring with {one.variant.name}: {'; '.join(place.reasons)}")
+    task, todo = _task(proved, placements, books.job), Todo(books.job.plan, left)
+    progressing = Progress(books.job.plan.rows, books.tally.total.rows_in)
+    # Closed also where a receipt ends the job: whoever keeps that error would keep the replicas scoring.
+    with progressing as progress, closing(executor.stream(task, placements, todo)) as receipts:
+        for count, receipt in enumerate(receipts):
+            if count == 0:  # not before: until a replica has loaded it, another variant may take its place
+                books.recorder.params({**proved.params, **_placement_params(placements)})
+            books.count(receipt)
+            progress.advance(receipt.stats.rows_in, receipt.stats.rows_quarantined)
+
+
+def _placement_params(placements: Sequence[Placement]) -> dict[str, Any]:
+    return {
+        f"placement.{name}": value
+        for at, place in enumerate(placements)
+        for name, value in prefixed(at, place.params).items()
+    }
+
+
+def _task(proved: Pools, placements: Sequence[Placement], job: Resolved) -> ScoringTask:
+    config = job.config
+    # A pool that found no node has replicas on none, and its variant stays one whose rows the output may hold.
+    threads = [place.threads_per_replica for place in placements] + [placements[-1].threads_per_replica] * len(proved)
+    return ScoringTask(
+        pools=tuple(replace(one.settings, threads=count) for one, count in zip(proved, threads, strict=False)),
+        source=job.subject.source,
+        sink=job.sink,
+        columns=config.source.columns,
+        columns_read=config.source.columns_read,
+        carried=job.carried,
+        output_url=config.sink.path,
+        fingerprint=job.fingerprint,
+        on_error=config.sink.on_error,
+        on_bad_file=config.source.on_bad_file,
+    )
