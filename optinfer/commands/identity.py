@@ -7,11 +7,14 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from optinfer.data.binding import fingerprint
 from optinfer.data.fragments import Plan
 from optinfer.data.storage import absolute
 from optinfer.errors import redact
 from optinfer.optimization.asked import recipes, recipes_of_further_pools
 from optinfer.optimization.subject import Subject
+
+__all__ = ["fingerprint", "identity"]
 
 
 def identity(subject: Subject, plan: Plan) -> dict[str, Any]:

@@ -7,13 +7,11 @@ the cache where nothing changed, so a run that was cut off goes on where it stop
 from __future__ import annotations
 
 import json
-import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from optinfer.commands.readiness import require_temporary
+from optinfer.commands.readiness import require_places
 from optinfer.commands.resolved import Resolved, resolve
 from optinfer.config import AUTO, JobConfig
 from optinfer.errors import ConfigError, without_secrets
@@ -22,8 +20,7 @@ from optinfer.optimization.variants import BASELINES, catalog, get
 from optinfer.optimization.workbench import Workbench
 from optinfer.records.text import optimize_table
 from optinfer.system import home
-from optinfer.tracking.journal import Journal
-from optinfer.tracking.mlflow_tracker import NestedRuns
+from optinfer.tracking.comparison import Comparison
 from optinfer.tracking.plot import require_drawable
 
 # MLflow's own rule.
@@ -50,30 +47,22 @@ def optimize(
         ConfigError: the job cannot work, or a name is no variant.
     """
     _require_arguments(config, names, register, plot)
-    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
     job = resolve(config.model_copy(update={"variant": AUTO}))
     if job.plan.rows == 0:
         raise ConfigError("optimize measures on the job's rows, and its table has none; give one with rows")
-    home.require_writable()
-    require_temporary()
-    folder = home.runs() / run_id
-    journal = Journal(folder / "journal.jsonl", time.time)
-    runs = NestedRuns(config.tracking.uri or home.default_tracking_uri(), config.tracking.experiment, time.time)
-    runs.start(f"{config.name} optimize", job.params, {"optinfer.run_id": run_id})
-    with journal, runs:
+    require_places()
+    with Comparison(config.tracking, f"{config.name} optimize", job.params, say) as comparison:
         bench = job.bench(say)
-        results = list(_measured(bench, names, journal, runs, say))
-        record = _record(job, run_id, bench, results)
-        image = _plot(record, Path(plot) if plot else folder / "pareto.png", say)
+        results = list(_measured(bench, names, comparison, say))
+        record = _record(job, comparison.run_id, bench, results)
+        image = _plot(record, Path(plot) if plot else comparison.folder / "pareto.png", say)
         record["plot"] = str(image) if image else None
-        record["journal"] = str(journal.path)
-        files = {"table.md": optimize_table(record), "record.json": json.dumps(record, indent=1, default=str)}
-        record["mlflow"] = runs.finish(_summary(record), files, [image] if image else [])
-        if warning := record["mlflow"].get("warning"):
-            say(f"warning: {warning}")
+        record["journal"] = str(comparison.journal)
+        images = [image] if image else []
+        record["mlflow"] = comparison.finish(_summary(record), optimize_table(record), record, images)
         if register:
             record["registered"] = _register(register, record, results, bench, say)
-        journal.write("finish", winner=record["winner"], pareto=record["pareto"], mlflow=record["mlflow"])
+        comparison.event("finish", winner=record["winner"], pareto=record["pareto"], mlflow=record["mlflow"])
     return record
 
 
@@ -93,16 +82,15 @@ def _require_arguments(config: JobConfig, names: Sequence[str] | None, register:
 def _measured(
     bench: Workbench,
     names: Sequence[str] | None,
-    journal: Journal,
-    runs: NestedRuns,
+    comparison: Comparison,
     say: Callable[[str], None],
 ) -> Iterator[Prepared | Skipped]:
     """Prove the variants, and record each as soon as it is measured."""
     for result in prove_all(bench, names):
-        journal.write("candidate", **_entry(result))
+        comparison.event("candidate", **_entry(result))
         if isinstance(result, Prepared):
             say(f"{result.variant.name}: {result.certificate.rows_per_second:.1f} rows/s, {_verdict(result)}")
-            runs.add(result.variant.name, result.params, _metrics(result), _certificate(result))
+            comparison.add(result.variant.name, result.params, _metrics(result), _certificate(result))
         else:
             say(f"{result.name}: {result.reason}")
         yield result
@@ -233,7 +221,7 @@ def _register(
         return None
     say(f"registering {winner.variant.name} as {name}")
     uri = bench.config.tracking.uri or home.default_tracking_uri()
-    rows = bench.roles(bench.sample.gate).slice(0, 8)
+    rows = bench.sample.roles(bench.sample.gate).slice(0, 8)
     try:
         return register(name, winner, rows, uri, bench.config.tracking.experiment)
     except Exception as error:

@@ -27,12 +27,17 @@ def require_ready(job: Resolved, here: Node | None) -> None:
     Raises:
         OptinferError: names the place and what to do.
     """
-    home.require_writable()
-    require_temporary()
+    require_places()
     if not is_local(job.config.sink.path):  # a local one is written to next, by the lock
         require_conditional(job.config.sink.path)
     if here is not None:
         _require_room(job, here)
+
+
+def require_places() -> None:
+    """Refuse a machine on which nothing can be kept, or worked out aside."""
+    home.require_writable()
+    require_temporary()
 
 
 def require_temporary() -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow as pa
 
 from optinfer.commands import tables
-from optinfer.commands.identity import described, identity
+from optinfer.commands.identity import described, fingerprint, identity
 from optinfer.config import JobConfig
-from optinfer.data.binding import fingerprint
 from optinfer.data.fragments import Plan
 from optinfer.data.output import Output
 from optinfer.models import source as model_source
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.asked import wanted
+from optinfer.optimization.job_sample import JobSample
 from optinfer.optimization.subject import Subject, load_family
 from optinfer.optimization.trial import APART
 from optinfer.optimization.variants import catalog, require_fit
@@ -62,7 +62,7 @@ class Resolved:
 
     def bench(self, say: Callable[[str], None] = lambda line: None) -> Workbench:
         """Return the bench on which the job's variants are built and proved; it draws the sample."""
-        return Workbench(self.subject, self.plan.fragments, say, kept.lookup, APART)
+        return Workbench(self.subject, JobSample(self.subject, self.plan.fragments), say, kept.lookup, APART)
 
     def output(self) -> Output:
         return Output(self.config.sink.path, self.sink)

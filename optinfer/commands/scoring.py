@@ -12,7 +12,7 @@ from optinfer.commands.resolved import Resolved
 from optinfer.commands.summary import Summary
 from optinfer.execution.executor import Executor
 from optinfer.execution.placing import placed
-from optinfer.execution.scorer import ScoringTask
+from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
 from optinfer.optimization.pools import Pools, prefixed
 from optinfer.records.placement import Placement

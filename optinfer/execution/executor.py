@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
 from optinfer.execution.placement import Node
-from optinfer.execution.scorer import ScoringTask
+from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
 from optinfer.records.placement import Placement
 from optinfer.records.receipt import Receipt

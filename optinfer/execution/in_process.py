@@ -13,7 +13,8 @@ from typing import Self
 import psutil
 
 from optinfer.execution.placement import Node
-from optinfer.execution.scorer import FragmentScorer, ScoringTask, receipts
+from optinfer.execution.scorer import FragmentScorer, receipts
+from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
 from optinfer.records.placement import Placement
 from optinfer.records.receipt import Receipt

@@ -11,7 +11,7 @@ import psutil
 from optinfer.execution.cluster import Connection, connected_already
 from optinfer.execution.placement import Node
 from optinfer.execution.reach import chosen
-from optinfer.execution.scorer import ScoringTask
+from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
 from optinfer.records.placement import Placement
 from optinfer.records.receipt import Receipt

@@ -12,7 +12,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from optinfer.errors import OptinferError
-from optinfer.execution.scorer import FragmentScorer, ScoringTask, receipts
+from optinfer.execution.scorer import FragmentScorer, receipts
+from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import OVERLAP, Todo
 from optinfer.records.placement import Placement
 from optinfer.records.receipt import Receipt

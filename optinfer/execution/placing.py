@@ -11,6 +11,7 @@ from optinfer.optimization.pools import Pools
 from optinfer.optimization.selection import Prepared
 from optinfer.records.placement import Placement
 from optinfer.records.tuning import Tuned
+from optinfer.system.machine import nvidia_gpus
 
 
 def placed(
@@ -35,6 +36,13 @@ def placed(
         further = [needs_of(one) for one in each[1:]] or [Needs()]
         return place_pools(wishes, nodes, fragments, [needs, *further], growing)
     return (place(wishes, device, nodes, fragments, needs, growing),)
+
+
+def layout_here(wishes: PlacementConfig, device: str, cpus: int) -> tuple[int, int]:
+    """Return the replicas and the threads of each that a job with nothing tuned would have on this node alone."""
+    # As many fragments as could keep the node busy: a larger table may come.
+    placement = place(wishes, device, [Node(cpus, nvidia_gpus())], cpus)
+    return placement.replicas, placement.threads_per_replica
 
 
 def needs_of(prepared: Prepared | None, most_replicas: int | None = None) -> Needs:

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -21,8 +21,6 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer.data.fragments import Fragment
-from optinfer.data.sinks import SINKS
-from optinfer.data.sources import SOURCES
 from optinfer.data.state import Attempts
 from optinfer.errors import (
     AccountingError,
@@ -33,7 +31,8 @@ from optinfer.errors import (
     RowError,
     redact,
 )
-from optinfer.families import Columns, as_roles
+from optinfer.execution.task import ScoringTask
+from optinfer.families import as_roles
 from optinfer.inference.answers import Scored
 from optinfer.inference.engine import Engine
 from optinfer.inference.isolation import IsolatedReplica
@@ -43,39 +42,6 @@ from optinfer.records.receipt import Receipt
 from optinfer.records.stats import Stats
 from optinfer.system import last_resort
 from optinfer.system.machine import peak_rss_mb
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoringTask:
-    """What every replica of a job needs besides the model: where rows come from, and where they go.
-
-    Attributes:
-        pools: the replica of each pool's actors; without a GPU an actor is of the first pool that needs none.
-        source, sink: kinds of tables.
-        columns: family role -> source column or columns; `columns_read` names all of these.
-        carried: schema of the source columns in the output.
-    """
-
-    pools: tuple[ReplicaSettings, ...]
-    columns: Columns
-    columns_read: list[str]
-    carried: pa.Schema
-    source: str
-    sink: str
-    output_url: str
-    fingerprint: str
-    on_error: str
-    on_bad_file: str
-
-    @property
-    def artifacts(self) -> frozenset[str]:
-        """Those whose answers may be in the output."""
-        return frozenset(settings.artifact.key for settings in self.pools)
-
-    def settings(self, gpu: bool) -> ReplicaSettings:
-        """Return the replica of an actor that was given a GPU, or none."""
-        fit = [one for one in self.pools if (one.device == "cuda") == gpu]
-        return fit[0] if fit else self.pools[0]
 
 
 class FragmentScorer:
@@ -97,9 +63,9 @@ class FragmentScorer:
         self._node = _node_name()
         self._task = task
         self._settings = settings or _own_settings(task)
-        self._sink = SINKS.get(task.sink).open(task.output_url)
+        self._sink = task.output()
         self._attempts = Attempts(task.output_url)
-        self._reader = SOURCES.get(task.source).reader(list(dict.fromkeys([*task.columns_read, *task.carried.names])))
+        self._reader = task.reader()
         # The model loads while the first fragments are read. What it raises, a call says: an actor whose constructor
         # raises would be started again and again.
         self._loading = ThreadPoolExecutor(1, "optinfer-load").submit(_load, load, self._settings)

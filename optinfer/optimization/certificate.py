@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer.backends import Executed
+from optinfer.backends import BACKENDS, Executed
 from optinfer.errors import LoadError
 from optinfer.families import Arrays, Reference
 from optinfer.inference.answers import Scored, joined
@@ -27,7 +27,7 @@ from optinfer.optimization.baseline import Answers
 from optinfer.optimization.gate import Fidelity, Truth, measure
 from optinfer.records.stats import Stats
 from optinfer.system import home
-from optinfer.system.machine import gpu_memory_mb, peak_rss_mb
+from optinfer.system.machine import cpu_features, gpu, gpu_memory_mb, installed, peak_rss_mb
 
 # Rounding moves a component by about 1e-7 of the output's scale in fp32 and 4e-3 in bf16, whose kernels differ by
 # shape; a scale shared by the micro-batch moves it by 1e-2 and more.
@@ -165,6 +165,23 @@ def certify(
     )
     home.put(_path(settings.artifact.key, exam.key), json.dumps(certificate.as_dict(), indent=1).encode())
     return certificate
+
+
+def conditions(settings: ReplicaSettings, libraries: Sequence[str]) -> dict[str, object]:
+    """Return what a measurement of a replica depends on besides its artifact and its rows.
+
+    Args:
+        libraries: those whose answers the baseline is held against.
+    """
+    backend = BACKENDS.get(settings.backend)
+    tokens = settings.max_batch_tokens or backend.max_batch_tokens[settings.device]
+    return {
+        "runs_on": [settings.backend, settings.device, *cpu_features()],
+        "gpu": gpu() if settings.device == "cuda" else None,
+        "runtime": {name: installed(name) for name in (*backend.requires, *libraries)},
+        "batching": [tokens, settings.max_batch_size],
+        "threads": settings.threads,
+    }
 
 
 def read(artifact: str, key: str) -> Certificate | None:

@@ -5,24 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from optinfer.backends import BACKENDS
 from optinfer.config import JobConfig
-from optinfer.data.fragments import Fragment
-from optinfer.data.sampling import digest, draw
-from optinfer.data.sources import SOURCES, Reader
-from optinfer.errors import ConfigError
-from optinfer.families import Family, as_roles
-from optinfer.inference.preparing import prepare
+from optinfer.families import Family
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.models.artifact import Artifact
 from optinfer.optimization import baseline as baselines
@@ -30,25 +22,22 @@ from optinfer.optimization import certificate as certificates
 from optinfer.optimization.baseline import Answers, require_sound
 from optinfer.optimization.build import build, cached
 from optinfer.optimization.certificate import Certificate, Exam
+from optinfer.optimization.job_sample import JobSample
 from optinfer.optimization.subject import Subject
 from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.trial import APART, Trials
 from optinfer.optimization.variants import BASELINES, Catalog, Variant, require
 from optinfer.records.tuning import NO_LENGTHS, Lengths, Tuned
 from optinfer.system import home
-from optinfer.system.machine import cpu_features, gpu, installed
 
 # (model, job, metric, lengths) -> what was tuned for such a job
 LookUp = Callable[[str, JobConfig, str, Lengths], Tuned | None]
 
-CALIBRATION_ROWS = 256
 # Raised when certificates hold other facts: older ones are then measured anew.
 _LAYOUT = 5
 # Raised when the same files of a model give other answers than before.
 _ANSWERS = 3
 _SHORTEST_TRIAL = 600.0
-# Enough to see whether rows have lengths at all.
-_FIRST_ROWS = 16
 
 
 class Workbench:
@@ -57,44 +46,27 @@ class Workbench:
     def __init__(
         self,
         subject: Subject,
-        fragments: Sequence[Fragment],
+        sample: JobSample,
         say: Callable[[str], None],
         look_up: LookUp,
         trials: Trials = APART,
     ) -> None:
-        """Draw the sample.
+        """Set up the bench.
 
         Args:
             subject: the job's model and variants.
-            fragments: of the job's table.
+            sample: of its rows.
             say: is told, line by line, what is going on.
             look_up: finds what was tuned for such a job.
             trials: where candidates are tried.
         """
         self._subject, config, model = subject, subject.config, subject.model
-        columns = config.source.columns_read
-        if config.gate.label:
-            columns = list(dict.fromkeys([*columns, config.gate.label]))
         # What the family makes of the files is part of what every artifact is built from.
         settings = json.dumps([_ANSWERS, config.model.family, subject.family_settings], sort_keys=True)
         self.model = replace(model, key=hashlib.sha256(f"{model.key} {settings}".encode()).hexdigest()[:16])
-        self.sample = draw(
-            fragments,
-            self.reader(columns),
-            columns,
-            config.gate.sample_rows,
-            CALIBRATION_ROWS,
-            skip_unreadable=config.source.on_bad_file == "quarantine",
-        )
-        if config.gate.label and not self.sample.gate.num_rows:
-            raise ConfigError(
-                f"gate.label: no sampled row has a value in {config.gate.label!r} and in all columns the model needs; "
-                "name a column with the true answers, or leave gate.label out to compare with the baseline"
-            )
+        self.sample = sample
         self._say, self._look_up, self._trials = say, look_up, trials
         self._found: tuple[Tuned | None] | None = None
-        self._calibration_digest = digest(self.roles(self.sample.calibration))
-        self._gate_digest = digest(self.roles(self.sample.gate))
 
     def for_job(self, config: JobConfig) -> Workbench:
         """Return this bench for a job that differs only in which variants it allows."""
@@ -102,10 +74,6 @@ class Workbench:
         other._subject = self._subject.for_job(config)
         other._found = None  # what `tune` found is kept by what the job fixes
         return other
-
-    def reader(self, columns: Sequence[str]) -> Reader:
-        """Return what reads fragments of the job's table."""
-        return SOURCES.get(self._subject.source).reader(columns)
 
     @property
     def config(self) -> JobConfig:
@@ -120,11 +88,11 @@ class Workbench:
         return self._subject.family
 
     def build(self, variant: Variant) -> Artifact:
-        return build(variant, self.model, self._calibration_digest, lambda: self._context, self._say)
+        return build(variant, self.model, self.sample.calibration_digest, lambda: self._context, self._say)
 
     def cached(self, variant: Variant) -> Artifact | None:
         """Return the variant's artifact if it was built before."""
-        return cached(variant, self.model, self._calibration_digest)
+        return cached(variant, self.model, self.sample.calibration_digest)
 
     def settings(
         self, variant: Variant, artifact: Artifact, threads: int = 1, tuned: Tuned | None = None
@@ -155,7 +123,13 @@ class Workbench:
             return kept
         baseline = self.baseline
         self._say(f"certifying {variant.name} on {self.sample.gate.num_rows} rows")
-        exam = Exam(self.roles(self.sample.gate), self._labels, baseline, self.metric, self._certificate_key(settings))
+        exam = Exam(
+            self.sample.roles(self.sample.gate),
+            self.sample.labels,
+            baseline,
+            self.metric,
+            self._certificate_key(settings),
+        )
         return self._trials.certify(
             variant.name, settings, exam, max(self.config.selection.time_budget, _SHORTEST_TRIAL)
         )
@@ -170,16 +144,7 @@ class Workbench:
         known = self.__dict__.get("baseline") or baselines.read(self._baseline_path)
         if known is None:
             return NO_LENGTHS
-        return self.lengths_of(self.sample.gate.take(pa.array(known.kept)))
-
-    def lengths_of(self, rows: pa.Table) -> Lengths:
-        """Return the tokens that source rows take; decodes no more than a few where rows have no lengths."""
-        roles = self.roles(rows)
-        if prepare(self.family, roles.slice(0, _FIRST_ROWS)).features.lengths is None:
-            return Lengths()
-        ready = prepare(self.family, roles)
-        assert ready.features.lengths is not None
-        return Lengths.of(ready.features.lengths[ready.usable])
+        return self.sample.lengths_of(self.sample.gate.take(pa.array(known.kept)))
 
     @property
     def tuned(self) -> Tuned | None:
@@ -195,20 +160,12 @@ class Workbench:
             return None
         return found
 
-    @property
-    def _labels(self) -> np.ndarray[Any, Any] | None:
-        """The true answers of the sample's rows: texts as objects, numbers as they are."""
-        if not self.config.gate.label:
-            return None
-        column = self.sample.gate.column(self.config.gate.label)
-        return np.asarray(column.to_pandas() if pa.types.is_dictionary(column.type) else column.to_numpy())
-
     @cached_property
     def _context(self) -> BuildContext:
-        rows = self.roles(self.sample.calibration)
+        rows = self.sample.roles(self.sample.calibration)
         if rows.num_rows:  # techniques run the model on them in this process, which none of them may end
             rows = rows.take(pa.array(self._trials.kept(self._baseline_settings, rows)))
-        return BuildContext(self.family, prepare(self.family, rows).features)
+        return BuildContext(self.family, self.sample.features(rows))
 
     @cached_property
     def baseline(self) -> Answers:
@@ -222,7 +179,7 @@ class Workbench:
         if found is None:
             variant, rows = BASELINES[self.model.format], self.sample.gate.num_rows
             self._say(f"scoring {rows} sample rows with the baseline {variant}")
-            found = self._trials.answers(self._baseline_settings, self.roles(self.sample.gate), self._say)
+            found = self._trials.answers(self._baseline_settings, self.sample.roles(self.sample.gate), self._say)
             home.put(self._baseline_path, found.packed())
             self._say(found.reference.said)
         require_sound(found, self.config.gate)
@@ -231,7 +188,7 @@ class Workbench:
     @property
     def canary(self) -> pa.Table:
         """One row that the model is known to answer."""
-        return self.roles(self.sample.gate).take(pa.array(self.baseline.kept[:1]))
+        return self.sample.roles(self.sample.gate).take(pa.array(self.baseline.kept[:1]))
 
     @property
     def _baseline_settings(self) -> ReplicaSettings:
@@ -243,25 +200,14 @@ class Workbench:
         key = self._certificate_key(self._baseline_settings)
         return home.home() / "baselines" / f"{self.model.key}-{key}.npz"
 
-    def roles(self, table: pa.Table) -> pa.Table:
-        """Return source rows as the family sees them: one column per role."""
-        return as_roles(table, self.config.source.columns)
-
     def _certificate_key(self, settings: ReplicaSettings) -> str:
         """Identify what a measurement depends on besides the artifact."""
-        backend = BACKENDS.get(settings.backend)
-        shaped_by: dict[str, Any] = {
+        labels = self.sample.labels
+        shaped_by = {
             "layout": _LAYOUT,
-            "sample": self._gate_digest,
-            "labels": None if self._labels is None else self._labels.tolist(),
-            "runs_on": [settings.backend, settings.device, *cpu_features()],
-            "gpu": gpu() if settings.device == "cuda" else None,
-            "runtime": {name: installed(name) for name in (*backend.requires, *self.family.libraries)},
+            "sample": self.sample.gate_digest,
+            "labels": None if labels is None else labels.tolist(),
             "metric": self.metric,
-            "batching": [
-                settings.max_batch_tokens or backend.max_batch_tokens[settings.device],
-                settings.max_batch_size,
-            ],
-            "threads": settings.threads,
+            **certificates.conditions(settings, self.family.libraries),
         }
         return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()[:16]

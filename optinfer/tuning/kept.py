@@ -100,5 +100,10 @@ def _key(model: str, config: JobConfig, metric: str) -> str:
     return hashlib.sha256(json.dumps(shaped_by, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def study(model: str) -> Path:
+    """Return where a search for this model's settings is kept, so that one that was cut off goes on."""
+    return home.home() / "studies" / f"{model}.log"
+
+
 def _folder() -> Path:
     return home.home() / "tuned"

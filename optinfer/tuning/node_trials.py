@@ -91,6 +91,11 @@ class NodeTrials:
         self.memory_mb = bench.config.tuning.max_memory_mb or psutil.virtual_memory().total / 1e6
 
     @property
+    def model(self) -> str:
+        """The digest of the model that is tried."""
+        return self._bench.model.key
+
+    @property
     def by_tokens(self) -> bool:
         """Whether micro-batches are cut by tokens; else by rows."""
         return self.sample.lengths.mean > 0
@@ -138,7 +143,7 @@ class NodeTrials:
         expected = certificate.load_seconds + self.sample.rows.num_rows / certificate.rows_per_second
         return measure_node(
             self.settings(point),
-            self._bench.roles(self.sample.rows),
+            self._bench.sample.roles(self.sample.rows),
             point.replicas,
             self._part_rows,
             _START_SECONDS + _PATIENCE * expected,
@@ -186,10 +191,10 @@ class NodeTrials:
 def _sample(bench: Workbench, fragments: Sequence[Fragment]) -> TuningSample:
     source, wanted = bench.config.source, bench.config.tuning.sample_rows
     skip = source.on_bad_file == "quarantine"
-    reader = bench.reader(source.columns_read)
+    reader = bench.sample.reader(source.columns_read)
     rows = draw(fragments, reader, source.columns_read, wanted, 0, skip).gate
     # Half a stride further: other fragments, where there are enough of them.
     others = fragments[len(fragments) // 32 :]
     check = draw(others, reader, source.columns_read, wanted * _CHECK_ROWS, 0, skip).gate
-    lengths = bench.lengths_of(rows)
-    return TuningSample(rows, lengths, bench.lengths_of(check) if lengths.mean else Lengths())
+    lengths = bench.sample.lengths_of(rows)
+    return TuningSample(rows, lengths, bench.sample.lengths_of(check) if lengths.mean else Lengths())

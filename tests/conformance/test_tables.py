@@ -28,7 +28,8 @@ from optinfer.data.reading import FragmentReader
 from optinfer.data.schema import without_views
 from optinfer.data.sources.parquet import plan as plan_source
 from optinfer.errors import ConfigError, CorruptFileError, SourceError
-from optinfer.execution.scorer import FragmentScorer, ScoringTask
+from optinfer.execution.scorer import FragmentScorer
+from optinfer.execution.task import ScoringTask
 from optinfer.inference.replica import ReplicaSettings
 from tests.conformance.exact import exact
 from tests.conformance.tables import COLUMNS, LAYOUTS, ROWS, as_text, cells, counts, repeated

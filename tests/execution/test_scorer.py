@@ -21,7 +21,8 @@ from optinfer.data import patience
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
 from optinfer.data.sources.parquet import plan as plan_source
-from optinfer.execution.scorer import FragmentScorer, ScoringTask
+from optinfer.execution.scorer import FragmentScorer
+from optinfer.execution.task import ScoringTask
 from optinfer.inference.answers import Scored, joined
 from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conftest import WriteTable, located

@@ -246,7 +246,7 @@ class TestPlaces:
     def test_a_placement_that_never_fits_is_refused_before_a_sample_is_read(
         self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("optinfer.optimization.workbench.draw", lambda *_, **__: pytest.fail("too late"))
+        monkeypatch.setattr("optinfer.optimization.job_sample.draw", lambda *_, **__: pytest.fail("too late"))
         monkeypatch.setattr("ray.is_initialized", lambda: False)
         code, _, err = run_cli("run", write_job(source, sink), "--set", "placement.replicas=4000")
         assert code == 2
@@ -258,7 +258,7 @@ class TestPlaces:
         self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path, monkeypatch: pytest.MonkeyPatch,
         free_port: int,
     ) -> None:  # fmt: skip
-        monkeypatch.setattr("optinfer.optimization.workbench.draw", lambda *_, **__: pytest.fail("too late"))
+        monkeypatch.setattr("optinfer.optimization.job_sample.draw", lambda *_, **__: pytest.fail("too late"))
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port}")
         monkeypatch.setattr("ray.is_initialized", lambda: False)
         code, _, err = run_cli("run", write_job(source, sink))

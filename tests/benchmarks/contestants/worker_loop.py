@@ -27,7 +27,7 @@ import numpy as np
 from preparation import PreparedJob, prepare_job
 
 from optinfer.data.output import Output
-from optinfer.execution.scorer import ScoringTask
+from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
 from optinfer.records.receipt import Receipt
 from optinfer.tracking.tally import Tally
