@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from optinfer.commands.run import run
     from optinfer.commands.tune import tune
     from optinfer.config import JobConfig
+    from optinfer.execution.in_process import InProcess
     from optinfer.job_file import load_job
 
-__all__ = ["JobConfig", "OptinferError", "load_job", "optimize", "run", "tune"]
+__all__ = ["InProcess", "JobConfig", "OptinferError", "load_job", "optimize", "run", "tune"]
 __version__ = "0.1.0"
 
 _HOMES = {
+    "InProcess": "optinfer.execution.in_process",
     "JobConfig": "optinfer.config",
     "load_job": "optinfer.job_file",
     "optimize": "optinfer.commands.optimize",
