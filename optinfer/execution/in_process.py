@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Self
 
 import psutil
@@ -16,6 +16,8 @@ from optinfer.execution.placement import Node
 from optinfer.execution.scorer import FragmentScorer, receipts
 from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
+from optinfer.inference.engine import Engine
+from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.records.placement import Placement
 from optinfer.records.receipt import Receipt
 from optinfer.system.machine import nvidia_gpus
@@ -26,12 +28,15 @@ class InProcess:
 
     Args:
         nodes: what replicas are placed on, as if it were a cluster; None takes this machine.
+        load: makes the engine of a replica.
     """
 
     growing = False
 
-    def __init__(self, nodes: Sequence[Node] | None = None) -> None:
-        self._nodes = nodes
+    def __init__(
+        self, nodes: Sequence[Node] | None = None, load: Callable[[ReplicaSettings], Engine] = Replica
+    ) -> None:
+        self._nodes, self._load = nodes, load
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +57,7 @@ class InProcess:
 
     def stream(self, task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Generator[Receipt, None, None]:
         replicas = [task.settings(gpu=place.device == "cuda") for place in placements for _ in range(place.replicas)]
-        scorers = itertools.cycle([FragmentScorer(task, settings) for settings in replicas[: len(todo)]])
+        scorers = itertools.cycle([FragmentScorer(task, settings, self._load) for settings in replicas[: len(todo)]])
         for run, scorer in zip(todo.runs(len(replicas)), scorers, strict=False):
             yield from receipts(scorer({"run": run}))
 

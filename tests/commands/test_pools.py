@@ -24,10 +24,10 @@ from optinfer.commands.resolved import resolve
 from optinfer.data.account import Accounts
 from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.data.storage import Folder
-from optinfer.execution import scorer
 from optinfer.execution.in_process import InProcess
 from optinfer.execution.placement import Node
 from optinfer.forecast import runs
+from optinfer.inference.replica import Replica
 from optinfer.optimization.variants import VARIANTS, Step, Variant
 from optinfer.records.text import plan_text, run_text
 from optinfer.tracking.journal import read as read_journal
@@ -213,29 +213,25 @@ def test_a_second_variant_below_the_gate_scores_nothing(
 
 
 def test_of_two_variants_none_takes_over_where_one_cannot_be_loaded(
-    make_job: MakeJob, source: Path, sink: Path, monkeypatch: pytest.MonkeyPatch
+    make_job: MakeJob, source: Path, sink: Path, nodes: list[Node]
 ) -> None:
-    def refuse(settings: Any) -> None:
-        raise errors.LoadError(f"node a cannot load the variant on {settings.device}")
+    def refuse(settings: Any) -> Any:
+        raise errors.LoadError(f"no kernel on {settings.device}")
 
-    monkeypatch.setattr(scorer, "_load", refuse)
-    with pytest.raises(errors.LoadError, match="node a cannot load the variant on cuda"):
-        optinfer.run(make_job(source, sink, **MIXED, gate__fallback="fake"))
+    with pytest.raises(errors.LoadError, match="cannot load the variant: no kernel on cuda"):
+        optinfer.run(make_job(source, sink, **MIXED, gate__fallback="fake"), executor=InProcess(nodes, refuse))
 
 
 def test_a_fallback_takes_over_where_the_first_variant_was_placed_alone_and_cannot_be_loaded(
-    make_job: MakeJob, source: Path, sink: Path, nodes: list[Node], monkeypatch: pytest.MonkeyPatch
+    make_job: MakeJob, source: Path, sink: Path, nodes: list[Node]
 ) -> None:
-    load = scorer._load
-
     def refuse(settings: Any) -> Any:
         if settings.device == "cuda":
             raise errors.LoadError("no kernel image")
-        return load(settings)
+        return Replica(settings)
 
-    del nodes[1]
-    monkeypatch.setattr(scorer, "_load", refuse)
-    record = optinfer.run(make_job(source, sink, **MIXED, gate__fallback="fake"))
+    job = make_job(source, sink, **MIXED, gate__fallback="fake")
+    record = optinfer.run(job, executor=InProcess(nodes[:1], refuse))
     assert (record["variant"], record["rows_by_variant"]) == ("fake", {"fake": 64})
 
 
