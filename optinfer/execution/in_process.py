@@ -45,7 +45,8 @@ class InProcess:
         pass
 
     def machine(self) -> Node | None:
-        return None
+        nodes = self.nodes()
+        return nodes[0] if len(nodes) == 1 else None
 
     def start(self) -> None:
         pass

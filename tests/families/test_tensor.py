@@ -376,7 +376,8 @@ class TestMeasurements:
 
     def test_an_output_of_another_size_than_the_job_says_is_named(self, model: Model) -> None:
         settings = {**model("safetensors"), "outputs": {"benign": 3}}
-        family = FAMILIES.get("tensor").load(located(settings["path"], "tensor"), settings)
+        path = settings.pop("path")
+        family = FAMILIES.get(settings.pop("family")).load(located(path, "tensor"), settings)
         with pytest.raises(ConfigError, match=r"'benign' has 2 numbers a row, not 3; correct model\.outputs"):
             family.postprocess({"benign": np.zeros((3, 2), np.float32)})
 
