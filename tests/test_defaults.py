@@ -19,7 +19,7 @@ from tests.conftest import MODEL, REPO, WriteTable, read_rows
 def of_the_readme() -> dict[str, Any]:
     """Return the README's job as plain values."""
     text = (REPO / "README.md").read_text()
-    block = text[text.index("name: embed-reviews") :].partition("```")[0]
+    block = text[text.index("name: embed-packages") :].partition("```")[0]
     raw: dict[str, Any] = yaml.safe_load(block)
     return raw
 
@@ -38,7 +38,7 @@ def test_the_readmes_job_runs_and_answers_as_sentence_transformers_does(
     from tests.conftest import located
 
     rows = pq.read_table(REPO / "jobs" / "data" / "packages.parquet").slice(0, 48)
-    columns = {"review_id": rows["id"], "review_body": rows["text"]}
+    columns = {"id": rows["id"], "text": rows["text"]}
     raw = of_the_readme()
     if dropped == "optional keys":
         raw = {name: value for name, value in raw.items() if name in required()}
