@@ -14,7 +14,7 @@ from optinfer.errors import redact
 from optinfer.optimization.asked import recipes, recipes_of_further_pools
 from optinfer.optimization.subject import Subject
 
-__all__ = ["fingerprint", "identity"]
+__all__ = ["described", "fingerprint", "identity"]
 
 
 def identity(subject: Subject, plan: Plan) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from optinfer.optimization.workbench import Workbench
 from optinfer.records.text import optimize_table
 from optinfer.system import home
 from optinfer.tracking.comparison import Comparison
-from optinfer.tracking.plot import require_drawable
+from optinfer.tracking.plot import draw, drawn, require_drawable
 
 # MLflow's own rule.
 _NOT_IN_MODEL_NAMES = frozenset("/:")
@@ -55,10 +55,10 @@ def optimize(
         bench = job.bench(say)
         results = list(_measured(bench, names, comparison, say))
         record = _record(job, comparison.run_id, bench, results)
-        image = _plot(record, Path(plot) if plot else comparison.folder / "pareto.png", say)
-        record["plot"] = str(image) if image else None
+        place = Path(plot) if plot else comparison.folder / "pareto.png"
+        images = drawn(draw, record, place, say) if record["candidates"] else []
+        record["plot"] = str(images[0]) if images else None
         record["journal"] = str(comparison.journal)
-        images = [image] if image else []
         record["mlflow"] = comparison.finish(_summary(record), optimize_table(record), record, images)
         if register:
             record["registered"] = _register(register, record, results, bench, say)
@@ -192,22 +192,6 @@ def _summary(record: dict[str, Any]) -> dict[str, Any]:
             "passed": float(sum(c["passed"] for c in record["candidates"])),
         },
     }
-
-
-def _plot(record: dict[str, Any], path: Path, say: Callable[[str], None]) -> Path | None:
-    from optinfer.tracking.plot import draw
-
-    if not record["candidates"]:
-        return None
-    try:
-        draw(record, path)
-    except ImportError:
-        say("warning: no plot: matplotlib is not installed; fix: pip install 'optinfer[plot]'")
-        return None
-    except OSError as error:
-        say(f"warning: no plot: {path} cannot be written: {error.strerror}; choose another --plot")
-        return None
-    return path
 
 
 def _register(

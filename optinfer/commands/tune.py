@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from optinfer.commands.readiness import require_places
 from optinfer.commands.resolved import Resolved, resolve
-from optinfer.commands.tuning_answer import answer, params, plot, summary, tune_table
+from optinfer.commands.tuning_answer import answer, params, plotted, summary, tune_table
 from optinfer.config import JobConfig
 from optinfer.errors import ConfigError, NoVariantError
 from optinfer.execution.placing import layout_here
@@ -75,9 +75,8 @@ def tune(
             "record": str(path),
             "journal": str(comparison.journal),
         }
-        image = plot(record, comparison.folder / "tuning.png", say)
-        record["plot"] = str(image) if image else None
-        images = [image] if image else []
+        images = plotted(record, comparison.folder, say)
+        record["plot"] = str(images[0]) if images else None
         record["mlflow"] = comparison.finish(summary(record), tune_table(record), record, images)
         comparison.event("finish", winner=record["winner"], mlflow=record["mlflow"])
     return record

@@ -10,10 +10,11 @@ from typing import Any
 from optinfer.commands.resolved import Resolved
 from optinfer.records.text import tune_table
 from optinfer.records.tuning import Tuned
+from optinfer.tracking.plot import draw_tuning, drawn
 from optinfer.tuning.node_trials import NodeTrials
 from optinfer.tuning.search import Rounds, Search
 
-__all__ = ["answer", "params", "plot", "summary", "tune_table"]
+__all__ = ["answer", "params", "plotted", "summary", "tune_table"]
 
 Say = Callable[[str], None]
 
@@ -65,15 +66,6 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
     return {"tags": {"optinfer.winner": winner["variant"]}, "metrics": metrics}
 
 
-def plot(record: dict[str, Any], path: Path, say: Say) -> Path | None:
-    from optinfer.tracking.plot import draw_tuning
-
-    try:
-        draw_tuning(record, path)
-    except ImportError:
-        say("warning: no plot: matplotlib is not installed; fix: pip install 'optinfer[plot]'")
-        return None
-    except OSError as error:
-        say(f"warning: no plot: {path} cannot be written: {error.strerror or error}")
-        return None
-    return path
+def plotted(record: dict[str, Any], folder: Path, say: Say) -> list[Path]:
+    """Draw the comparison into `folder`; nothing where that cannot be done, and say why."""
+    return drawn(draw_tuning, record, folder / "tuning.png", say)

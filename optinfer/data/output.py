@@ -1,6 +1,6 @@
 """The output folder: frozen job, committed parts, quarantine, manifest. Resume is a listing of it.
 
-part-000012.parquet               the commit of fragment 12; its footer says which job and what was counted (parts.py)
+part-000012.parquet               the commit of fragment 12; its footer says which job and what was counted (sinks/)
 _quarantine/part-000012-….parquet rows of fragment 12 that could not be scored, written before the part
 _optinfer/job.json                the frozen job and its fingerprint; before anything runs (binding.py)
 _optinfer/plan.parquet            the fragments; the paths of their files and partitions are in its schema's metadata
@@ -28,9 +28,8 @@ from optinfer.data.binding import Binding, read_json
 from optinfer.data.fragments import Plan, part_name
 from optinfer.data.output_listing import QUARANTINE, Differences, Listing, differences, few, listed, written_again
 from optinfer.data.sinks import DEFAULT, SINKS
-from optinfer.data.sinks.parquet import each
 from optinfer.data.state import Attempts, as_json
-from optinfer.data.storage import STATE, Folder
+from optinfer.data.storage import STATE, Folder, each
 from optinfer.errors import AccountingError, OutputConflictError, redact
 from optinfer.records.part import Part
 

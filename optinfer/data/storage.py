@@ -11,15 +11,18 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from optinfer.errors import ConfigError, OptinferError, redact
 from optinfer.system import atomic
 
 STATE = "_optinfer"
+_THREADS = 16
+_T = TypeVar("_T")
 _RETRIES_ON_CONFLICT = 5
 # Somebody may remove the whole folder between the steps of one write, and again.
 _RETRIES_ON_REMOVAL = 5
@@ -235,3 +238,32 @@ def _paged(fs: Any, at: str) -> Iterator[Entry]:
         if not page.get("IsTruncated"):
             return
         more = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def each(folder: Folder, work: Callable[[str], _T], names: Sequence[str]) -> list[_T]:
+    """Do the same with files of a folder, at a time where the store is far."""
+    if is_local(folder.url):  # threads would wait for each other's Python, not for the disk
+        return list(map(work, names))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(work, names))
+
+
+def storage_options(url: str) -> dict[str, str]:
+    """Return how a library of its own reaches a store, as s3fs reaches it here; nothing for a local path."""
+    if is_local(url):
+        return {}
+    fs, _ = file_system(url)
+    if "s3" not in fs.protocol:
+        return {}
+    endpoint = fs.endpoint_url or fs.client_kwargs.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL")
+    region = fs.client_kwargs.get("region_name") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    found = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ALLOW_HTTP": "true" if str(endpoint).startswith("http://") else None,
+        "AWS_REGION": region or "us-east-1",
+        "AWS_ACCESS_KEY_ID": fs.key,
+        "AWS_SECRET_ACCESS_KEY": fs.secret,
+        "AWS_SESSION_TOKEN": fs.token,
+        "aws_conditional_put": "etag",
+    }
+    return {name: value for name, value in found.items() if value}

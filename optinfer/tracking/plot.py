@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,21 @@ def require_drawable(path: Path) -> None:
         raise ConfigError(
             f"--plot {path}: its folder cannot be made: {error.strerror or error}; choose another"
         ) from error
+
+
+def drawn(
+    draw: Callable[[dict[str, Any], Path], None], record: dict[str, Any], path: Path, say: Callable[[str], None]
+) -> list[Path]:
+    """Draw a record, and return where; a plot that cannot be made is said, and ends nothing."""
+    try:
+        draw(record, path)
+    except ImportError:
+        say("warning: no plot: matplotlib is not installed; fix: pip install 'optinfer[plot]'")
+        return []
+    except OSError as error:
+        say(f"warning: no plot: {path} cannot be written: {error.strerror or error}; choose another place for it")
+        return []
+    return [path]
 
 
 def draw(record: dict[str, Any], path: Path) -> None:

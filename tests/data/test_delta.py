@@ -18,6 +18,7 @@ from optinfer.config import JobConfig, SourceConfig
 from optinfer.data import sources
 from optinfer.data.sinks import delta as sinks
 from optinfer.data.sources.delta import plan
+from optinfer.data.storage import storage_options
 from optinfer.errors import ConfigError, OutputConflictError
 from optinfer.execution.in_process import InProcess
 from tests.conftest import MakeJob
@@ -48,14 +49,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def table(place: str) -> str:
     """Return a table of two versions, the second with ten rows twice."""
     url = f"{place}/table"
-    options = sinks.storage_options(url)
+    options = storage_options(url)
     write_deltalake(url, TABLE, partition_by=["day", "kind", "number", "at", "flag"], storage_options=options)
     write_deltalake(url, TABLE.slice(0, 10), mode="append", storage_options=options)
     return url
 
 
 def opened(url: str) -> DeltaTable:
-    return DeltaTable(url, storage_options=sinks.storage_options(url))
+    return DeltaTable(url, storage_options=storage_options(url))
 
 
 def rows(found: pa.Table, *names: str) -> list[tuple[Any, ...]]:
@@ -79,7 +80,7 @@ def test_one_version_is_scored_with_the_partitions_of_its_log(
     names.remove("text")
     record = run(job(make_job, table, f"{place}/out", source__version=version, sink__columns=names))
     assert record["rows_out"] == count
-    expected = DeltaTable(table, version=version, storage_options=sinks.storage_options(table)).to_pyarrow_table()
+    expected = DeltaTable(table, version=version, storage_options=storage_options(table)).to_pyarrow_table()
     scored = opened(f"{place}/out").to_pyarrow_table()
     assert rows(scored, *names) == rows(expected, *names)
     assert scored.schema.field("at").type == pa.timestamp("us", "UTC")
@@ -89,7 +90,7 @@ def test_a_table_that_moves_on_is_another_job_and_its_version_the_same(
     make_job: MakeJob, place: str, table: str
 ) -> None:
     first = run(job(make_job, table, f"{place}/out"))
-    write_deltalake(table, TABLE.slice(0, 1), mode="append", storage_options=sinks.storage_options(table))
+    write_deltalake(table, TABLE.slice(0, 1), mode="append", storage_options=storage_options(table))
     with pytest.raises(OutputConflictError, match=r"source\.version: 1 there, 2 here"):
         run(job(make_job, table, f"{place}/out"))
     assert run(job(make_job, table, f"{place}/out", source__version=1))["fingerprint"] == first["fingerprint"]
@@ -102,7 +103,7 @@ def test_a_table_is_one_version_that_other_readers_read(make_job: MakeJob, place
     assert (found.version(), found.transaction_version(f"optinfer-{record['fingerprint']}")) == (0, 1)
     ids = sorted(TABLE["id"].to_pylist())
     assert sorted(found.to_pyarrow_table()["id"].to_pylist()) == ids
-    by_polars = pl.read_delta(f"{place}/out", storage_options=sinks.storage_options(f"{place}/out"))
+    by_polars = pl.read_delta(f"{place}/out", storage_options=storage_options(f"{place}/out"))
     assert sorted(by_polars["id"].to_list()) == ids
     query = "SELECT count(DISTINCT id), count(*), min(len(embedding)) FROM scored"
     assert duckdb.from_arrow(found.to_pyarrow_dataset()).query("scored", query).fetchall() == [(ROWS, ROWS, 384)]

@@ -8,7 +8,6 @@ is the output: whoever ends a job again, because the last one died before it had
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ import pyarrow as pa
 
 from optinfer.data.sinks import SinkKind
 from optinfer.data.sinks.parquet import ParquetSink
-from optinfer.data.storage import STATE, Folder, file_system, is_local
+from optinfer.data.storage import STATE, Folder, storage_options
 from optinfer.errors import ConfigError, OutputConflictError, redact
 from optinfer.records.part import Part
 
@@ -116,27 +115,6 @@ def check(url: str, schema: pa.Schema) -> None:
     folder = Folder(url)
     if folder.read(f"{STATE}/job.json") is None and _table_at(folder.url) is not None:
         raise ConfigError(f"sink.path {redact(url)} is somebody else's Delta table; choose a path with nothing there")
-
-
-def storage_options(url: str) -> dict[str, str]:
-    """Return how to reach a store, as s3fs reaches it here; nothing for a local path."""
-    if is_local(url):
-        return {}
-    fs, _ = file_system(url)
-    if "s3" not in fs.protocol:
-        return {}
-    endpoint = fs.endpoint_url or fs.client_kwargs.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL")
-    region = fs.client_kwargs.get("region_name") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    found = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ALLOW_HTTP": "true" if str(endpoint).startswith("http://") else None,
-        "AWS_REGION": region or "us-east-1",
-        "AWS_ACCESS_KEY_ID": fs.key,
-        "AWS_SECRET_ACCESS_KEY": fs.secret,
-        "AWS_SESSION_TOKEN": fs.token,
-        "aws_conditional_put": "etag",
-    }
-    return {name: value for name, value in found.items() if value}
 
 
 def _require_installed() -> None:

@@ -12,10 +12,9 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -25,16 +24,14 @@ from optinfer.data.account import PART
 from optinfer.data.output_listing import QUARANTINE
 from optinfer.data.sinks import Sink, SinkKind
 from optinfer.data.state import as_json, parquet_bytes
-from optinfer.data.storage import Folder, is_local
+from optinfer.data.storage import Folder, each
 from optinfer.errors import OutputConflictError, redact
 from optinfer.records.part import Part
 
 FOOTER_KEY = b"optinfer"
-_FOOTER_THREADS = 16
 # Each time, somebody has put a file at the part's name that is none, or taken it away again.
 _MOST_TRIES = 5
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 
 class ParquetSink(Sink):
@@ -120,14 +117,6 @@ class ParquetSink(Sink):
                 return _part_in(file)
         except OSError:  # the storage's, or Arrow's for some damaged footers: reading all of it tells which
             return self._whole(name)
-
-
-def each(folder: Folder, work: Callable[[str], _T], names: Sequence[str]) -> list[_T]:
-    """Do the same with files of a folder, at a time where the store is far."""
-    if is_local(folder.url):  # threads would wait for each other's Python, not for the disk
-        return list(map(work, names))
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        return list(pool.map(work, names))
 
 
 def _part_in(file: BinaryIO) -> Part | None:

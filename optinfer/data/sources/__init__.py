@@ -40,12 +40,14 @@ class Source:
         plan: (the job's source, columns that it reads, rows that a fragment should have) -> the table, cut, at one
             version of its files. Raises ConfigError for a table that cannot be read, with the fix.
         reader: (columns) -> what reads fragments of such a plan.
+        versioned: it keeps several versions, of which `source.version` names one, and its plans say which.
     """
 
     about: str
     claims: Callable[[str], bool]
     plan: Callable[[SourceConfig, Sequence[str], int], Plan]
     reader: Callable[[Sequence[str]], Reader]
+    versioned: bool = False
 
 
 SOURCES: Kind[Source] = Kind("source", "sources", __name__, Source)
@@ -63,7 +65,7 @@ def kind_of(config: SourceConfig) -> str:
     if name == AUTO:
         claiming = (known for known in SOURCES.names() if known != DEFAULT and SOURCES.get(known).claims(config.path))
         name = next(claiming, DEFAULT)
-    SOURCES.get(name)
-    if config.version is not None and name == DEFAULT:
+    kind = SOURCES.get(name)
+    if config.version is not None and not kind.versioned:
         raise ConfigError(f"source.version has no use with a {name} source, whose files have no versions; remove it")
     return name

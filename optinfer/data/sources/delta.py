@@ -17,10 +17,9 @@ from optinfer.config import SourceConfig
 from optinfer.data.fragments import Partition, Plan
 from optinfer.data.partitions import type_named
 from optinfer.data.reading import FragmentReader
-from optinfer.data.sinks.delta import storage_options
 from optinfer.data.sources import Source
 from optinfer.data.sources.parquet import plan_files
-from optinfer.data.storage import absolute, file_system
+from optinfer.data.storage import absolute, file_system, storage_options
 from optinfer.errors import ConfigError, SourceError, redact
 
 if TYPE_CHECKING:
@@ -121,4 +120,4 @@ def _require_travels(name: str, kind: pa.DataType) -> None:
         ) from error
 
 
-source = Source(about="a Delta table, at one version", claims=claims, plan=plan, reader=FragmentReader)
+source = Source(about="a Delta table, at one version", claims=claims, plan=plan, reader=FragmentReader, versioned=True)
