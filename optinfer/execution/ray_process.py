@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
+import threading
 from typing import Protocol
 
 from optinfer.execution.placement import Node
@@ -12,6 +14,8 @@ from optinfer.execution.placement import Node
 _OBJECT_STORE_BYTES = 256 * 2**20
 _ACCELERATOR = "accelerator_type:"
 _BUILT_IN = ("CPU", "GPU", "memory", "object_store_memory")
+# What Ray Data calls the thread of a dataset that is being read, and how long it may take to end.
+_RAY_DATA, _RAY_DATA_SECONDS = "StreamingExecutor-", 1.0
 
 
 class RayProcess(Protocol):
@@ -52,9 +56,24 @@ class ThisProcess:
             ray.init(address=where, **quiet)
 
     def shutdown(self) -> None:
+        """End Ray, or leave the cluster.
+
+        Whoever asks Ray's core worker while it goes ends this process, in C++ and without a word. Freeing a reference
+        asks it: Ray Data keeps some in cycles, which a garbage collection in any thread may free. So its threads come
+        to their end first, and nothing is collected meanwhile.
+        """
         import ray
 
-        ray.shutdown()
+        for thread in threading.enumerate():
+            if thread.name.startswith(_RAY_DATA):
+                thread.join(_RAY_DATA_SECONDS)
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            ray.shutdown()
+        finally:
+            if collecting:
+                gc.enable()
 
     def free_nodes(self) -> list[Node]:
         import ray
