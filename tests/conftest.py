@@ -86,6 +86,21 @@ def bucket(s3_endpoint: str) -> str:
     return f"s3://{name}"
 
 
+@pytest.fixture
+def hasty_s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let S3's client ask once, where it asks again for seconds, and connect anew each time."""
+    import fsspec
+    import s3fs
+
+    class Hasty(s3fs.S3FileSystem):
+        retries, cachable = 1, False
+
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    fsspec.register_implementation("s3", Hasty, clobber=True)
+    yield
+    fsspec.register_implementation("s3", s3fs.S3FileSystem, clobber=True)
+
+
 @pytest.fixture(scope="session")
 def _ray(s3_endpoint: str) -> Iterator[None]:
     import logging
