@@ -21,6 +21,8 @@ from optinfer.config import JobConfig, ModelConfig
 from optinfer.data.fragments import Fragments
 from optinfer.job_file import parse_job
 from optinfer.models.artifact import Artifact
+from tests.data import flaky_store
+from tests.data.flaky_store import FlakyStore
 
 REPO = Path(__file__).resolve().parent.parent
 PLUGINS = Path(__file__).resolve().parent / "plugins"
@@ -88,17 +90,25 @@ def bucket(s3_endpoint: str) -> str:
 
 @pytest.fixture
 def hasty_s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let S3's client ask once, where it asks again for seconds, and connect anew each time."""
+    """Let S3's client ask once, where it asks again for seconds; what was connected before is not used."""
     import fsspec
     import s3fs
 
     class Hasty(s3fs.S3FileSystem):
-        retries, cachable = 1, False
+        retries = 1
 
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     fsspec.register_implementation("s3", Hasty, clobber=True)
     yield
     fsspec.register_implementation("s3", s3fs.S3FileSystem, clobber=True)
+
+
+@pytest.fixture
+def flaky(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, hasty_s3: None) -> Iterator[FlakyStore]:
+    """Put a store that fails when it is told to between every client and S3."""
+    with flaky_store.in_front_of(s3_endpoint) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+        yield store
 
 
 @pytest.fixture(scope="session")

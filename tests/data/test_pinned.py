@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -219,13 +219,6 @@ def test_a_local_file_written_over_while_its_footer_is_read_is_said(tmp_path: Pa
     written_over = Watch(lambda: path.write_bytes(content("next"))).patience
     with pytest.raises(SourceError, match="changed while it was planned"):
         plan(tmp_path, written_over, on_bad_file="quarantine")
-
-
-@pytest.fixture
-def flaky(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, hasty_s3: None) -> Iterator[FlakyStore]:
-    with flaky_store.in_front_of(s3_endpoint) as store:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
-        yield store
 
 
 FAULTS: dict[str, Fault] = {
