@@ -19,6 +19,7 @@ from hypothesis import settings
 
 from optinfer.config import JobConfig, ModelConfig
 from optinfer.data.fragments import Fragments
+from optinfer.execution.executor import Executor
 from optinfer.job_file import parse_job
 from optinfer.models.artifact import Artifact
 from tests.data import flaky_store
@@ -241,15 +242,18 @@ RunCli = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run_cli(capsys: pytest.CaptureFixture[str]) -> Iterator[RunCli]:
-    """Return a function that runs the command line in this process: arguments to (exit code, stdout, stderr)."""
+    """Return a function that runs the command line in this process: arguments to (exit code, stdout, stderr).
+
+    `executor` is what `run` scores with, where it is not the command's own.
+    """
     from optinfer.cli import main
 
     handler = signal.getsignal(signal.SIGTERM)
 
-    def run(*arguments: Any) -> tuple[int, str, str]:
+    def run(*arguments: Any, executor: Executor | None = None) -> tuple[int, str, str]:
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
+            main([str(a) for a in arguments], executor and (lambda address: executor))
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 
