@@ -24,15 +24,12 @@ from optinfer.optimization.selection import Prepared
 from optinfer.optimization.workbench import Workbench
 from optinfer.tracking.comparison import Comparison
 from optinfer.tuning import kept
-from optinfer.tuning.node_trials import NodeTrials
+from optinfer.tuning.node_trials import USUAL, Effort, NodeTrials
 from optinfer.tuning.rivals import chosen_settings, plausible_variants
 from optinfer.tuning.search import Outcome, Point, Search
 
 Say = Callable[[str], None]
 
-# The best of the search meet the default again, in turns, so that a machine that slows down slows all of them.
-_RIVALS = 2
-_ROUNDS = 3
 # Of the time budget, at most so much is kept for that.
 _MOST_RESERVED = 0.5
 # The sample stands for the table where no quantile of its lengths is further off.
@@ -40,11 +37,18 @@ _LARGEST_DEVIATION = 0.15
 
 
 def tune(
-    config: JobConfig, say: Say = lambda line: None, clock: Callable[[], float] = time.monotonic
+    config: JobConfig,
+    say: Say = lambda line: None,
+    clock: Callable[[], float] = time.monotonic,
+    effort: Effort = USUAL,
 ) -> dict[str, Any]:
     """Search for the fastest settings of a job on this node, keep them, and return what `tune --json` prints.
 
-    Nothing is scored or written to the job's sink. `clock` gives the seconds that `tuning.time_budget` counts.
+    Nothing is scored or written to the job's sink.
+
+    Args:
+        clock: gives the seconds that `tuning.time_budget` counts.
+        effort: how far the search goes.
 
     Raises:
         ConfigError: the job cannot work, or has no price for this node where cost is the objective.
@@ -58,7 +62,7 @@ def tune(
     with Comparison(config.tracking, f"{config.name} tune", params(job), say) as comparison:
         bench = job.bench(say)
         plausible, left_out = plausible_variants(bench)
-        trials = _trials(bench, job, plausible, worth)
+        trials = _trials(bench, job, plausible, worth, effort)
         if trials.sample.deviation > _LARGEST_DEVIATION:
             say(f"warning: lengths of the sample differ by {trials.sample.deviation:.0%} from the table's; "
                 "raise tuning.sample_rows")  # fmt: skip
@@ -82,11 +86,13 @@ def tune(
     return record
 
 
-def _trials(bench: Workbench, job: Resolved, plausible: list[Prepared], worth: Callable[[float], float]) -> NodeTrials:
+def _trials(
+    bench: Workbench, job: Resolved, plausible: list[Prepared], worth: Callable[[float], float], effort: Effort
+) -> NodeTrials:
     cpus = os.cpu_count() or 1
     device = plausible[0].variant.device
     default = layout_here(bench.config.placement, device, cpus)
-    return NodeTrials(bench, plausible, job.plan.fragments, default, cpus, worth)
+    return NodeTrials(bench, plausible, job.plan.fragments, default, cpus, worth, effort)
 
 
 def _opened(bench: Workbench, trials: NodeTrials) -> Search:
@@ -118,7 +124,7 @@ def _search(
 ) -> None:
     """Try points until the time is spent, less what the last rounds will take, or all were tried."""
     started, longest = clock(), 0.0
-    reserved_runs = _ROUNDS * (_RIVALS + 1)
+    reserved_runs = trials.effort.rounds * (trials.effort.rivals + 1)
     while clock() - started + min(reserved_runs * longest, _MOST_RESERVED * time_budget) < time_budget:
         asked = search.ask()
         if asked is None:
@@ -152,10 +158,11 @@ def _meet(trials: NodeTrials, search: Search, comparison: Comparison, say: Say) 
     fails a round is out.
     """
     default = trials.default(next(iter(trials.proved)))
-    rivals = [o.point for o in search.best(_RIVALS + 1) if o.point != default][:_RIVALS]
+    most = trials.effort.rivals
+    rivals = [o.point for o in search.best(most + 1) if o.point != default][:most]
     rounds: dict[Point, list[float]] = {point: [] for point in (default, *rivals)}
     say(f"measuring the best {len(rivals)} and the default again, in turns")
-    for _ in range(_ROUNDS):
+    for _ in range(trials.effort.rounds):
         for point in list(rounds):
             outcome = trials.run(point)
             comparison.event("round", **asdict(outcome))
