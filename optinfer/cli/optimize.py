@@ -29,5 +29,5 @@ def optimize(
     wanted = None if names is None else [name.strip() for name in names.split(",") if name.strip()]
     record = optimize_job(load_job(job, overrides), wanted, register, plot, say)
     answer(record, as_json, optimize_text)
-    if record["winner"] is None:
+    if record.winner is None:
         sys.exit(NoVariantError.exit_code)

@@ -12,11 +12,9 @@ record    journal first, MLflow from it                                       tr
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from optinfer.commands.books import Books
 from optinfer.commands.readiness import require_ready
@@ -30,7 +28,8 @@ from optinfer.errors import LoadError
 from optinfer.execution.executor import Executor
 from optinfer.execution.on_ray import OnRay
 from optinfer.optimization.pools import Pools, pools, with_not_chosen
-from optinfer.tracking.recorder import recorder_of
+from optinfer.records.run import RunRecord
+from optinfer.tracking.recorder import new_run_id, recorder_of
 
 Say = Callable[[str], None]
 
@@ -52,7 +51,7 @@ class _Run:
 
 def run(
     config: JobConfig, address: str | None = None, say: Say = _silent, executor: Executor | None = None
-) -> dict[str, Any]:
+) -> RunRecord:
     """Score the job's table and return the record that `optinfer run --json` prints.
 
     Args:
@@ -64,22 +63,22 @@ def run(
     Raises:
         OptinferError: with the exit code of its class; committed fragments stay, the same call goes on from them.
     """
-    summary = Summary(started=time.time(), run_id=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}")
+    summary = Summary(started=time.time(), run_id=new_run_id())
     job, executor = resolve(config), executor or OnRay(address)
     output = job.output()
     with reaching(config.sink.path):
         done = output.finished(job.fingerprint)
         damage = output.damage(done)[1].named() if done else ()
     if done and not damage:
-        if done.get("job", {}).get("gate") != config.gate.model_dump(mode="json"):
+        if done.job.get("gate") != config.gate.model_dump(mode="json"):
             say("warning: this output was finished under another gate; to score under this one, choose a new sink.path")
-        return summary.nothing_to_do(done["run"])
+        return summary.nothing_to_do(done.run)
     require_ready(job, executor.machine())
     with executor, RunLock(output.folder) as lock:
-        output.binding.freeze({"fingerprint": job.fingerprint, "fields": job.fields}, job.plan)
+        output.binding.freeze(job.frozen, job.plan)
         output.reopen()
         with recorder_of(config.tracking, summary.run_id, say) as recorder:
-            recorder.event("start", run_name=f"{config.name} {config.variant}", **summary.start(job))
+            recorder.event(summary.start(job))
             for line in job.plan.warnings:
                 recorder.warn(line)
             for line in damage:
@@ -89,8 +88,8 @@ def run(
             books.check()
             manifest = books.close(summary.manifest(job, books.tally, recorder))
             executor.release()  # takes a second; the output is finished whatever becomes of Ray
-            mlflow = recorder.finish("done", **summary.finish(job, books.tally, manifest))
-    return {**manifest["run"], "mlflow": mlflow}
+            mlflow = recorder.finish(summary.finish(job, books.tally, manifest))
+    return replace(manifest.run, mlflow=mlflow)
 
 
 def _score(run: _Run) -> None:
@@ -138,4 +137,4 @@ def _announce(proved: Pools, failed: dict[str, str], run: _Run) -> None:
             f"placement.cpu_variant is left out: {first.variant.name} runs on the CPUs of all nodes itself"
         )
     run.summary.mark("prepare")
-    run.books.recorder.event("selection", chosen=first.variant.name, others=dict(first.not_chosen))
+    run.books.recorder.selected(first.variant.name, first.not_chosen)

@@ -14,18 +14,29 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import psutil
 
 from optinfer.data.storage import STATE, Folder, failures, reaching
 from optinfer.errors import OutputConflictError, redact
+from optinfer.records.record import Record, decoded
 
 STALE_SECONDS = 60.0
 _BEAT_SECONDS = 10.0
 _NAME = f"{STATE}/lock.json"
-_RECORD = {"token": str, "host": str, "pid": int, "started": int | float, "beat": int | float}
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder(Record):
+    """Whoever holds an output: a process by its start, and when it last said so, both in seconds since the epoch."""
+
+    token: str
+    host: str
+    pid: int
+    started: float
+    beat: float
 
 
 class RunLock:
@@ -49,8 +60,8 @@ class RunLock:
             holder = self._holder()
             if holder is not None and is_live(holder, self._clock()):
                 raise OutputConflictError(
-                    f"{redact(self._folder.url)} is being written by a live run (process {holder['pid']} on "
-                    f"{holder['host']}); wait for it, or stop it and run again"
+                    f"{redact(self._folder.url)} is being written by a live run (process {holder.pid} on "
+                    f"{holder.host}); wait for it, or stop it and run again"
                 )
             self._folder.put(_NAME, self._record())
 
@@ -58,7 +69,7 @@ class RunLock:
         self._stop.set()
         self._thread.join()
         holder = self._holder()
-        if holder is not None and holder["token"] == self._token:
+        if holder is not None and holder.token == self._token:
             self._folder.delete(_NAME)
 
     def _beat(self) -> None:
@@ -73,44 +84,38 @@ class RunLock:
     def renew(self) -> bool:
         """Write the lock again, with the time of now; return False where another run holds it."""
         holder = self._holder()
-        if holder is not None and holder["token"] != self._token:
+        if holder is not None and holder.token != self._token:
             return False
         self._folder.put(_NAME, self._record())
         return True
 
     def _record(self) -> bytes:
         me = psutil.Process()
-        record = {
-            "token": self._token,
-            "host": socket.gethostname(),
-            "pid": me.pid,
-            "started": me.create_time(),
-            "beat": self._clock(),
-        }
-        return json.dumps(record).encode()
+        record = Holder(
+            token=self._token, host=socket.gethostname(), pid=me.pid, started=me.create_time(), beat=self._clock()
+        )
+        return json.dumps(record.as_dict()).encode()
 
-    def _holder(self) -> dict[str, Any] | None:
+    def _holder(self) -> Holder | None:
         return holder(self._folder)
 
 
-def holder(folder: Folder) -> dict[str, Any] | None:
+def holder(folder: Folder) -> Holder | None:
     """Return the record of whoever holds the output, dead or alive; None where nobody does, or nobody can tell who."""
     try:
-        found = json.loads(folder.read(_NAME) or b"")
-        whole = all(isinstance(found[name], kind) for name, kind in _RECORD.items())
-    except (ValueError, TypeError, KeyError):
+        return decoded(Holder, json.loads(folder.read(_NAME) or b""))
+    except ValueError:
         return None
-    return found if whole else None
 
 
-def is_live(record: dict[str, Any], now: float) -> bool:
+def is_live(record: Holder, now: float) -> bool:
     """Tell whether a lock's holder still runs; a reused process id does not count."""
-    if record["host"] != socket.gethostname():
-        return bool(now - record["beat"] < STALE_SECONDS)
+    if record.host != socket.gethostname():
+        return bool(now - record.beat < STALE_SECONDS)
     try:
-        process = psutil.Process(record["pid"])
+        process = psutil.Process(record.pid)
         # A killed process stays listed until its parent collects it, in some containers for ever.
         dead = process.status() == psutil.STATUS_ZOMBIE
-        return not dead and bool(abs(process.create_time() - record["started"]) < 1)
+        return not dead and bool(abs(process.create_time() - record.started) < 1)
     except psutil.NoSuchProcess:
         return False

@@ -35,6 +35,7 @@ from optinfer.inference.invariance import invariance
 from optinfer.inference.memory import ROW_TOO_LARGE, out_of_memory
 from optinfer.inference.preparing import culprits, described, prepare
 from optinfer.models.artifact import Artifact
+from optinfer.records.placement import on_one_core
 from optinfer.records.stats import Stats
 from optinfer.system.quiet import hush
 
@@ -286,11 +287,6 @@ class Replica:
 
     def invariance(self, sample: pa.Table, scored: Scored) -> Mapping[str, float]:
         return invariance(self, sample, scored)
-
-
-def on_one_core(device: str, threads: int) -> bool:
-    """Tell whether a replica has a single core, on which preprocessing and the model take turns."""
-    return device == "cpu" and threads == 1
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Answers:
         """Return all of it as one file."""
         record = {
             "largest_difference": self.largest_difference,
-            "reference": asdict(self.reference),
+            "reference": self.reference.as_dict(),
             "rejected": {str(row): why for row, why in self.rejected.items()},
         }
         content = io.BytesIO()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ import pyarrow as pa
 
 from optinfer.backends import BACKENDS, Executed
 from optinfer.errors import LoadError
-from optinfer.families import Arrays, Reference
+from optinfer.families import Arrays
 from optinfer.inference.answers import Scored, joined
 from optinfer.inference.engine import Engine
 from optinfer.inference.invariance import scale
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.optimization.baseline import Answers
-from optinfer.optimization.gate import Fidelity, Truth, measure
+from optinfer.optimization.gate import Truth, measure
+from optinfer.records.proof import Certificate as Certificate
+from optinfer.records.record import decoded
 from optinfer.records.stats import Stats
 from optinfer.system import home
 from optinfer.system.machine import cpu_features, gpu, gpu_memory_mb, installed, peak_rss_mb
@@ -40,50 +43,6 @@ _WARM_UP_ROWS = 16
 _PARTS = 4
 _PART_ROWS = 64
 _NARROW = ("int4", "int8", "bf16", "fp16")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Certificate:
-    """What was measured of one artifact on one sample. Seconds, megabytes, rows per second of one replica.
-
-    Attributes:
-        reference: how the baseline, which `fidelity` compares with, was held against the model's own library.
-        mismatch: how what the runtime says it executed differs from what was asked for; empty where it does not.
-        rows_per_second_range: slowest and fastest part of the sample.
-        peak_rss_mb: most memory of a process that does nothing else but load and score.
-        gpu_memory_mb: what it took of a GPU's `gpu_total_mb`; zeros on a CPU.
-    """
-
-    variant: str
-    artifact: str
-    sample: str
-    precision: str
-    device: str
-    reference: Reference
-    fidelity: Fidelity
-    batch_invariant: bool
-    largest_difference: float
-    invariance: Mapping[str, float]
-    executed: Executed
-    mismatch: str
-    rows_per_second: float
-    rows_per_second_range: tuple[float, float]
-    micro_batches: int
-    micro_batch_p50_ms: float
-    micro_batch_p99_ms: float
-    padding_fraction: float
-    threads: int
-    peak_rss_mb: float
-    gpu_memory_mb: float
-    gpu_total_mb: float
-    artifact_mb: float
-    build_seconds: float
-    load_seconds: float
-    notes: tuple[str, ...]
-    measured_at: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,13 +145,7 @@ def conditions(settings: ReplicaSettings, libraries: Sequence[str]) -> dict[str,
 
 def read(artifact: str, key: str) -> Certificate | None:
     """Return the certificate kept for this artifact and sample, if any."""
-    return home.read_json(_path(artifact, key), _from_dict)
-
-
-def _from_dict(raw: dict[str, Any]) -> Certificate:
-    lists = {name: tuple(raw[name]) for name in ("notes", "rows_per_second_range")}
-    fidelity = Fidelity(**{**raw["fidelity"], "outputs": tuple(raw["fidelity"]["outputs"])})
-    return Certificate(**{**raw, **lists, "fidelity": fidelity, "reference": Reference(**raw["reference"])})
+    return home.read_json(_path(artifact, key), partial(decoded, Certificate))
 
 
 def mismatch(settings: ReplicaSettings, executed: Executed) -> str:

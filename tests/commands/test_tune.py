@@ -17,8 +17,8 @@ from optinfer.inference.replica import ReplicaSettings
 from optinfer.optimization.selection import Prepared, candidates, known
 from optinfer.optimization.variants import VARIANTS, Step, Variant
 from optinfer.optimization.workbench import Workbench
+from optinfer.records.tuning import NodeSpeed
 from optinfer.tuning import node_trials
-from optinfer.tuning.node_speed import NodeSpeed
 from tests.conftest import MakeJob, RunCli, WriteTable, everything_under
 
 pytestmark = pytest.mark.usefixtures("fake_variant", "own_home")
@@ -86,22 +86,22 @@ class TestWinner:
         self, job: Any, measured: list[ReplicaSettings], tmp_path: Path
     ) -> None:
         record = optinfer.tune(job())
-        winner = record["winner"]
-        assert (winner["variant"], winner["max_batch_tokens"]) == ("fake", BEST_BUDGET)
-        assert winner["rows_per_second"] == winner["default_rows_per_second"] + 200
-        assert len(record["trials"]) == record["space"]["points"], "a small space is tried whole"
-        assert Path(record["record"]).is_file()
-        assert Path(record["plot"]).read_bytes().startswith(b"\x89PNG")
+        winner = record.winner
+        assert (winner.variant, winner.max_batch_tokens) == ("fake", BEST_BUDGET)
+        assert winner.rows_per_second == winner.default_rows_per_second + 200
+        assert len(record.trials) == len(record.space.points), "a small space is tried whole"
+        assert Path(record.record).is_file()
+        assert Path(record.plot).read_bytes().startswith(b"\x89PNG")
         assert not (tmp_path / "out").exists(), "nothing is scored"
 
     def test_the_default_is_tried_first_and_the_sample_is_held_against_the_table(
         self, job: Any, measured: list[ReplicaSettings]
     ) -> None:
         record = optinfer.tune(job(model__max_length=128))
-        assert record["trials"][0]["point"] == record["default"]
-        assert record["sample"]["rows"] == 64
-        assert record["sample"]["lengths"]["p90"] > record["sample"]["lengths"]["p50"] > 0
-        assert record["sample"]["largest_deviation"] < 0.5
+        assert record.trials[0].point == record.default
+        assert record.sample.rows == 64
+        assert record.sample.lengths.p90 > record.sample.lengths.p50 > 0
+        assert record.sample.largest_deviation < 0.5
 
     def test_the_next_job_scores_with_it_and_measures_nothing(self, job: Any, measured: list[Any]) -> None:
         optinfer.tune(job())
@@ -136,15 +136,15 @@ class TestWinner:
 
     def test_settings_that_the_user_fixed_are_not_searched(self, job: Any, measured: list[ReplicaSettings]) -> None:
         record = optinfer.tune(job(batching={"max_batch_tokens": 512}, placement={"threads_per_replica": 1}))
-        assert {t["point"]["budget"] for t in record["trials"]} == {512}
-        assert {t["point"]["threads"] for t in record["trials"]} == {1}
+        assert {t.point.budget for t in record.trials} == {512}
+        assert {t.point.threads for t in record.trials} == {1}
         assert {settings.max_batch_tokens for settings in measured} == {512}
 
 
 class TestTrials:
     def test_no_trial_begins_after_the_time_budget(self, job: Any, measured: list[Any]) -> None:
         record = optinfer.tune(job(tuning__time_budget=7.0), clock=ticking())
-        assert 0 < len(record["trials"]) < record["space"]["points"]
+        assert 0 < len(record.trials) < len(record.space.points)
 
     def test_a_search_that_was_cut_off_goes_on(self, job: Any, measured: list[ReplicaSettings]) -> None:
         def cut(line: str) -> None:
@@ -155,16 +155,16 @@ class TestTrials:
             optinfer.tune(job(), cut)
         assert len(measured) == 3
         record = optinfer.tune(job())
-        assert record["trials_earlier"] == 3
-        points = [tuple(t["point"].values()) for t in record["trials"]]
-        assert len(set(points)) == len(points) == record["space"]["points"]
+        assert record.trials_earlier == 3
+        points = [t.point for t in record.trials]
+        assert len(set(points)) == len(points) == len(record.space.points)
 
     def test_settings_that_take_too_much_memory_do_not_win(self, job: Any, measured: list[Any]) -> None:
         record = optinfer.tune(job(tuning__max_memory_mb=8000.0))
-        assert record["winner"]["replicas"] == 1
-        assert record["winner"]["default_rows_per_second"] is None or record["default"]["replicas"] == 1
-        too_large = [t for t in record["trials"] if t["point"]["replicas"] > 1]
-        assert all("MB, 8000 are allowed" in t["reason"] for t in too_large)
+        assert record.winner.replicas == 1
+        assert record.winner.default_rows_per_second is None or record.default.replicas == 1
+        too_large = [t for t in record.trials if t.point.replicas > 1]
+        assert all("MB, 8000 are allowed" in t.reason for t in too_large)
         with pytest.raises(OptinferError, match=r"tuning\.max_memory_mb"):
             optinfer.tune(job(tuning__max_memory_mb=1.0))
 
@@ -177,14 +177,14 @@ class TestTrials:
         # 96 rows of at most 32 tokens: the default (4,096 tokens) may see all 64 of the sample, half of it may not.
         steps = (Step("fault", {"folder": str(tmp_path), "die_at_rows": 64}),)
         monkeypatch.setitem(VARIANTS, "fake", Variant(name="fake", steps=steps, backend="faulty", about=""))
-        monkeypatch.setattr("optinfer.commands.tune._ROUNDS", 1)
+        monkeypatch.setattr("optinfer.commands.tuning_rounds._ROUNDS", 1)
         monkeypatch.setattr(node_trials, "budgets", lambda *_: (1024, 4096))
         record = optinfer.tune(config)
-        killed = [t for t in record["trials"] if "ended by SIGKILL" in t["reason"]]
-        assert [t["point"]["budget"] for t in killed] == [4096]
-        assert record["winner"]["max_batch_tokens"] == 1024
-        assert record["winner"]["default_rows_per_second"] is None
-        assert record["winner"]["rows_per_second"] > 0
+        killed = [t for t in record.trials if "ended by SIGKILL" in t.reason]
+        assert [t.point.budget for t in killed] == [4096]
+        assert record.winner.max_batch_tokens == 1024
+        assert record.winner.default_rows_per_second is None
+        assert record.winner.rows_per_second > 0
 
 
 class TestRefusals:
@@ -194,8 +194,8 @@ class TestRefusals:
 
     def test_cost_is_searched_for_where_there_is_a_price(self, job: Any, measured: list[Any]) -> None:
         record = optinfer.tune(job(tuning__objective="cost", placement={"cost_per_hour": {"cpu": 0.36}}))
-        best = min(t["value"] for t in record["trials"])
-        assert best == pytest.approx(1e6 / record["winner"]["rows_per_second"] * 0.0001)
+        best = min(t.value for t in record.trials if t.value is not None)
+        assert best == pytest.approx(1e6 / record.winner.rows_per_second * 0.0001)
 
     def test_a_named_variant_below_its_gate_is_not_searched(self, job: Any, measured: list[Any]) -> None:
         with pytest.raises(GateError, match="fake does not pass the gate"):
@@ -215,9 +215,9 @@ def test_mlflow_has_a_run_for_each_trial(job: Any, measured: list[Any], tmp_path
     one = {"batching": {"max_batch_tokens": 512}, "tracking": {"experiment": "t", "uri": uri}}
     record = optinfer.tune(job(**one))
     client = MlflowClient(tracking_uri=uri)
-    parent = client.get_run(record["mlflow"]["run_id"])
+    parent = client.get_run(record.mlflow.run_id)
     children = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
-    assert len(children) == len(record["trials"])
+    assert len(children) == len(record.trials)
     assert all("rows_per_second" in run.data.metrics for run in children)
     assert parent.data.tags["optinfer.winner"] == "fake"
     assert {f.path for f in client.list_artifacts(parent.info.run_id)} == {"record.json", "table.md", "tuning.png"}
@@ -227,14 +227,14 @@ def test_mlflow_has_a_run_for_each_trial(job: Any, measured: list[Any], tmp_path
 def test_a_run_has_its_forecast_beside_what_came_of_it(job: Any, measured: list[Any]) -> None:
     config = job(source__fragment_rows=16, placement={"cost_per_hour": {"cpu": 3.6}})
     optinfer.tune(config)
-    told = optinfer.run(config)["forecast"]
-    assert told["basis"].startswith("tuned on ")
-    assert told["startup_seconds"] is None, "nothing like it ran before"
-    assert told["cost"] == pytest.approx(told["seconds"] * 0.001)
-    assert told["actual"]["seconds"] > 0
-    assert told["error_percent"] == pytest.approx((told["seconds"] / told["actual"]["seconds"] - 1) * 100)
+    told = optinfer.run(config).forecast
+    assert told.basis.startswith("tuned on ")
+    assert told.startup_seconds is None, "nothing like it ran before"
+    assert told.cost == pytest.approx(told.seconds * 0.001)
+    assert told.actual.seconds > 0
+    assert told.error_percent == pytest.approx((told.seconds / told.actual.seconds - 1) * 100)
     again = config.model_copy(update={"sink": config.sink.model_copy(update={"path": f"{config.sink.path}2"})})
-    assert optinfer.run(again)["forecast"]["startup_seconds"] > 0
+    assert optinfer.run(again).forecast.startup_seconds > 0
 
 
 def test_plan_forecasts_from_the_cache_and_says_what_to_run_where_there_is_nothing(

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from optinfer.data import lock as locks
-from optinfer.data.lock import STALE_SECONDS, RunLock, holder, is_live
+from optinfer.data.lock import STALE_SECONDS, Holder, RunLock, holder, is_live
 from optinfer.data.storage import Folder
 from optinfer.errors import OutputConflictError
 
@@ -28,17 +29,17 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     return Folder(f"{request.getfixturevalue('bucket')}/out" if request.param == "s3" else str(tmp_path / "out"))
 
 
-def record(**changes: Any) -> dict[str, Any]:
+def record(**changes: Any) -> Holder:
     me = psutil.Process()
-    mine = {"token": "t", "host": socket.gethostname(), "pid": me.pid, "started": me.create_time(), "beat": 0.0}
-    return {**mine, **changes}
+    mine = Holder(token="t", host=socket.gethostname(), pid=me.pid, started=me.create_time(), beat=0.0)
+    return replace(mine, **changes)
 
 
 def test_a_lock_is_gone_when_its_run_ends(folder: Folder) -> None:
     with RunLock(folder):
         held = holder(folder)
         assert held is not None
-        assert held["pid"] == os.getpid()
+        assert held.pid == os.getpid()
     assert holder(folder) is None
 
 
@@ -60,11 +61,11 @@ def test_the_lock_of_a_dead_process_is_taken_over_at_once(folder: Folder) -> Non
     process = subprocess.Popen([sys.executable, "-c", ""])
     started = psutil.Process(process.pid).create_time()
     process.wait()
-    folder.put(LOCK, json.dumps(record(pid=process.pid, started=started)).encode())
+    folder.put(LOCK, json.dumps(record(pid=process.pid, started=started).as_dict()).encode())
     with RunLock(folder):
         held = holder(folder)
         assert held is not None
-        assert held["pid"] == os.getpid()
+        assert held.pid == os.getpid()
 
 
 def test_a_killed_process_that_nobody_collected_is_dead() -> None:
@@ -90,10 +91,10 @@ def test_a_holder_on_another_machine_lives_as_long_as_its_heart_beats() -> None:
 
 def test_a_run_that_lost_its_lock_leaves_it_to_the_new_holder(folder: Folder) -> None:
     with RunLock(folder):
-        folder.put(LOCK, json.dumps(record(token="theirs")).encode())
+        folder.put(LOCK, json.dumps(record(token="theirs").as_dict()).encode())
     held = holder(folder)
     assert held is not None
-    assert held["token"] == "theirs"
+    assert held.token == "theirs"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"{}", b"null", b'{"token": 1, "pid": "x"}', b"\xff"])
@@ -103,7 +104,7 @@ def test_a_lock_that_is_garbage_is_taken_over(folder: Folder, content: bytes) ->
     with RunLock(folder):
         held = holder(folder)
         assert held is not None
-        assert held["pid"] == os.getpid()
+        assert held.pid == os.getpid()
     assert holder(folder) is None
 
 
@@ -112,9 +113,11 @@ def test_a_lock_that_was_removed_is_put_back_and_anothers_is_left(folder: Folder
         folder.delete(LOCK)
         assert lock.renew()
         assert holder(folder) is not None
-        folder.put(LOCK, json.dumps(record(token="theirs")).encode())
+        folder.put(LOCK, json.dumps(record(token="theirs").as_dict()).encode())
         assert not lock.renew()
-        assert (holder(folder) or {})["token"] == "theirs"
+        found = holder(folder)
+        assert found is not None
+        assert found.token == "theirs"
 
 
 def test_a_store_that_is_gone_for_a_beat_does_not_end_the_heartbeat(

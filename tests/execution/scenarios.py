@@ -52,7 +52,7 @@ class Suite:
         sink = self.folder / name
         job = parse_job(job_settings(self.source, sink, source__fragment_rows=FRAGMENT_ROWS, **changes))
         try:
-            record = optinfer.run(job, address)
+            record = optinfer.run(job, address).as_dict()
         except OptinferError as error:
             return {"refused": type(error).__name__, "message": str(error)}
         wanted = (
