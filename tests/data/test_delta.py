@@ -101,7 +101,7 @@ def test_a_table_is_one_version_that_other_readers_read(make_job: MakeJob, place
     record = run(job(make_job, table, f"{place}/out", source__version=0))
     assert run(job(make_job, table, f"{place}/out", source__version=0)).status == "nothing to do"
     found = opened(f"{place}/out")
-    assert (found.version(), found.transaction_version(f"optinfer-{record['fingerprint']}")) == (0, 1)
+    assert (found.version(), found.transaction_version(f"optinfer-{record.fingerprint}")) == (0, 1)
     ids = sorted(TABLE["id"].to_pylist())
     assert sorted(found.to_pyarrow_table()["id"].to_pylist()) == ids
     by_polars = pl.read_delta(f"{place}/out", storage_options=storage_options(f"{place}/out"))
