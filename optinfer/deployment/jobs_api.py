@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ _CONNECT_SECONDS, _ANSWER_SECONDS, _UPLOAD_SECONDS = 10.0, 60.0, 600.0
 _STATUS = re.compile(r"status code (\d+)")
 _NO_SUCH, _SERVER_ERROR = 404, 500
 _TAKEN = "already exists"
+_TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
 _FORMS = "http://HOST:8265, https://…, ray://HOST:10001, HOST:6379 or auto"
 _TOKEN = (
     "set RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH=FILE or ~/.ray/auth_token to the cluster's token (on its head: "
@@ -150,6 +152,9 @@ def _chosen(given: str | None) -> tuple[str, str]:
 
 def _client(headers: dict[str, str], verify: bool | str) -> Any:
     from ray.job_submission import JobSubmissionClient
+
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
     class Client(JobSubmissionClient):
         def _do_request(self, method: str, endpoint: str, **given: Any) -> Any:

@@ -73,7 +73,7 @@ def pack(job: JobConfig, shared: Iterable[str] = ()) -> Package:
     notes = _code_notes(job.model.own_code, files)
     path, model = _model(job.model, places)
     files |= model
-    _require_small(job.model.path, files)
+    _require_small(job.model.path, files.values())
     placed = _placed(job, path)
     notes += [note for key, url in _local_paths(placed, bool(model)) if (note := _local_note(key, url, places))]
     return Package(placed, files, tuple(notes), _fingerprint(placed, files))
@@ -97,6 +97,7 @@ def _model(config: ModelConfig, places: tuple[Path, ...]) -> tuple[str, dict[str
         return str(here), {}
     from optinfer.models.source import locate
 
+    _require_small(config.path, [here])  # before all of it is read
     found = locate(config)
     folder = Path(found.path)
     if found.beside is None:
@@ -116,11 +117,12 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith((".", "__pycache__")) for part in name.split("/"))
 
 
-def _require_small(model: str, files: dict[str, Path]) -> None:
-    size = sum(path.stat().st_size for path in files.values())
+def _require_small(model: str, paths: Iterable[Path]) -> None:
+    files = (file for path in paths for file in ([path] if path.is_file() else path.rglob("*")))
+    size = sum(file.stat().st_size for file in files if file.is_file())
     if size > LARGEST:
         raise ConfigError(
-            f"model.path {redact(model)} and code are {size / 1e6:,.0f} MB, more than the {LARGEST / 1e6:,.0f} MB that "
+            f"model.path {redact(model)} and the code are {size / 1e6:,.0f} MB, more than the {LARGEST / 1e6:,.0f} MB that "
             "travel with a job; put the model on a store (s3://…), register it (models:/…), or name a folder that all "
             "nodes have under the same path with --shared FOLDER"
         )
