@@ -122,9 +122,9 @@ def _require_small(model: str, paths: Iterable[Path]) -> None:
     size = sum(file.stat().st_size for file in files if file.is_file())
     if size > LARGEST:
         raise ConfigError(
-            f"model.path {redact(model)} and the code are {size / 1e6:,.0f} MB, more than the {LARGEST / 1e6:,.0f} MB that "
-            "travel with a job; put the model on a store (s3://…), register it (models:/…), or name a folder that all "
-            "nodes have under the same path with --shared FOLDER"
+            f"model.path {redact(model)} and the code are {size / 1e6:,.0f} MB, more than the "
+            f"{LARGEST / 1e6:,.0f} MB that travel with a job; put the model on a store (s3://…), register it "
+            "(models:/…), or name a folder that all nodes have under the same path with --shared FOLDER"
         )
 
 

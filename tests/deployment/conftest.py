@@ -37,7 +37,7 @@ import time
 gate = os.environ["GATE"]
 told = 0
 if os.environ.get("UNREADABLE"):
-    os.write(1, b"\xff\n")
+    os.write(1, bytes((255, 10)))
 if not os.path.exists(gate):
     with open(gate + ".pid", "w") as file:
         file.write(str(os.getpid()))

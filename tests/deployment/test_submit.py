@@ -28,7 +28,7 @@ class TestToTheEnd:
         assert done.code == 0, done.err
         assert done.out.startswith("10 of 10 rows scored")
         assert re.fullmatch(rf"optinfer-{work.name}-[0-9a-f]{{12}}-1", done.id)
-        assert [row["y"] for row in read_rows(work.folder / "out")] == [2.0 * x for x in range(10)]
+        assert [row["y"] for row in read_rows(work.folder / "out")] == [[2.0 * x] for x in range(10)]
 
         again = work.submit("--json")
         answered = json.loads(again.out)
