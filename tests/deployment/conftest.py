@@ -288,6 +288,19 @@ def write_tensor_job(folder: Path) -> Path:
     return path
 
 
+def write_custom_job(folder: Path) -> Path:
+    """Write the job that has code of its own, which waits until a gate is opened."""
+    path = write_tensor_job(folder)
+    raw = yaml.safe_load(path.read_text())
+    raw["model"] = {"path": "weights", "family": "custom", "class": "waiting:Doubled"}
+    raw["variant"] = "torch-fp32"
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    (folder / "weights").write_text("none")
+    (folder / "waiting.py").write_text(WAITING)
+    (folder / "beside.py").write_text("FACTOR = 2.0\n")
+    return path
+
+
 @pytest.fixture
 def work(tmp_path: Path, head: Head) -> Iterator[Work]:
     """Make a folder with the job that needs only ONNX Runtime."""
@@ -303,13 +316,7 @@ def work(tmp_path: Path, head: Head) -> Iterator[Work]:
 @pytest.fixture
 def gated(work: Work) -> Iterator[Work]:
     """Make the job that has code of its own, whose driver waits until the gate is opened."""
-    raw = yaml.safe_load(work.job.read_text())
-    raw["model"] = {"path": "weights", "family": "custom", "class": "waiting:Doubled"}
-    raw["variant"] = "torch-fp32"
-    work.job.write_text(yaml.safe_dump(raw))
-    (work.folder / "weights").write_text("none")
-    (work.folder / "waiting.py").write_text(WAITING)
-    (work.folder / "beside.py").write_text("FACTOR = 2.0\n")
+    write_custom_job(work.folder)
     yield work
     if not work.gate.exists():
         work.open_gate()
