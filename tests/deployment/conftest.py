@@ -195,6 +195,11 @@ class Running:
         return Done(code, self.out.read_text(), self.err.read_text())
 
 
+def _heeding_interrupts() -> None:
+    """Undo what a shell does to what it starts in the background, these tests perhaps."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass
 class Work:
     """A folder with a job, its table, its model and its code, as a person has it."""
@@ -217,13 +222,15 @@ class Work:
 
     def start(self, *arguments: Any, **changes: str | None) -> Running:
         """Begin to submit the job; `changes` are variables, None takes one away."""
-        env = self.head.env | {"RAY_API_SERVER_ADDRESS": self.head.address} | changes
-        env = {name: value for name, value in env.items() if value is not None and name != _MARK}
+        given = {**self.head.env, "RAY_API_SERVER_ADDRESS": self.head.address, **changes}
+        env = {name: value for name, value in given.items() if value is not None and name != _MARK}
         command = [sys.executable, "-m", "optinfer", "submit", self.job.name, *map(str, arguments)]
         number = len(self.started)
         out, err = self.folder / f"command-{number}.out", self.folder / f"command-{number}.err"
         with open(out, "wb") as stdout, open(err, "wb") as stderr:
-            process = subprocess.Popen(command, cwd=self.folder, env=env, stdout=stdout, stderr=stderr)
+            process = subprocess.Popen(
+                command, cwd=self.folder, env=env, stdout=stdout, stderr=stderr, preexec_fn=_heeding_interrupts
+            )
         self.started.append(Running(process, out, err))
         return self.started[-1]
 
