@@ -35,6 +35,7 @@ class RunLock:
         self._folder = folder
         self._clock = clock
         self._token = uuid.uuid4().hex
+        self._since = clock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="optinfer-lock", daemon=True)
 
@@ -49,8 +50,8 @@ class RunLock:
             holder = self._holder()
             if holder is not None and is_live(holder, self._clock()):
                 raise OutputConflictError(
-                    f"{redact(self._folder.url)} is being written by a live run (process {holder['pid']} on "
-                    f"{holder['host']}); wait for it, or stop it and run again"
+                    f"{redact(self._folder.url)} is being written by a live run ({described(holder)}); wait for it, "
+                    "or stop it and run again"
                 )
             self._folder.put(_NAME, self._record())
 
@@ -85,6 +86,7 @@ class RunLock:
             "host": socket.gethostname(),
             "pid": me.pid,
             "started": me.create_time(),
+            "since": self._since,
             "beat": self._clock(),
         }
         return json.dumps(record).encode()
@@ -101,6 +103,14 @@ def holder(folder: Folder) -> dict[str, Any] | None:
     except (ValueError, TypeError, KeyError):
         return None
     return found if whole else None
+
+
+def described(record: dict[str, Any]) -> str:
+    """Say who a holder is and since when; a lock of the version before knows when its process began."""
+    since = record.get("since")
+    moment = since if isinstance(since, int | float) else record["started"]
+    shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
+    return f"process {record['pid']} on {record['host']}, since {shown}"
 
 
 def is_live(record: dict[str, Any], now: float) -> bool:
