@@ -30,12 +30,8 @@ def load_job(path: str | Path, overrides: tuple[str, ...] = (), logical_date: da
         ConfigError: the file cannot be read, is not YAML, or a key or value is wrong; names file and line. A date is
             given, and the job has no use for one.
     """
-    node, raw = yaml_file.read(Path(path))
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a job is a mapping with the keys {', '.join(JobConfig.model_fields)}")
-    for override in overrides:
-        _apply(raw, override)
-    if logical_date and not any(map(dates.has_dates, dated_paths(raw))):
+    node, raw = _read(path, overrides)
+    if logical_date and not any(map(dates.has_dates, _paths(raw))):
         raise ConfigError(
             f"{path}: --logical-date changes nothing, as neither source.path nor sink.path has {{date}} or {{previous}}"
             "; write one there (docs/schedule.md), or leave the option out"
@@ -44,8 +40,21 @@ def load_job(path: str | Path, overrides: tuple[str, ...] = (), logical_date: da
     return parse_job(raw, where, logical_date)
 
 
-def dated_paths(raw: dict[str, Any]) -> list[str]:
-    """Return the source's and the sink's path as they are written, as far as they are there."""
+def written_paths(path: str | Path, overrides: tuple[str, ...] = ()) -> list[str]:
+    """Return the source's and the sink's path as they are written, before a date is put in."""
+    return _paths(_read(path, overrides)[1])
+
+
+def _read(path: str | Path, overrides: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
+    node, raw = yaml_file.read(Path(path))
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a job is a mapping with the keys {', '.join(JobConfig.model_fields)}")
+    for override in overrides:
+        _apply(raw, override)
+    return node, raw
+
+
+def _paths(raw: dict[str, Any]) -> list[str]:
     sections = (raw.get(name) for name in ("source", "sink"))
     return [str(section["path"]) for section in sections if isinstance(section, dict) and "path" in section]
 

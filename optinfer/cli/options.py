@@ -9,7 +9,7 @@ from datetime import date
 import click
 
 
-class _Day(click.ParamType):
+class _Day(click.ParamType["date"]):
     """A calendar day, written in the one way that paths have it."""
 
     name = "day"
