@@ -143,7 +143,7 @@ def cluster(schedule: Schedule, with_job: bool) -> Manifest:
 
 
 def _grows(schedule: Schedule) -> bool:
-    """Tell a job that waits for the autoscaler's workers: without `max_replicas` one is refused where there are none."""
+    """Tell a job that waits for an autoscaler: without `max_replicas` it is refused where there are none."""
     return schedule.config.placement.max_replicas is not None
 
 

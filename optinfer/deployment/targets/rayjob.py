@@ -22,7 +22,7 @@ def _render(schedule: Schedule) -> dict[str, str]:
         "spec": spec,
     }
     note = (
-        f"{k8s.image_note(schedule)}\nOne night; another one has its date where this has {schedule.night}. A retry gets\n"
+        f"{k8s.image_note(schedule)}\nOne night; another has its date where this has {schedule.night}. A retry gets\n"
         "a new cluster and goes on from what is committed."
     )
     return {
