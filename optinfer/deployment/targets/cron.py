@@ -24,7 +24,7 @@ def _table(schedule: Schedule) -> str:
         job=schedule.config.name,
         cron=schedule.cron.expression,
         zone=schedule.cron.zone,
-        command=command.replace("%", r"\\%"),  # else a line break for cron
+        command=command.replace("%", r"\%"),  # else a line break for cron
     )
 
 
