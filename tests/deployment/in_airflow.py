@@ -7,9 +7,9 @@ import sys
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
-from airflow.dag_processing.dagbag import DagBag  # type: ignore[import-not-found, unused-ignore]
-from airflow.sdk.exceptions import AirflowFailException  # type: ignore[import-not-found, unused-ignore]
-from airflow.serialization.serialized_objects import DagSerialization  # type: ignore[import-not-found, unused-ignore]
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk.exceptions import AirflowFailException
+from airflow.serialization.serialized_objects import DagSerialization
 
 bag = DagBag(dag_folder=sys.argv[1], collect_dags=False)
 bag.process_file(sys.argv[1])

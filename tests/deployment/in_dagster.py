@@ -6,7 +6,7 @@ import runpy
 import sys
 from datetime import UTC, datetime
 
-import dagster as dg  # type: ignore[import-not-found, unused-ignore]
+import dagster as dg
 
 found = runpy.run_path(sys.argv[1])
 found["defs"].get_repository_def()  # what `dagster definitions validate` does

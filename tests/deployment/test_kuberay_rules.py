@@ -59,9 +59,9 @@ def test_a_job_that_its_controller_refuses_is_found(spec: dict[str, Any], said: 
 
 @pytest.mark.parametrize(("kind", "longest"), [("RayCluster", 50), ("RayJob", 47), ("RayCronJob", 36)])
 def test_names_have_a_length(kind: str, longest: int) -> None:
-    spec = {"RayCluster": CLUSTER, "RayJob": {"rayClusterSpec": CLUSTER}}.get(
-        kind, {"jobTemplate": {"rayClusterSpec": CLUSTER}}
-    )
+    job = {"rayClusterSpec": CLUSTER}
+    specs: dict[str, dict[str, Any]] = {"RayCluster": CLUSTER, "RayJob": job, "RayCronJob": {"jobTemplate": job}}
+    spec = specs[kind]
     assert not list(rules(document(spec, kind, "a" * longest)))
     assert list(rules(document(spec, kind, "a" * (longest + 1))))
 
