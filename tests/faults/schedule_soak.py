@@ -28,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -134,6 +135,7 @@ class Soak:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         if process.cmdline()[1:4] == ["-m", "optinfer", "run"]:
                             process.kill()
+                            print(f"{datetime.now(UTC):%H:%M:%S} night {number}: killed", file=sys.stderr)
                             return
             time.sleep(0.05)
         raise AssertionError(f"night {number} was through before it could be killed")
@@ -160,16 +162,19 @@ def nights(soak: Soak, line: str, minutes: int) -> dict[int, list[Tick]]:
     *fields, command = line.split(maxsplit=5)
     times = croniter(" ".join(fields), datetime.now(UTC))
     started: dict[int, list[Tick]] = {}
-    for number in range(1, minutes + 1):
-        moment = times.get_next(datetime)
-        soak.arrive(number)
-        time.sleep(max(0.0, (moment - datetime.now(UTC)).total_seconds()))
-        count = {OVERLAP: 2, MISSED: 0}.get(number, 1)
-        started[number] = [soak.tick(command, number) for _ in range(count)]
-        print(f"{moment:%H:%M:%S} night {number} ({name(number)}): {count} ticks", file=sys.stderr)
-        if number == KILLED:
-            soak.kill_when_committed(started[number][0], number)
-            print(f"{datetime.now(UTC):%H:%M:%S} night {number}: killed", file=sys.stderr)
+    with ThreadPoolExecutor(1) as beside:
+        kills = []
+        for number in range(1, minutes + 1):
+            moment = times.get_next(datetime)
+            soak.arrive(number)
+            time.sleep(max(0.0, (moment - datetime.now(UTC)).total_seconds()))
+            count = {OVERLAP: 2, MISSED: 0}.get(number, 1)
+            print(f"{datetime.now(UTC):%H:%M:%S} night {number} ({name(number)}): {count} ticks", file=sys.stderr)
+            started[number] = [soak.tick(command, number) for _ in range(count)]
+            if number == KILLED:
+                kills.append(beside.submit(soak.kill_when_committed, started[number][0], number))
+        for kill in kills:
+            kill.result()
     for tick in (tick for ticks in started.values() for tick in ticks):
         tick.thread.join()
     return started
