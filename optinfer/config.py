@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from optinfer.errors import ConfigError
 from optinfer.plugins import Kind
+from optinfer.system import dates
 
 AUTO: Literal["auto"] = "auto"
 Auto = Literal["auto"]
@@ -25,7 +27,14 @@ def _a_place(path: str) -> str:
     return path
 
 
+def _of_a_night(path: str, info: ValidationInfo) -> str:
+    """Put the logical date into the path, today's where the job is for no other night."""
+    night = (info.context or {}).get("logical_date")
+    return dates.filled(path, night or date.today())
+
+
 PathText = Annotated[str, AfterValidator(_a_place)]
+DatedPath = Annotated[PathText, AfterValidator(_of_a_night)]
 
 
 class _Part(BaseModel):
@@ -35,9 +44,9 @@ class _Part(BaseModel):
 class SourceConfig(_Part):
     """The table: a Parquet file, a folder (hive-partitioned or not) or a glob, or another kind's; any fsspec URL."""
 
-    path: PathText = Field(
+    path: DatedPath = Field(
         description="Parquet file, folder or glob, or a Delta table; local, `s3://`, anything fsspec opens. Hive "
-        "partitions (`key=value` folders) become columns.",
+        "partitions (`key=value` folders) become columns. `{date}`, `{previous}`: [schedule.md](schedule.md#dates)",
     )
     format: str = Field(
         AUTO,
@@ -336,8 +345,8 @@ class BatchingConfig(_Part):
 class SinkConfig(_Part):
     """Where the scored rows go, and what happens to those that cannot be scored."""
 
-    path: PathText = Field(
-        description="folder for the output",
+    path: DatedPath = Field(
+        description="folder for the output. `{date}`, `{previous}`: [schedule.md](schedule.md#dates)",
     )
     format: str = Field(
         AUTO,

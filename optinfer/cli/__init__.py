@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from optinfer.cli import doctor, optimize, plan, run, schema, status, submit, tune, variants
+from optinfer.cli import doctor, optimize, plan, run, schedule, schema, status, submit, tune, variants
 from optinfer.cli.printing import failure, say
 from optinfer.errors import INTERRUPTED, ConfigError, OptinferError
 
@@ -37,6 +37,7 @@ for command in (
     status.status,
     submit.submit,
     schema.schema,
+    schedule.schedule,
 ):
     cli.add_command(command)
 

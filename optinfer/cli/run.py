@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import click
 
 from optinfer.cli import options
@@ -11,13 +13,14 @@ from optinfer.cli.printing import answer, say
 @click.command()
 @options.job
 @options.changes
+@options.logical_date
 @options.address
 @options.as_json
-def run(job: str, overrides: tuple[str, ...], address: str | None, as_json: bool) -> None:
+def run(job: str, overrides: tuple[str, ...], logical_date: date | None, address: str | None, as_json: bool) -> None:
     """Run a job, or go on with it: what is committed is not scored again."""
     from optinfer.commands.run import run as run_job
     from optinfer.job_file import load_job
     from optinfer.records.text import run_text
 
-    config = load_job(job, overrides)
+    config = load_job(job, overrides, logical_date)
     answer(run_job(config, address, say), as_json, run_text)

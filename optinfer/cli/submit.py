@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -15,6 +14,7 @@ from optinfer.cli.printing import answer, out, say
 @click.command()
 @options.job
 @options.changes
+@options.logical_date
 @options.as_json
 @click.option(
     "--address",
@@ -42,7 +42,7 @@ def submit(job: str, overrides: tuple[str, ...], as_json: bool, render: bool, **
     if render:
         out(command.rendered(request, say).rstrip("\n"))
         return
-    done = asdict(command.submitted(request, say))
+    done = command.submitted(request, say)
     if as_json or command.text(done):
         answer(done, as_json, command.text)
-    sys.exit(done["exit_code"])
+    sys.exit(done.exit_code)

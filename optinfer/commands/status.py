@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from optinfer.data.account import Accounts
-from optinfer.data.lock import holder, is_live
+from optinfer.data.lock import described, holder, is_live
 from optinfer.data.output import Output
 from optinfer.data.storage import STATE
 from optinfer.errors import ConfigError
@@ -44,6 +44,6 @@ def status(url: str) -> Status:
         rows=job.rows,
         quarantine_files=len(output.folder.names(under="_quarantine")),
         run_id=manifest.run.run_id if manifest else None,
-        holder=f"process {held.pid} on {held.host}" if held and live else None,
+        holder=described(held) if held and live else None,
         damage=damage,
     )

@@ -30,12 +30,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Holder(Record):
-    """Whoever holds an output: a process by its start, and when it last said so, both in seconds since the epoch."""
+    """Whoever holds an output; times in seconds since the epoch.
+
+    Attributes:
+        started: when its process began: a process id may be another's by then.
+        since: when it took the output; None in locks of the version before.
+        beat: when it last said that it lives.
+    """
 
     token: str
     host: str
     pid: int
     started: float
+    since: float | None = None
     beat: float
 
 
@@ -46,6 +53,7 @@ class RunLock:
         self._folder = folder
         self._clock = clock
         self._token = uuid.uuid4().hex
+        self._since = clock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="optinfer-lock", daemon=True)
 
@@ -60,8 +68,8 @@ class RunLock:
             holder = self._holder()
             if holder is not None and is_live(holder, self._clock()):
                 raise OutputConflictError(
-                    f"{redact(self._folder.url)} is being written by a live run (process {holder.pid} on "
-                    f"{holder.host}); wait for it, or stop it and run again"
+                    f"{redact(self._folder.url)} is being written by a live run ({described(holder)}); wait for it, "
+                    "or stop it and run again"
                 )
             self._folder.put(_NAME, self._record())
 
@@ -92,7 +100,12 @@ class RunLock:
     def _record(self) -> bytes:
         me = psutil.Process()
         record = Holder(
-            token=self._token, host=socket.gethostname(), pid=me.pid, started=me.create_time(), beat=self._clock()
+            token=self._token,
+            host=socket.gethostname(),
+            pid=me.pid,
+            started=me.create_time(),
+            since=self._since,
+            beat=self._clock(),
         )
         return json.dumps(record.as_dict()).encode()
 
@@ -106,6 +119,13 @@ def holder(folder: Folder) -> Holder | None:
         return decoded(Holder, json.loads(folder.read(_NAME) or b""))
     except ValueError:
         return None
+
+
+def described(record: Holder) -> str:
+    """Say who a holder is and since when; a lock of the version before knows when its process began."""
+    moment = record.started if record.since is None else record.since
+    shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
+    return f"process {record.pid} on {record.host}, since {shown}"
 
 
 def is_live(record: Holder, now: float) -> bool:

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterable
+from datetime import date
 
 from optinfer.errors import ConfigError, redact
 
@@ -64,10 +65,13 @@ def verify(given: str) -> bool | str:
     return given
 
 
-def same_again(job: str, overrides: Iterable[str], shared: Iterable[str], address: str | None) -> str:
+def same_again(
+    job: str, overrides: Iterable[str], shared: Iterable[str], address: str | None, night: date | None = None
+) -> str:
     """Return the command line that finds this job again; a password in the address is left out."""
     words = ["optinfer", "submit", job]
     words += [word for change in overrides for word in ("--set", change)]
+    words += ["--logical-date", night.isoformat()] if night else []
     words += [word for folder in shared for word in ("--shared", folder)]
     words += ["--address", redact(address)] if address else []
     return shlex.join(words)

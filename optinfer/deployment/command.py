@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 
 from optinfer.deployment import asked, rayjob, submission
 from optinfer.deployment.following import Say
@@ -12,6 +12,7 @@ from optinfer.deployment.packing import JOB_FILE, Package, pack
 from optinfer.deployment.submission import Submitted, Wish
 from optinfer.errors import ConfigError
 from optinfer.job_file import load_job
+from optinfer.records.run import RunRecord
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Request:
 
     job: str
     overrides: tuple[str, ...] = ()
+    logical_date: date | None = None
     address: str | None = None
     header: tuple[str, ...] = ()
     verify: str = "true"
@@ -82,23 +84,22 @@ def rendered(request: Request, say: Say) -> str:
     )
 
 
-def text(done: Mapping[str, object]) -> str:
+def text(done: Submitted) -> str:
     """Return what people are told on stdout: what the run answered, or the id where nobody waited for that."""
     from optinfer.records.text import run_text
 
-    result = done["result"]
-    if done["exit_code"] != 0:
+    if done.exit_code != 0:
         return ""
-    if not isinstance(result, dict):
-        return str(done["submission_id"] or "")
+    if done.result is None:
+        return done.submission_id or ""
     try:
-        return run_text(result)
-    except (KeyError, TypeError):  # the cluster's optinfer is another version
-        return json.dumps(result)
+        return run_text(RunRecord.of(done.result))
+    except ValueError:  # the cluster's optinfer is another version
+        return json.dumps(done.result)
 
 
 def _packed(request: Request, say: Say) -> Package:
-    package = pack(load_job(request.job, request.overrides), request.shared)
+    package = pack(load_job(request.job, request.overrides, request.logical_date), request.shared)
     for note in package.notes:
         say(note)
     return package
@@ -110,7 +111,7 @@ def _wish(request: Request, say: Say) -> Wish:
         env=asked.variables(request.env, say),
         wait=not request.no_wait,
         retries=request.retries,
-        again=asked.same_again(request.job, request.overrides, request.shared, request.address),
+        again=asked.same_again(request.job, request.overrides, request.shared, request.address, request.logical_date),
     )
 
 

@@ -19,6 +19,7 @@ from optinfer.deployment.jobs import Entry, Jobs, JobState
 from optinfer.deployment.outcome import exit_code, explained, worth_another
 from optinfer.deployment.packing import JOB_FILE, Package
 from optinfer.errors import INTERRUPTED, OptinferError
+from optinfer.records.record import Record
 
 # Ray ends what it stops after three seconds: closing a record may take longer on a busy machine.
 STOP_SECONDS = {"RAY_JOB_STOP_WAIT_TIME_S": "60"}
@@ -40,7 +41,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Submitted:
+class Submitted(Record):
     """What became of a submission; `result` is what `optinfer run --json` answered, if it came so far."""
 
     submission_id: str | None

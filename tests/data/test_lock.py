@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from optinfer.data import lock as locks
-from optinfer.data.lock import STALE_SECONDS, Holder, RunLock, holder, is_live
+from optinfer.data.lock import STALE_SECONDS, Holder, RunLock, described, holder, is_live
 from optinfer.data.storage import Folder
 from optinfer.errors import OutputConflictError
 
@@ -55,6 +56,17 @@ def test_a_second_run_is_refused_while_the_first_lives(folder: Folder) -> None:
             RunLock(folder).__enter__()
         held = holder(folder)
     assert held is not None, "the refused run must not take the lock away"
+
+
+def test_who_is_refused_is_told_who_holds_the_output_and_since_when(folder: Folder) -> None:
+    with RunLock(folder, clock=lambda: 1_800_000_000.0):
+        said = rf"process {os.getpid()} on {re.escape(socket.gethostname())}, since 2027-01-15 08:00:00 UTC"
+        with pytest.raises(OutputConflictError, match=said):
+            RunLock(folder).__enter__()
+
+
+def test_a_lock_of_the_version_before_says_when_its_process_began() -> None:
+    assert described(record(pid=7, host="node", started=0.0)) == "process 7 on node, since 1970-01-01 00:00:00 UTC"
 
 
 def test_the_lock_of_a_dead_process_is_taken_over_at_once(folder: Folder) -> None:
