@@ -29,7 +29,8 @@ import psutil
 COMMAND = os.environ.get("DEMO_COMMAND", "run")
 JOB = "jobs/embed_packages.yaml"
 HERE = "127.0.0.1"
-WORKERS, CPUS_PER_WORKER = 2, 2
+WORKERS = 2
+CPUS_PER_WORKER = max(1, (os.cpu_count() or 2) // WORKERS)
 OBJECT_STORE_BYTES = 128 * 2**20
 UP_SECONDS, DOWN_SECONDS, ASK_SECONDS = 120.0, 30.0, 0.5
 # Sockets below it have names that the kernel limits to 107 bytes.
@@ -132,7 +133,8 @@ def score(ports: Ports, environment: dict[str, str], arguments: Sequence[str]) -
 
 def main(arguments: Sequence[str]) -> int:
     """Start the cluster, score on it, end it."""
-    with tempfile.TemporaryDirectory(prefix="oi-", dir=os.environ.get("RAY_TMPDIR", "/tmp")) as name:
+    # Ray's last logs may still be written while the folder goes.
+    with tempfile.TemporaryDirectory(prefix="oi-", dir=os.environ.get("RAY_TMPDIR", "/tmp"), ignore_cleanup_errors=True) as name:
         if len(name) > LONGEST_FOLDER:
             sys.exit(f"{name} is too long for the names of Ray's sockets; set RAY_TMPDIR=/tmp")
         folder, ports, token = Path(name), free_ports(), secrets.token_hex(32)
