@@ -119,7 +119,9 @@ def wait_for(ports: Ports, token: str, processes: Sequence[subprocess.Popen[byte
         if ended:
             sys.exit(f"node {ended[0]} has ended:\n{(log / f'node-{ended[0]}.log').read_text()}")
         time.sleep(ASK_SECONDS)
-    sys.exit(f"the nodes did not come up within {UP_SECONDS:.0f} s; the head's log:\n{(log / 'node-0.log').read_text()}")
+    sys.exit(
+        f"the nodes did not come up within {UP_SECONDS:.0f} s; the head's log:\n{(log / 'node-0.log').read_text()}"
+    )
 
 
 def score(ports: Ports, environment: dict[str, str], arguments: Sequence[str]) -> int:
@@ -134,7 +136,9 @@ def score(ports: Ports, environment: dict[str, str], arguments: Sequence[str]) -
 def main(arguments: Sequence[str]) -> int:
     """Start the cluster, score on it, end it."""
     # Ray's last logs may still be written while the folder goes.
-    with tempfile.TemporaryDirectory(prefix="oi-", dir=os.environ.get("RAY_TMPDIR", "/tmp"), ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(
+        prefix="oi-", dir=os.environ.get("RAY_TMPDIR", "/tmp"), ignore_cleanup_errors=True
+    ) as name:
         if len(name) > LONGEST_FOLDER:
             sys.exit(f"{name} is too long for the names of Ray's sockets; set RAY_TMPDIR=/tmp")
         folder, ports, token = Path(name), free_ports(), secrets.token_hex(32)

@@ -35,9 +35,15 @@ def start(ray_folder: Path, environment: pytest.MonkeyPatch) -> Start:
     """Return a function that starts the script on a job."""
 
     def start(*arguments: str) -> subprocess.Popen[str]:
-        variables = {**os.environ, "RAY_TMPDIR": str(ray_folder), "PYTHONPATH": f"{REPO}{os.pathsep}{os.environ['PYTHONPATH']}"}
+        variables = {
+            **os.environ,
+            "RAY_TMPDIR": str(ray_folder),
+            "PYTHONPATH": f"{REPO}{os.pathsep}{os.environ['PYTHONPATH']}",
+        }
         command = [sys.executable, str(CLUSTER / "local" / "demo.py"), *arguments]
-        return subprocess.Popen(command, env=variables, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, env=variables, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     return start
 
@@ -52,7 +58,9 @@ def left_in(folder: Path) -> list[psutil.Process]:
     return [one for one in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(one.info["cmdline"] or [])]
 
 
-def test_a_job_is_scored_on_the_workers_and_everything_ends(start: Start, job: Path, ray_folder: Path, tmp_path: Path) -> None:
+def test_a_job_is_scored_on_the_workers_and_everything_ends(
+    start: Start, job: Path, ray_folder: Path, tmp_path: Path
+) -> None:
     demo = start(str(job), "--json")
     said, errors = demo.communicate(timeout=280)
     assert demo.returncode == 0, errors

@@ -55,15 +55,15 @@ def test_it_does_not_run_as_root(steps: list[tuple[str, str]]) -> None:
 
 
 def test_packages_are_pinned_and_nothing_of_building_is_left(steps: list[tuple[str, str]]) -> None:
-    installs = [
-        one for name, rest in steps if name == "RUN" for one in re.findall(r"pip install[^&;]*", rest)
-    ]
+    installs = [one for name, rest in steps if name == "RUN" for one in re.findall(r"pip install[^&;]*", rest)]
     assert installs
     assert all("-c constraints.txt" in one or "--no-deps" in one for one in installs)
     assert all("--no-cache-dir" in one for one in installs)
     stages = [number for number, step in enumerate(steps) if step[0] == "FROM"]
-    assert not [step for step in steps[stages[-1]:] if "pip install" in step[1]]
-    for packages in re.findall(r"apt-get install --yes --no-install-recommends ([^&]+)", " ".join(rest for _, rest in steps)):
+    assert not [step for step in steps[stages[-1] :] if "pip install" in step[1]]
+    for packages in re.findall(
+        r"apt-get install --yes --no-install-recommends ([^&]+)", " ".join(rest for _, rest in steps)
+    ):
         assert all("=" in package for package in packages.split())
 
 
@@ -80,7 +80,9 @@ def test_tensorrt_is_one_that_onnxruntime_links() -> None:
 
 
 def test_what_is_copied_exists_and_is_let_in(steps: list[tuple[str, str]]) -> None:
-    let_in = [line[1:].rstrip("/") for line in (REPO / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    let_in = [
+        line[1:].rstrip("/") for line in (REPO / ".dockerignore").read_text().splitlines() if line.startswith("!")
+    ]
     for name, rest in steps:
         if name != "COPY" or rest.startswith("--from"):
             continue

@@ -17,7 +17,7 @@ from tests.cluster.manifests import KUBERAY, OVERLAYS, RUNS, Manifest, kustomize
 from tests.cluster.operator import PLURALS, refused_by_api_server, refused_by_controller
 from tests.conftest import REPO
 
-SHIPPED = [*(f"overlays/{name}" for name in OVERLAYS), *(f"runs/{name}" for name in RUNS)]
+SHIPPED = [*(f"overlays/{name}" for name in OVERLAYS), *(f"runs/{name}" for name in RUNS), "demo"]
 KUBERNETES = "1.37"
 RESOURCES = {"cpu", "memory", "ephemeral-storage"}
 SECRETS = KUBERAY / "secrets.example.yaml"
@@ -69,7 +69,7 @@ def test_kubernetes_accepts_every_core_kind_and_pod(shipped: tuple[Manifest, ...
 def test_what_is_sent_is_what_its_folder_says(shipped: tuple[Manifest, ...], request: pytest.FixtureRequest) -> None:
     kinds = {manifest["kind"] for manifest in shipped} & {*PLURALS, "CronJob"}
     expected = {
-        "runs/rayjob": {"RayJob"}, "runs/raycronjob": {"RayCronJob"}, "runs/cronjob": {"RayCluster", "CronJob"}
+        "demo": {"RayJob"}, "runs/rayjob": {"RayJob"}, "runs/raycronjob": {"RayCronJob"}, "runs/cronjob": {"RayCluster", "CronJob"}
     }  # fmt: skip
     assert kinds == expected.get(request.node.callspec.params["shipped"], {"RayCluster"})
 
@@ -94,6 +94,10 @@ def containers(manifests: tuple[Manifest, ...]) -> list[tuple[str, Manifest, Man
         for name, template in pod_templates(manifest)
         for container in template["spec"]["containers"]
     ]
+
+
+def ours(manifests: tuple[Manifest, ...]) -> list[tuple[str, Manifest, Manifest]]:
+    return [one for one in containers(manifests) if "optinfer" in one[2]["image"]]
 
 
 def test_no_pod_runs_as_root_or_can_become_it(shipped: tuple[Manifest, ...]) -> None:
@@ -143,7 +147,7 @@ def gib(quantity: str) -> int:
 
 def test_ray_asks_for_a_token_everywhere_and_keys_come_from_secrets(shipped: tuple[Manifest, ...]) -> None:
     named = {one["metadata"]["name"]: set(one["stringData"]) for one in yaml.safe_load_all(SECRETS.read_text())}
-    for name, _, container in containers(shipped):
+    for name, _, container in ours(shipped):
         env = {one["name"]: one for one in container["env"]}
         assert env["RAY_AUTH_MODE"]["value"] == "token", name
         assert "RAY_AUTH_TOKEN" in env, name
@@ -185,13 +189,21 @@ def test_the_head_scores_nothing_and_only_autoscaling_gives_it_rights(shipped: t
             assert (pod.get("automountServiceAccountToken") is False) == (not scaling)
 
 
+def test_every_image_is_of_an_exact_version(shipped: tuple[Manifest, ...]) -> None:
+    for name, _, container in containers(shipped):
+        assert re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+", container["image"]), name
+
+
 def test_images_and_ray_are_of_one_version(shipped: tuple[Manifest, ...]) -> None:
     version = re.search(r'^version = "(.+)"', (REPO / "pyproject.toml").read_text(), re.M)
     ray = re.search(r"^ray==(.+)$", (REPO / "constraints.txt").read_text(), re.M)
     assert version and ray
-    for name, _, container in containers(shipped):
+    for name, _, container in ours(shipped):
         image, _, tag = container["image"].partition(":")
-        assert (tag, (KUBERAY.parent / "image" / f"Dockerfile.{image.rpartition('-')[2]}").exists()) == (version[1], True), name
+        assert (tag, (KUBERAY.parent / "image" / f"Dockerfile.{image.rpartition('-')[2]}").exists()) == (
+            version[1],
+            True,
+        ), name
     versions = re.findall(r"rayVersion: (\S+)", yaml.safe_dump_all(shipped))
     assert set(versions) == {ray[1]}
 
@@ -214,7 +226,10 @@ def test_the_nightly_pod_waits_and_is_not_started_again_by_what_fails_again() ->
     assert cron["concurrencyPolicy"] == "Forbid"
     assert submit["command"][:2] == ["optinfer", "submit"]
     assert "--no-wait" not in submit["command"] + submit["args"]
-    assert submit["args"] == ["--address", f"http://{one_of('runs/cronjob', 'RayCluster')['metadata']['name']}-head-svc:8265"]
+    assert submit["args"] == [
+        "--address",
+        f"http://{one_of('runs/cronjob', 'RayCluster')['metadata']['name']}-head-svc:8265",
+    ]
     exit_codes = job["podFailurePolicy"]["rules"][0]["onExitCodes"]
     assert (exit_codes["containerName"], exit_codes["values"]) == (submit["name"], [2, 3, 4, 5])
 
@@ -272,7 +287,9 @@ CONTROLLER = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("folder", "kind", "changes", "message"), CONTROLLER, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("folder", "kind", "changes", "message"), CONTROLLER, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_what_the_controller_refuses_is_found(
     folder: str, kind: str, changes: list[Callable[[Manifest], None]], message: str
 ) -> None:
@@ -298,7 +315,9 @@ API_SERVER = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("folder", "kind", "change", "message"), API_SERVER, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("folder", "kind", "change", "message"), API_SERVER, ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_what_the_api_server_refuses_or_drops_is_found(
     folder: str, kind: str, change: Callable[[Manifest], None], message: str
 ) -> None:

@@ -20,11 +20,15 @@ HISTOGRAM = "optinfer_micro_batch_seconds"
 GAUGES = {"optinfer_replica_busy_share", "optinfer_model_load_seconds"}
 LABELS = {"job", "variant", "device"}
 # Ray puts `ray_` before a name, and keeps `_total` as it is.
-EXPORTED = {f"ray_{name}" for name in [*COUNTERS, *GAUGES, *(f"{HISTOGRAM}_{part}" for part in ("bucket", "sum", "count"))]}
+EXPORTED = {
+    f"ray_{name}" for name in [*COUNTERS, *GAUGES, *(f"{HISTOGRAM}_{part}" for part in ("bucket", "sum", "count"))]
+}
 
 
 def rules() -> list[dict[str, str]]:
-    return [rule for group in yaml.safe_load((MONITORING / "rules.yaml").read_text())["groups"] for rule in group["rules"]]
+    return [
+        rule for group in yaml.safe_load((MONITORING / "rules.yaml").read_text())["groups"] for rule in group["rules"]
+    ]
 
 
 def dashboard_queries() -> list[str]:
