@@ -1,8 +1,8 @@
 """A cluster of a head and two workers on this machine, with token authentication on, and a job scored on it.
 
-`make demo-cluster`, or `python cluster/local/demo.py [JOB.yaml] [options of the command]`. Each node is a `ray start` with
-ports of its own on loopback, as three machines would be; the head has no CPU for replicas. What was started is ended,
-and nothing else: `ray stop` would end every Ray of this machine.
+`make demo-cluster`, or `python cluster/local/demo.py [JOB.yaml] [options of the command]`. Each node is a `ray start`
+with ports of its own on loopback, as three machines would be; the head has no CPU for replicas. What was started is
+ended, and nothing else: `ray stop` would end every Ray of this machine.
 """
 
 from __future__ import annotations
@@ -135,20 +135,17 @@ def score(ports: Ports, environment: dict[str, str], arguments: Sequence[str]) -
 
 def main(arguments: Sequence[str]) -> int:
     """Start the cluster, score on it, end it."""
+    where = os.environ.get("RAY_TMPDIR", "/tmp")
     # Ray's last logs may still be written while the folder goes.
-    with tempfile.TemporaryDirectory(
-        prefix="oi-", dir=os.environ.get("RAY_TMPDIR", "/tmp"), ignore_cleanup_errors=True
-    ) as name:
+    with tempfile.TemporaryDirectory(prefix="oi-", dir=where, ignore_cleanup_errors=True) as name:
         if len(name) > LONGEST_FOLDER:
             sys.exit(f"{name} is too long for the names of Ray's sockets; set RAY_TMPDIR=/tmp")
         folder, ports, token = Path(name), free_ports(), secrets.token_hex(32)
         (folder / "token").touch(mode=0o600)
         (folder / "token").write_text(token)
-        environment = {
-            **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "RAY_DEDUP_LOGS": "0"
-        }  # fmt: skip
-        for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
-            environment.pop(name, None)
+        environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+        for other in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
+            environment.pop(other, None)
         with contextlib.ExitStack() as cluster:
             began, processes = time.monotonic(), []
             for number, command in enumerate(nodes(folder, ports)):
@@ -158,8 +155,8 @@ def main(arguments: Sequence[str]) -> int:
             wait_for(ports, token, processes, folder)
             refused, _ = ask(ports, "/api/v0/nodes", None)
             print(
-                f"a head and {WORKERS} workers of {CPUS_PER_WORKER} CPUs are up after {time.monotonic() - began:.1f} s; "
-                f"without the token the head answers {refused}",
+                f"a head and {WORKERS} workers of {CPUS_PER_WORKER} CPUs: up after {time.monotonic() - began:.1f} s, "
+                f"and without the token the head answers {refused}",
                 file=sys.stderr,
             )
             return score(ports, environment, arguments)

@@ -67,7 +67,8 @@ def test_a_job_is_scored_on_the_workers_and_everything_ends(
     assert "without the token the head answers 401" in errors
     assert "free CPUs" in errors  # what `run` says of the nodes' room
     assert json.loads(said)["rows_out"] == ROWS == len({row["id"] for row in read_rows(tmp_path / "out")})
-    assert not left_in(ray_folder) and not list(ray_folder.iterdir())
+    assert not left_in(ray_folder)
+    assert not list(ray_folder.iterdir())
 
 
 def test_the_exit_code_is_the_job_s(start: Start, job: Path, ray_folder: Path) -> None:
@@ -83,4 +84,5 @@ def test_a_stop_in_the_middle_leaves_no_process(start: Start, job: Path, ray_fol
     demo.send_signal(signal.SIGTERM)
     demo.communicate(timeout=120)
     assert demo.returncode == 128 + signal.SIGTERM
-    assert not left_in(ray_folder) and not list(ray_folder.iterdir())
+    assert not left_in(ray_folder)
+    assert not list(ray_folder.iterdir())

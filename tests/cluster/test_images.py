@@ -76,7 +76,8 @@ def test_extras_and_versions_are_the_project_s(steps: list[tuple[str, str]]) -> 
 def test_tensorrt_is_one_that_onnxruntime_links() -> None:
     """onnxruntime-gpu 1.31 loads libnvinfer.so.10."""
     version = re.search(r"tensorrt-cu13==(\d+)\.", (CLUSTER / "image" / "Dockerfile.cuda").read_text())
-    assert version and version[1] == "10"
+    assert version
+    assert version[1] == "10"
 
 
 def test_what_is_copied_exists_and_is_let_in(steps: list[tuple[str, str]]) -> None:

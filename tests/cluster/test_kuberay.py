@@ -105,9 +105,11 @@ def test_no_pod_runs_as_root_or_can_become_it(shipped: tuple[Manifest, ...]) -> 
     assert of_kind(shipped, "Namespace")[0]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for name, template, container in containers(shipped):
         pod, own = template["spec"]["securityContext"], container["securityContext"]
-        assert pod["runAsNonRoot"] and pod["runAsUser"] > 0, name
+        assert pod["runAsNonRoot"], name
+        assert pod["runAsUser"] > 0, name
         assert pod["seccompProfile"] == {"type": "RuntimeDefault"}, name
-        assert not own["allowPrivilegeEscalation"] and own["capabilities"] == {"drop": ["ALL"]}, name
+        assert not own["allowPrivilegeEscalation"], name
+        assert own["capabilities"] == {"drop": ["ALL"]}, name
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(template["spec"]), name
 
 
@@ -197,7 +199,8 @@ def test_every_image_is_of_an_exact_version(shipped: tuple[Manifest, ...]) -> No
 def test_images_and_ray_are_of_one_version(shipped: tuple[Manifest, ...]) -> None:
     version = re.search(r'^version = "(.+)"', (REPO / "pyproject.toml").read_text(), re.M)
     ray = re.search(r"^ray==(.+)$", (REPO / "constraints.txt").read_text(), re.M)
-    assert version and ray
+    assert version
+    assert ray
     for name, _, container in ours(shipped):
         image, _, tag = container["image"].partition(":")
         assert (tag, (KUBERAY.parent / "image" / f"Dockerfile.{image.rpartition('-')[2]}").exists()) == (

@@ -95,7 +95,8 @@ def test_panels_do_not_cover_each_other_and_show_every_metric() -> None:
     for panel in dashboard["panels"]:
         place = panel["gridPos"]
         covered = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
-        assert not covered & cells and place["x"] + place["w"] <= 24, panel["title"]
+        assert not covered & cells, panel["title"]
+        assert place["x"] + place["w"] <= 24, panel["title"]
         cells |= covered
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
     shown = " ".join(dashboard_queries()) + " ".join(rule["expr"] for rule in rules() if "record" in rule)
