@@ -32,7 +32,7 @@ HERE = "127.0.0.1"
 WORKERS = 2
 CPUS_PER_WORKER = max(1, (os.cpu_count() or 2) // WORKERS)
 OBJECT_STORE_BYTES = 128 * 2**20
-UP_SECONDS, DOWN_SECONDS, ASK_SECONDS = 120.0, 30.0, 0.5
+UP_SECONDS, DOWN_SECONDS, ASK_SECONDS = 180.0, 30.0, 0.5
 # Sockets below it have names that the kernel limits to 107 bytes.
 LONGEST_FOLDER = 40
 RAY = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats")
@@ -144,6 +144,8 @@ def main(arguments: Sequence[str]) -> int:
         (folder / "token").touch(mode=0o600)
         (folder / "token").write_text(token)
         environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+        # Three nodes that start at once on one machine may take longer than Ray's 30 s for one.
+        environment["RAY_raylet_start_wait_time_s"] = str(int(UP_SECONDS))
         for other in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
             environment.pop(other, None)
         with contextlib.ExitStack() as cluster:
