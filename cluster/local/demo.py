@@ -157,8 +157,8 @@ def main(arguments: Sequence[str]) -> int:
             wait_for(ports, token, processes, folder)
             refused, _ = ask(ports, "/api/v0/nodes", None)
             print(
-                f"a head and {WORKERS} workers of {CPUS_PER_WORKER} CPUs: up after {time.monotonic() - began:.1f} s, "
-                f"and without the token the head answers {refused}",
+                f"a head and {WORKERS} workers (CPUs: {CPUS_PER_WORKER} each) are up after {time.monotonic() - began:.1f} s; "
+                f"without the token the head answers {refused}",
                 file=sys.stderr,
             )
             return score(ports, environment, arguments)
