@@ -1,8 +1,8 @@
 """A cluster of a head and two workers on this machine, with token authentication on, and a job scored on it.
 
 `make demo-cluster`, or `python cluster/local/demo.py [JOB.yaml] [options of the command]`. Each node is a `ray start`
-with ports of its own on loopback, as three machines would be; the head has no CPU for replicas. What was started is
-ended, and nothing else: `ray stop` would end every Ray of this machine.
+with ports of its own, as on three machines; the head has no CPU for replicas. What was started is ended, and nothing
+else: `ray stop` would end every Ray of this machine.
 """
 
 from __future__ import annotations
@@ -119,9 +119,8 @@ def wait_for(ports: Ports, token: str, processes: Sequence[subprocess.Popen[byte
         if ended:
             sys.exit(f"node {ended[0]} has ended:\n{(log / f'node-{ended[0]}.log').read_text()}")
         time.sleep(ASK_SECONDS)
-    sys.exit(
-        f"the nodes did not come up within {UP_SECONDS:.0f} s; the head's log:\n{(log / 'node-0.log').read_text()}"
-    )
+    logs = "\n".join(file.read_text() for file in sorted(log.glob("node-*.log")))
+    sys.exit(f"the nodes did not come up within {UP_SECONDS:.0f} s; what they said:\n{logs}")
 
 
 def score(ports: Ports, environment: dict[str, str], arguments: Sequence[str]) -> int:
@@ -157,7 +156,7 @@ def main(arguments: Sequence[str]) -> int:
             wait_for(ports, token, processes, folder)
             refused, _ = ask(ports, "/api/v0/nodes", None)
             print(
-                f"a head and {WORKERS} workers (CPUs: {CPUS_PER_WORKER} each) are up after {time.monotonic() - began:.1f} s; "
+                f"a head and {WORKERS} workers (CPUs: {CPUS_PER_WORKER} each), up after {time.monotonic() - began:.1f} s; "
                 f"without the token the head answers {refused}",
                 file=sys.stderr,
             )
