@@ -155,8 +155,9 @@ def main(arguments: Sequence[str]) -> int:
                     _wait_for_port(ports.gcs, processes[0], folder)
             wait_for(ports, token, processes, folder)
             refused, _ = ask(ports, "/api/v0/nodes", None)
+            seconds = time.monotonic() - began
             print(
-                f"a head and {WORKERS} workers (CPUs: {CPUS_PER_WORKER} each), up after {time.monotonic() - began:.1f} s; "
+                f"a head and {WORKERS} workers (CPUs: {CPUS_PER_WORKER} each), up after {seconds:.1f} s;",
                 f"without the token the head answers {refused}",
                 file=sys.stderr,
             )
