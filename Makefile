@@ -22,7 +22,7 @@ STAMP := $(VENV)/.optinfer-installed
 MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-classifier optimize test conformance soak-changes soak-schedule docs lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
+.PHONY: help install demo demo-cluster demo-classifier optimize test conformance soak-changes soak-schedule docs lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install ## embed 2,000 package descriptions end to end
 	OPTINFER_HOME="$(OPTINFER_HOME)" "$(VENV)/bin/optinfer" run jobs/embed_packages.yaml $(RUN_ARGS)
+
+demo-cluster: install ## the same on a cluster: a head and two workers on this machine, with a token
+	OPTINFER_HOME="$(OPTINFER_HOME)" "$(VENV)/bin/python" cluster/local/demo.py \
+		--set sink.path=outputs/embeddings-cluster $(RUN_ARGS)
 
 demo-classifier: demo ## train a classifier on the demo's vectors, score with it, judged by its accuracy
 	"$(VENV)/bin/python" jobs/train_section_classifier.py outputs/embeddings outputs/sections
