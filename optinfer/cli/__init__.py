@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from optinfer.cli import doctor, optimize, plan, run, schema, status, tune, variants
+from optinfer.cli import doctor, history, optimize, plan, run, schema, status, tune, variants
 from optinfer.cli.printing import failure, say
 from optinfer.errors import INTERRUPTED, ConfigError, OptinferError
 
@@ -35,6 +35,7 @@ for command in (
     variants.variants,
     doctor.doctor,
     status.status,
+    history.history,
     schema.schema,
 ):
     cli.add_command(command)

@@ -57,7 +57,7 @@ class MlflowTracker:
 
     def _feed(self) -> None:
         try:
-            _bound_retries()
+            bound_retries()
             sender = _Sender(self.uri, self.experiment)
             while (event := self._events.get()) is not None:
                 sender.send(event)
@@ -90,7 +90,7 @@ class NestedRuns:
         """Begin the parent run."""
 
         def begin() -> None:
-            _bound_retries()
+            bound_retries()
             self._parent = _Sender(self.uri, self.experiment)
             self._parent.send(self._event("start", run_name=run_name, params=params, tags=tags, inputs=[]))
 
@@ -142,7 +142,7 @@ def _where(uri: str, experiment: str, run_id: str | None, error: str | None) -> 
     return where
 
 
-def _bound_retries() -> None:
+def bound_retries() -> None:
     """MLflow asks an unreachable server for about four minutes by default; a job need not wait for that."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
