@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from optinfer.commands.books import Books
+from optinfer.commands.news import News
 from optinfer.commands.readiness import require_ready
 from optinfer.commands.resolved import Resolved, resolve
 from optinfer.commands.scoring import stream
@@ -65,7 +66,12 @@ def run(
         OptinferError: with the exit code of its class; committed fragments stay, the same call goes on from them.
     """
     summary = Summary(started=time.time(), run_id=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}")
-    job, executor = resolve(config), executor or OnRay(address)
+    with News(config, summary.run_id, say) as news:
+        return news.done(_told(config, summary, executor or OnRay(address), say, news))
+
+
+def _told(config: JobConfig, summary: Summary, executor: Executor, say: Say, news: News) -> dict[str, Any]:
+    job = resolve(config)
     output = job.output()
     with reaching(config.sink.path):
         done = output.finished(job.fingerprint)
@@ -74,6 +80,7 @@ def run(
         if done.get("job", {}).get("gate") != config.gate.model_dump(mode="json"):
             say("warning: this output was finished under another gate; to score under this one, choose a new sink.path")
         return summary.nothing_to_do(done["run"])
+    news.started(job)
     require_ready(job, executor.machine())
     with executor, RunLock(output.folder) as lock:
         output.binding.freeze({"fingerprint": job.fingerprint, "fields": job.fields}, job.plan)
@@ -88,6 +95,7 @@ def run(
             _score(_Run(job, books, summary, executor, say))
             books.check()
             manifest = books.close(summary.manifest(job, books.tally, recorder))
+            news.done(manifest["run"])
             executor.release()  # takes a second; the output is finished whatever becomes of Ray
             mlflow = recorder.finish("done", **summary.finish(job, books.tally, manifest))
     return {**manifest["run"], "mlflow": mlflow}
