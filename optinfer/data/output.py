@@ -8,6 +8,7 @@ _optinfer/accounts/…              what is in the parts, without opening them (
 _optinfer/variant.json            the one artifact that fills this output; two where the job has placement.cpu_variant
 _optinfer/attempts/…              parts begun in this run (see inference/isolation.py)
 _optinfer/lock.json               who is writing now (see lock.py)
+_optinfer/ended.json              how the last run ended, where that was not well
 _optinfer/parts.parquet           every part with its size and digest, when the job had ended (inventory.py)
 _manifest.json, _SUCCESS          the account, written last
 

@@ -14,14 +14,14 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
-from optinfer import __version__
 from optinfer.errors import without_secrets
 from optinfer.records.news import DONE, FAILED, Begun, Dataset, Ended
+from optinfer.system.machine import installed as version_of
 from optinfer.tracking.courier import Letter, Refused, origin
 
 URL = "OPENLINEAGE_URL"
 _DISABLED, _NAMESPACE = "OPENLINEAGE_DISABLED", "OPENLINEAGE_NAMESPACE"
-_PRODUCER = f"urn:optinfer:{__version__}"
+_PRODUCER = f"urn:optinfer:{version_of('optinfer')}"
 _SAME_STORE = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
 
 
