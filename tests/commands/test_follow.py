@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+import optinfer
 from optinfer.commands.follow import RunEnd, follow
+from optinfer.data.lock import RunLock
 from optinfer.data.storage import Folder
-from optinfer.errors import ConfigError
-from tests.conftest import REPO, RunCli, WriteTable, job_settings, wait_until
+from optinfer.errors import ConfigError, OptinferError
+from tests.conftest import REPO, MakeJob, RunCli, WriteTable, job_settings, wait_until
 
 ROWS = 40
 Start = Callable[..., "Followed"]
@@ -115,24 +117,33 @@ def test_a_run_that_goes_on_after_one_that_failed_leaves_nothing_of_its_end(tmp_
     assert not (tmp_path / "out/_optinfer/ended.json").exists()
 
 
-def test_what_cannot_be_read_for_a_moment_is_looked_at_again(tmp_path: Path, source: Path) -> None:
-    out = tmp_path / "out"
-    with started(tmp_path, source, str(out)) as run:
-        looks = iter(range(100))
+@pytest.fixture
+def unfinished(source: Path, tmp_path: Path, make_job: MakeJob, fake_variant: str, without_ray: None) -> Path:
+    """Return an output whose run has not ended yet."""
+    optinfer.run(make_job(source, tmp_path / "out"))
+    (tmp_path / "out/_SUCCESS").unlink()
+    (tmp_path / "out/_manifest.json").unlink()
+    return tmp_path / "out"
 
-        def away_for_a_look() -> None:
-            look = next(looks)
-            if look == 0:
-                (out / "_quarantine").mkdir(exist_ok=True)
-                (out / "_quarantine").rmdir()
-                (out / "_quarantine").write_text("no folder")
-            elif look == 1:
-                (out / "_quarantine").unlink()
-            else:
-                run.go()
 
-        end = run.follow(away_for_a_look)
-    assert end.exit_code == 0
+def test_what_cannot_be_read_for_a_moment_is_looked_at_again(unfinished: Path) -> None:
+    said: list[str] = []
+    strange = unfinished / "_quarantine"
+    lock = RunLock(Folder(str(unfinished)))
+    steps = iter([lambda: strange.write_text("no folder"), strange.unlink, lambda: lock.__exit__(None, None, None)])
+    lock.__enter__()
+    end = follow(str(unfinished), said.append, wait=lambda seconds: next(steps)())
+    assert end.exit_code == 1
+    assert said[0] == said[2] == f"{ROWS} of {ROWS} rows"
+    assert said[1] == f"cannot read {unfinished} now (NotADirectoryError), and looks again"
+
+
+def test_a_folder_that_stays_out_of_reach_ends_the_following(unfinished: Path) -> None:
+    (unfinished / "_quarantine").write_text("no folder")
+    waits: list[float] = []
+    with RunLock(Folder(str(unfinished))), pytest.raises(OptinferError, match="the run may go on"):
+        follow(str(unfinished), lambda line: None, wait=waits.append)
+    assert waits == [5.0] * 5
 
 
 def test_a_folder_of_nobody_is_refused(tmp_path: Path) -> None:
