@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from optinfer.cli import doctor, optimize, plan, run, schedule, schema, status, submit, tune, variants
+from optinfer.cli import doctor, history, optimize, plan, run, schedule, schema, status, submit, tune, variants
 from optinfer.cli.printing import failure, say
 from optinfer.errors import INTERRUPTED, ConfigError, OptinferError
 
@@ -36,6 +36,7 @@ for command in (
     doctor.doctor,
     status.status,
     submit.submit,
+    history.history,
     schema.schema,
     schedule.schedule,
 ):

@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from optinfer.commands.books import Books
+from optinfer.commands.news import News
 from optinfer.commands.readiness import require_ready
 from optinfer.commands.resolved import Resolved, resolve
 from optinfer.commands.scoring import stream
 from optinfer.commands.summary import Summary
 from optinfer.config import AUTO, JobConfig
-from optinfer.data.lock import RunLock
 from optinfer.data.storage import reaching
 from optinfer.errors import LoadError
 from optinfer.execution.executor import Executor
@@ -64,7 +64,12 @@ def run(
         OptinferError: with the exit code of its class; committed fragments stay, the same call goes on from them.
     """
     summary = Summary(started=time.time(), run_id=new_run_id())
-    job, executor = resolve(config), executor or OnRay(address)
+    with News(config, summary.run_id, say) as news:
+        return news.done(_told(config, summary, executor or OnRay(address), say, news))
+
+
+def _told(config: JobConfig, summary: Summary, executor: Executor, say: Say, news: News) -> RunRecord:
+    job = resolve(config)
     output = job.output()
     with reaching(config.sink.path):
         done = output.finished(job.fingerprint)
@@ -73,8 +78,9 @@ def run(
         if done.job.get("gate") != config.gate.model_dump(mode="json"):
             say("warning: this output was finished under another gate; to score under this one, choose a new sink.path")
         return summary.nothing_to_do(done.run)
+    news.started(job)
     require_ready(job, executor.machine())
-    with executor, RunLock(output.folder) as lock:
+    with executor, output.held() as lock:
         output.binding.freeze(job.frozen, job.plan)
         output.reopen()
         with recorder_of(config.tracking, summary.run_id, say) as recorder:
@@ -87,6 +93,7 @@ def run(
             _score(_Run(job, books, summary, executor, say))
             books.check()
             manifest = books.close(summary.manifest(job, books.tally, recorder))
+            news.done(manifest.run)
             executor.release()  # takes a second; the output is finished whatever becomes of Ray
             mlflow = recorder.finish(summary.finish(job, books.tally, manifest))
     return replace(manifest.run, mlflow=mlflow)

@@ -55,6 +55,7 @@ def _task(proved: Pools, placements: Sequence[Placement], job: Resolved) -> Scor
     # A pool that found no node has replicas on none, and its variant stays one whose rows the output may hold.
     threads = [place.threads_per_replica for place in placements] + [placements[-1].threads_per_replica] * len(proved)
     return ScoringTask(
+        job=config.name,
         pools=tuple(replace(one.settings, threads=count) for one, count in zip(proved, threads, strict=False)),
         source=job.subject.source,
         sink=job.sink,

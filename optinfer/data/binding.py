@@ -12,8 +12,9 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -150,6 +151,14 @@ class Binding:
             return int(pq.read_metadata(io.BytesIO(self._folder.read(_PLAN) or b"")).num_rows)
         except (pa.ArrowException, OSError):
             return None
+
+    def planned_rows(self) -> np.ndarray[Any, Any] | None:
+        """Return the (fragments,) rows of each planned fragment, None where the frozen plan is gone or garbage."""
+        try:
+            plan = pq.read_table(io.BytesIO(self._folder.read(_PLAN) or b""), columns=["start", "stop"])
+        except (pa.ArrowException, OSError):
+            return None
+        return np.asarray(plan["stop"].to_numpy() - plan["start"].to_numpy())
 
     def put_back_state(self) -> tuple[str, ...]:
         """Put back what was bound here where it is gone or garbage; return the names.

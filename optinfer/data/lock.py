@@ -3,10 +3,13 @@
 The lock only saves work (two runs would score the same fragments); correctness comes from the conditional commit, so a
 lock taken over in a race costs time, never rows. A holder that is dead on this machine is replaced at once, one on
 another machine when its heartbeat is older than `STALE_SECONDS`.
+
+A run that ends with an error leaves beside it what that was, for whoever watches the folder from elsewhere.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
@@ -15,16 +18,18 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
 
 import psutil
 
 from optinfer.data.storage import STATE, Folder, failures, reaching
-from optinfer.errors import OutputConflictError, redact
+from optinfer.errors import INTERRUPTED, OptinferError, OutputConflictError, redact
 from optinfer.records.record import Record, decoded
+from optinfer.system import last_resort
 
 STALE_SECONDS = 60.0
 _BEAT_SECONDS = 10.0
-_NAME = f"{STATE}/lock.json"
+_NAME, _END = f"{STATE}/lock.json", f"{STATE}/ended.json"
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +49,14 @@ class Holder(Record):
     started: float
     since: float | None = None
     beat: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadEnd(Record):
+    """How the last run of an output ended, which was not well."""
+
+    exit_code: int
+    message: str
 
 
 class RunLock:
@@ -72,12 +85,18 @@ class RunLock:
                     "or stop it and run again"
                 )
             self._folder.put(_NAME, self._record())
+        self._folder.delete(_END)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
         holder = self._holder()
         if holder is not None and holder.token == self._token:
+            if error is not None:
+                with contextlib.suppress(*failures()):  # it must not hide what ended the run
+                    self._folder.put(_END, json.dumps(_bad_end(error).as_dict()).encode())
             self._folder.delete(_NAME)
 
     def _beat(self) -> None:
@@ -119,6 +138,22 @@ def holder(folder: Folder) -> Holder | None:
         return decoded(Holder, json.loads(folder.read(_NAME) or b""))
     except ValueError:
         return None
+
+
+def bad_end(folder: Folder) -> BadEnd | None:
+    """Return how the last run ended; None where it ended well, was killed, or goes on."""
+    try:
+        return decoded(BadEnd, json.loads(folder.read(_END) or b""))
+    except ValueError:
+        return None
+
+
+def _bad_end(error: BaseException) -> BadEnd:
+    if isinstance(error, OptinferError):
+        return BadEnd(exit_code=error.exit_code, message=str(error))
+    if isinstance(error, KeyboardInterrupt):
+        return BadEnd(exit_code=INTERRUPTED, message="interrupted: the same command goes on from what is committed")
+    return BadEnd(exit_code=OptinferError.exit_code, message=last_resort.said(error))
 
 
 def described(record: Holder) -> str:

@@ -8,6 +8,7 @@ _optinfer/accounts/…              what is in the parts, without opening them (
 _optinfer/variant.json            the one artifact that fills this output; two where the job has placement.cpu_variant
 _optinfer/attempts/…              parts begun in this run (see inference/isolation.py)
 _optinfer/lock.json               who is writing now (see lock.py)
+_optinfer/ended.json              how the last run ended, where that was not well
 _optinfer/parts.parquet           every part with its size and digest, when the job had ended (inventory.py)
 _manifest.json, _SUCCESS          the account, written last
 
@@ -26,6 +27,7 @@ from optinfer.data import inventory
 from optinfer.data.account import Accounts, Committed, as_table, committed
 from optinfer.data.binding import Binding, read_record
 from optinfer.data.fragments import Plan, part_name
+from optinfer.data.lock import RunLock
 from optinfer.data.output_listing import QUARANTINE, Differences, Listing, differences, few, listed, written_again
 from optinfer.data.sinks import DEFAULT, SINKS
 from optinfer.data.state import Attempts, as_json
@@ -56,6 +58,10 @@ class Output:
     @property
     def shown(self) -> str:
         return redact(self.folder.url)
+
+    def held(self) -> RunLock:
+        """Return the lock that says who writes here."""
+        return RunLock(self.folder)
 
     def manifest(self) -> Manifest | None:
         """Return the manifest of a finished job, None while it is unfinished, or where the manifest is garbage."""

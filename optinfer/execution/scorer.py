@@ -6,12 +6,14 @@ Two threads call it at a time, so one fragment's reading and committing overlap 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import perf_counter
@@ -31,7 +33,7 @@ from optinfer.errors import (
     RowError,
     redact,
 )
-from optinfer.execution.task import ScoringTask
+from optinfer.execution.task import MakeMeter, Meter, ScoringTask
 from optinfer.families import as_roles
 from optinfer.inference.answers import Scored
 from optinfer.inference.engine import Engine
@@ -43,6 +45,12 @@ from optinfer.records.stats import Stats
 from optinfer.system import last_resort
 from optinfer.system.machine import peak_rss_mb
 
+_log = logging.getLogger(__name__)
+
+
+def _unmetered(labels: Mapping[str, str]) -> Meter:
+    return lambda receipt: None
+
 
 class FragmentScorer:
     """The actor: one replica."""
@@ -52,12 +60,14 @@ class FragmentScorer:
         task: ScoringTask,
         settings: ReplicaSettings | None = None,
         load: Callable[[ReplicaSettings], Engine] = Replica,
+        meter: MakeMeter = _unmetered,
     ) -> None:
         """Begin to load the model.
 
         Args:
             settings: the replica; None takes the task's for what Ray gave this actor.
             load: makes the engine.
+            meter: makes what counts this replica's work.
         """
         self._load_started = time.time()
         self._node = _node_name()
@@ -66,6 +76,7 @@ class FragmentScorer:
         self._sink = task.output()
         self._attempts = Attempts(task.output_url)
         self._reader = task.reader()
+        self._count = _Unfailing(meter, task.labels(self._settings))
         # The model loads while the first fragments are read. What it raises, a call says: an actor whose constructor
         # raises would be started again and again.
         self._loading = ThreadPoolExecutor(1, "optinfer-load").submit(_load, load, self._settings)
@@ -184,6 +195,7 @@ class FragmentScorer:
             max_batch_tokens=tokens,
             max_batch_size=size,
         )
+        self._count(receipt)
         return receipt.told()
 
     def _unreadable(self, fragment: Fragment, reason: str) -> tuple[pa.Table, pa.Table, dict[int, str]]:
@@ -192,6 +204,24 @@ class FragmentScorer:
         rejected = dict.fromkeys(range(fragment.rows), reason)
         nulls = pa.table({f.name: pa.nulls(fragment.rows, f.type) for f in self._task.carried})
         return empty, _located(nulls, fragment, rejected), rejected
+
+
+class _Unfailing:
+    """A meter that fails is said once and asked no more: it is no fault of the rows."""
+
+    def __init__(self, make: MakeMeter, labels: Mapping[str, str]) -> None:
+        self._make, self._labels = make, labels
+        self._meter: Meter | None = None
+        self._turn = threading.Lock()
+
+    def __call__(self, receipt: Receipt) -> None:
+        with self._turn:
+            try:
+                self._meter = self._meter or self._make(self._labels)
+                self._meter(receipt)
+            except Exception as error:
+                _log.warning("this replica's metrics end here: %s", last_resort.named(error))
+                self._meter = _unmetered(self._labels)
 
 
 def receipts(answer: dict[str, Any]) -> Iterator[Receipt]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import localtime, strftime
 
 from optinfer.records.comparison import Candidate, OptimizeRecord
 from optinfer.records.forecast import Compared, Forecast
+from optinfer.records.history import History, PastRun
 from optinfer.records.machine import Check, Offer
 from optinfer.records.preview import Preview
 from optinfer.records.run import Breakdown, MlflowRun, Proof, RunRecord
@@ -245,3 +247,27 @@ def status_text(status: Status) -> str:
     damage = [f"{'' if i else 'damage':<20} {line}" for i, line in enumerate(status.damage)]
     fix = "`optinfer run` with the same job scores what is missing again" if damage else ""
     return "\n".join([*lines, *damage, *([f"{'':<20} {fix}"] if fix else [])])
+
+
+def history_text(history: History) -> str:
+    """Return a job's runs as a table, newest first, and what ended those that were not done."""
+    head = ("when", "status", "variant", "rows", "rows/s", "took", "forecast", "quarantined", "cost", "run")
+    lines = [_table(head, [_past_run(run) for run in history.runs])] if history.runs else ["no run is known"]
+    lines += [f"{run.run_id} {run.status}: {run.error}" for run in history.runs if run.error]
+    return "\n".join([*lines, *(f"note: {note}" for note in history.notes)])
+
+
+def _past_run(run: PastRun) -> tuple[str, ...]:
+    foretold, error = run.forecast_seconds, run.forecast_error_percent
+    return (
+        strftime("%Y-%m-%d %H:%M", localtime(run.started)),
+        run.status,
+        run.variant,
+        f"{run.rows:,}",
+        f"{run.rows_per_second:,.1f}",
+        _duration(run.seconds),
+        "" if foretold is None else _duration(foretold) + ("" if error is None else f" ({error:+.0f}%)"),
+        f"{run.quarantined:,}",
+        "" if run.cost is None else f"{run.cost:.4g}",
+        run.run_id,
+    )

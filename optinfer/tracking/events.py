@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 
 from optinfer.records.comparison import Candidate, Unmeasured
 from optinfer.records.receipt import Receipt
-from optinfer.records.record import Record, plain
-from optinfer.records.run import MlflowRun
-from optinfer.records.tuning import Outcome, Tuned
+from optinfer.records.record import Record
+from optinfer.records.tuning import Outcome
 
 Params = Mapping[str, object]
 
@@ -108,6 +107,17 @@ class Failed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NotDelivered(Event):
+    """News of a run did not reach who waits for it; `body` is what they were to get."""
+
+    kind: ClassVar[str] = "undelivered"
+    what: str
+    to: str
+    reason: str
+    body: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished(Event):
     """A run ended; `status` is `done`, `failed` or `interrupted`. `artifacts` are files by name."""
 
@@ -117,16 +127,3 @@ class Finished(Event):
     outputs: tuple[Dataset, ...] = ()
     artifacts: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decided(Event):
-    """A comparison or a search ended with a winner."""
-
-    kind: ClassVar[str] = "finish"
-    winner: str | Tuned | None
-    pareto: tuple[str, ...] = ()
-    mlflow: MlflowRun
-
-    def as_dict(self) -> dict[str, Any]:
-        return {name: plain(value) for name, value in vars(self).items()}

@@ -77,7 +77,7 @@ class MlflowTracker:
 
     def _feed(self) -> None:
         try:
-            _bound_retries()
+            bound_retries()
             sender = _Sender(self.uri, self.experiment)
             while (call := self._calls.get()) is not None:
                 call(sender)
@@ -86,7 +86,7 @@ class MlflowTracker:
             self.error = f"{type(error).__name__}: {without_secrets(self.uri, str(error))}"
 
 
-def _bound_retries() -> None:
+def bound_retries() -> None:
     """MLflow asks an unreachable server for about four minutes by default; a job need not wait for that."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
