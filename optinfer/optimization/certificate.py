@@ -23,8 +23,10 @@ from optinfer.inference.answers import Scored, joined
 from optinfer.inference.engine import Engine
 from optinfer.inference.invariance import scale
 from optinfer.inference.replica import ReplicaSettings
+from optinfer.optimization import canaries
 from optinfer.optimization.baseline import Answers
 from optinfer.optimization.gate import Fidelity, Truth, measure
+from optinfer.records.canary import Canaries
 from optinfer.records.stats import Stats
 from optinfer.system import home
 from optinfer.system.machine import cpu_features, gpu, gpu_memory_mb, installed, peak_rss_mb
@@ -52,6 +54,7 @@ class Certificate:
         rows_per_second_range: slowest and fastest part of the sample.
         peak_rss_mb: most memory of a process that does nothing else but load and score.
         gpu_memory_mb: what it took of a GPU's `gpu_total_mb`; zeros on a CPU.
+        canaries: what every replica has to answer as it was answered here.
     """
 
     variant: str
@@ -81,9 +84,11 @@ class Certificate:
     load_seconds: float
     notes: tuple[str, ...]
     measured_at: str
+    canaries: Canaries
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return it as records and trackers have it: without the rows of the job's table that it keeps."""
+        return {**asdict(self), "canaries": self.canaries.summary}
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +133,7 @@ def certify(
     scored, speeds = _score_in_parts(engine, tried)
     cases = engine.invariance(tried, scored)
     scored = replace(scored, kept=rows[scored.kept])
+    answers_of = exam.sample.take(pa.array(scored.kept))
     worst = max(cases.values(), default=0.0)
     executed = engine.executed()
     ran = (settings.artifact.precision, *executed["precisions"])
@@ -162,8 +168,9 @@ def certify(
         load_seconds=engine.load_seconds,
         notes=settings.artifact.notes,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        canaries=canaries.measured(engine, settings, answers_of, scored, ran, _tolerance(ran, baseline)),
     )
-    home.put(_path(settings.artifact.key, exam.key), json.dumps(certificate.as_dict(), indent=1).encode())
+    home.put(_path(settings.artifact.key, exam.key), json.dumps(asdict(certificate), indent=1).encode())
     return certificate
 
 
@@ -185,14 +192,17 @@ def conditions(settings: ReplicaSettings, libraries: Sequence[str]) -> dict[str,
 
 
 def read(artifact: str, key: str) -> Certificate | None:
-    """Return the certificate kept for this artifact and sample, if any."""
+    """Return the certificate kept for this artifact and sample, if any; one without canaries proves no replica."""
     return home.read_json(_path(artifact, key), _from_dict)
 
 
-def _from_dict(raw: dict[str, Any]) -> Certificate:
+def _from_dict(raw: dict[str, Any]) -> Certificate | None:
+    if "canaries" not in raw:  # of before
+        return None
     lists = {name: tuple(raw[name]) for name in ("notes", "rows_per_second_range")}
     fidelity = Fidelity(**{**raw["fidelity"], "outputs": tuple(raw["fidelity"]["outputs"])})
-    return Certificate(**{**raw, **lists, "fidelity": fidelity, "reference": Reference(**raw["reference"])})
+    read = {"fidelity": fidelity, "reference": Reference(**raw["reference"]), "canaries": Canaries.of(raw["canaries"])}
+    return Certificate(**{**raw, **lists, **read})
 
 
 def mismatch(settings: ReplicaSettings, executed: Executed) -> str:
