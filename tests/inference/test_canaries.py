@@ -26,12 +26,11 @@ from optinfer.optimization.certificate import Certificate, Exam, read
 from optinfer.optimization.trial import certify_here
 from optinfer.records.canary import Canaries, Ground
 from optinfer.system import home
-from optinfer.system.machine import cpu_features
+from optinfer.system.machine import VNNI, cpu_features
 from tests.conftest import MODEL, located
 from tests.optimization.test_onnx_techniques import changed, saved
 from tests.other_nodes import cpu_without, score_there, with_package
 
-VNNI = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
 WIDTH = 32
 NUMBERS = np.random.default_rng(1).normal(size=(24, WIDTH)).astype(np.float32)
 TABLE = pa.table({"x": pa.FixedSizeListArray.from_arrays(pa.array(NUMBERS.reshape(-1)), WIDTH)})
