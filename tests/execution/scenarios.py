@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from ray.cluster_utils import Cluster
@@ -32,6 +33,7 @@ from optinfer.optimization.trial import HERE
 from optinfer.optimization.variants import VARIANTS, Step, Variant
 from optinfer.system.machine import VNNI
 from tests.conftest import REPO, job_settings, wait_until
+from tests.inference.test_canaries import NUMBERS, tensor_model
 from tests.other_nodes import cpu_without
 
 ROWS, FRAGMENT_ROWS = 192, 16
@@ -264,21 +266,27 @@ def cpus(suite: Suite) -> dict[str, Callable[[], Said]]:
         [*cpu_without(suite.folder, *VNNI), *start], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-    job = {"variant": "onnx-int8-qdq", "gate": {"min": 0.9, "sample_rows": 8}}
-
-    def refused() -> Said:
-        idle(1)
-        return suite.run("refused", **job)
+    tensor_model(suite.folder / "model")
+    numbers = {"id": [str(i) for i in range(len(NUMBERS))], "x": pa.array(NUMBERS.tolist(), pa.list_(pa.float32()))}
+    pq.write_table(pa.table(numbers), suite.source)
 
     def fallback() -> Said:
         idle(1)
+        sink = suite.folder / "fallback"
+        settings: dict[str, Any] = {
+            "source__columns": {"x": "x"},
+            "model": {"path": str(suite.folder / "model" / "model.onnx"), "family": "tensor"},
+            "gate": {"min": 0.9, "sample_rows": 8, "fallback": "onnx-fp32"},
+        }
         try:
-            return suite.run("fallback", **{**job, "gate": {**job["gate"], "fallback": "onnx-fp32"}})
+            record = optinfer.run(parse_job(job_settings(suite.source, sink, variant="onnx-int8-qdq", **settings)))
         finally:
             other.terminate()
             other.wait()
+        why = json.loads((sink / "_manifest.json").read_text())["variants_not_chosen"]
+        return {"variant": record["variant"], "rows_out": record["rows_out"], "not_chosen": why}
 
-    return {step.__name__: step for step in (refused, fallback)}
+    return {"fallback": fallback}
 
 
 def main(folder: str, suite: str) -> None:
