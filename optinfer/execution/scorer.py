@@ -13,8 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -29,14 +28,13 @@ from optinfer.errors import (
     CorruptFileError,
     LoadError,
     NoVariantError,
-    OptinferError,
     RowError,
     redact,
 )
+from optinfer.execution.loading import Load, Loading
 from optinfer.execution.task import MakeMeter, Meter, ScoringTask
 from optinfer.families import as_roles
 from optinfer.inference.answers import Scored
-from optinfer.inference.engine import Engine
 from optinfer.inference.isolation import IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.records.part import Part
@@ -59,7 +57,7 @@ class FragmentScorer:
         self,
         task: ScoringTask,
         settings: ReplicaSettings | None = None,
-        load: Callable[[ReplicaSettings], Engine] = Replica,
+        load: Load = Replica,
         meter: MakeMeter = _unmetered,
     ) -> None:
         """Begin to load the model.
@@ -77,9 +75,7 @@ class FragmentScorer:
         self._attempts = Attempts(task.output_url)
         self._reader = task.reader()
         self._count = _Unfailing(meter, task.labels(self._settings))
-        # The model loads while the first fragments are read. What it raises, a call says: an actor whose constructor
-        # raises would be started again and again.
-        self._loading = ThreadPoolExecutor(1, "optinfer-load").submit(_load, load, self._settings)
+        self._loading = Loading(load, self._settings)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Score a run of fragments, one after another, up to the first error."""
@@ -100,10 +96,6 @@ class FragmentScorer:
         except Exception as error:
             return _told(error)
 
-    @property
-    def _engine(self) -> Engine:
-        return self._loading.result()
-
     def _score(self, fragment: Fragment, part: str) -> dict[str, Any]:
         started = perf_counter()
         try:
@@ -114,7 +106,7 @@ class FragmentScorer:
             return self._commit(fragment, part, *self._unreadable(fragment, str(error)), Stats(rows_in=fragment.rows))
         read_seconds = perf_counter() - started
         roles = as_roles(table, self._task.columns)
-        engine = self._engine  # what cannot load has not begun the part
+        engine = self._loading.engine  # what cannot load has not begun the part
         if self._attempts.begin(part):
             scored = engine.score(roles)
         elif (done := self._sink.read([part])[0]) and self._ours(done):
@@ -140,7 +132,7 @@ class FragmentScorer:
         Raises:
             AccountingError: not every row of the fragment is in it or rejected, once.
         """
-        added = scored.added if len(scored.kept) else self._engine.family.schema.empty_table()
+        added = scored.added if len(scored.kept) else self._loading.engine.family.schema.empty_table()
         accounted = np.sort(np.concatenate([scored.kept, np.fromiter(scored.rejected, np.int64)]))
         if added.num_rows != len(scored.kept) or not np.array_equal(accounted, np.arange(table.num_rows)):
             raise AccountingError(
@@ -180,7 +172,7 @@ class FragmentScorer:
     def _receipt(self, part: str, made: Part, reasons: dict[str, int], stats: Stats) -> dict[str, Any]:
         stats.rows_out, stats.rows_quarantined = made.rows_out, made.rows_quarantined
         stats.bytes_out = made.bytes or 0
-        tokens, size = self._engine.limits
+        tokens, size = self._loading.engine.limits
         receipt = Receipt(
             part=part,
             made=made if made.variant else replace(made, variant=self._settings.variant),  # older parts do not say
@@ -189,7 +181,7 @@ class FragmentScorer:
             replica=f"{os.getpid()}@{self._node}",
             node=self._node,
             load_started=self._load_started,
-            load_seconds=self._engine.load_seconds,
+            load_seconds=self._loading.engine.load_seconds,
             committed=time.time(),
             peak_rss_mb=peak_rss_mb(),
             max_batch_tokens=tokens,
@@ -200,7 +192,7 @@ class FragmentScorer:
 
     def _unreadable(self, fragment: Fragment, reason: str) -> tuple[pa.Table, pa.Table, dict[int, str]]:
         """Quarantine a whole fragment whose file cannot be decoded: its rows are known by number only."""
-        empty = pa.schema([*self._task.carried, *self._engine.family.schema]).empty_table()
+        empty = pa.schema([*self._task.carried, *self._loading.engine.family.schema]).empty_table()
         rejected = dict.fromkeys(range(fragment.rows), reason)
         nulls = pa.table({f.name: pa.nulls(fragment.rows, f.type) for f in self._task.carried})
         return empty, _located(nulls, fragment, rejected), rejected
@@ -258,25 +250,6 @@ def _node_name() -> str:
 
 def _told(error: Exception) -> dict[str, str]:
     return last_resort.told(error, f"a replica on {socket.gethostname()} failed: ")
-
-
-def _load(load: Callable[[ReplicaSettings], Engine], settings: ReplicaSettings) -> Engine:
-    _require_here(settings)
-    try:
-        return load(settings)
-    except Exception as error:
-        what = str(error) if isinstance(error, OptinferError) else f"{type(error).__name__}: {error}"
-        raise LoadError(f"node {socket.gethostname()} cannot load the variant: {what}") from error
-
-
-def _require_here(settings: ReplicaSettings) -> None:
-    """Refuse a node that lacks the driver's files, by name."""
-    for path in (settings.artifact.path, settings.model.path):
-        if not os.path.isdir(path):
-            raise OptinferError(
-                f"node {socket.gethostname()} has no {path}: on a cluster of several machines, model.path and "
-                "$OPTINFER_HOME must be on storage that all nodes share"
-            )
 
 
 def _quarantine(table: pa.Table, fragment: Fragment, rejected: dict[int, str]) -> pa.Table | None:

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from optinfer.inference.answers import Scored, joined
 from optinfer.inference.engine import Engine
 from optinfer.inference.invariance import scale
 from optinfer.inference.replica import ReplicaSettings
+from optinfer.optimization import canaries
 from optinfer.optimization.baseline import Answers
 from optinfer.optimization.gate import Truth, measure
 from optinfer.records.proof import Certificate as Certificate
@@ -87,6 +87,7 @@ def certify(
     scored, speeds = _score_in_parts(engine, tried)
     cases = engine.invariance(tried, scored)
     scored = replace(scored, kept=rows[scored.kept])
+    answers_of = exam.sample.take(pa.array(scored.kept))
     worst = max(cases.values(), default=0.0)
     executed = engine.executed()
     ran = (settings.artifact.precision, *executed["precisions"])
@@ -121,8 +122,9 @@ def certify(
         load_seconds=engine.load_seconds,
         notes=settings.artifact.notes,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        canaries=canaries.measured(engine, settings, answers_of, scored, ran, _tolerance(ran, baseline)),
     )
-    home.put(_path(settings.artifact.key, exam.key), json.dumps(certificate.as_dict(), indent=1).encode())
+    home.put(_path(settings.artifact.key, exam.key), json.dumps(certificate.whole(), indent=1).encode())
     return certificate
 
 
@@ -144,8 +146,16 @@ def conditions(settings: ReplicaSettings, libraries: Sequence[str]) -> dict[str,
 
 
 def read(artifact: str, key: str) -> Certificate | None:
-    """Return the certificate kept for this artifact and sample, if any."""
-    return home.read_json(_path(artifact, key), partial(decoded, Certificate))
+    """Return the certificate kept for this artifact and sample, if any; one without canaries proves no replica."""
+    return home.read_json(_path(artifact, key), _with_canaries)
+
+
+def _with_canaries(raw: object) -> Certificate | None:
+    found = decoded(Certificate, raw)
+    if found.canaries is None:  # of before
+        return None
+    found.canaries.require_whole()
+    return found
 
 
 def mismatch(settings: ReplicaSettings, executed: Executed) -> str:

@@ -168,7 +168,8 @@ def _judged(
     gate = bench.config.gate
     strict = chosen_by_us if gate.require_batch_invariance == AUTO else bool(gate.require_batch_invariance)
     verdict = judge(gate, certificate.fidelity, certificate.batch_invariant, strict, certificate.mismatch)
-    return Prepared(variant, settings, certificate, verdict, tuned=tuned, lengths=bench.lengths)
+    proving = replace(settings, canaries=certificate.canaries)
+    return Prepared(variant, proving, certificate, verdict, tuned=tuned, lengths=bench.lengths)
 
 
 def rank(bench: Workbench) -> tuple[list[Prepared], list[tuple[str, str]]]:

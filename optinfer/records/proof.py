@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from optinfer.records.record import Record
+from optinfer.records.canary import Canaries
+from optinfer.records.record import Record, plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,7 @@ class Certificate(Record):
         rows_per_second_range: slowest and fastest part of the sample.
         peak_rss_mb: most memory of a process that does nothing else but load and score.
         gpu_memory_mb: what it took of a GPU's `gpu_total_mb`; zeros on a CPU.
+        canaries: what every replica has to answer as it was answered here; None in those of before.
     """
 
     variant: str
@@ -133,3 +136,14 @@ class Certificate(Record):
     load_seconds: float
     notes: tuple[str, ...]
     measured_at: str
+    canaries: Canaries | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as records and trackers have it: without the rows of the job's table that it keeps."""
+        told = super().as_dict()
+        del told["canaries"]
+        return told if self.canaries is None else {**told, "canaries": self.canaries.summary}
+
+    def whole(self) -> dict[str, Any]:
+        """Return it as it is kept, with these rows."""
+        return {**self.as_dict(), "canaries": plain(self.canaries)}

@@ -115,7 +115,8 @@ def _pack(prepared: Prepared, folder: Path) -> None:
         target = f"conversion-{i}"
         shutil.copytree(conversion["folder"], folder / target)
         conversions.append({**conversion, "folder": target})
-    packed = replace(settings, model=model, artifact=replace(artifact, conversions=tuple(conversions)), canary=None)
+    artifact = replace(artifact, conversions=tuple(conversions))
+    packed = replace(settings, model=model, artifact=artifact, canary=None, canaries=None)
     (folder / "settings.json").write_text(json.dumps(asdict(packed), indent=1))
 
 
