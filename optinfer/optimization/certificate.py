@@ -6,11 +6,9 @@ run of a job pays nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +21,11 @@ from optinfer.inference.answers import Scored, joined
 from optinfer.inference.engine import Engine
 from optinfer.inference.invariance import scale
 from optinfer.inference.replica import ReplicaSettings
-from optinfer.optimization import canaries
+from optinfer.optimization import canaries, kept
 from optinfer.optimization.baseline import Answers
 from optinfer.optimization.gate import Truth, measure
 from optinfer.records.proof import Certificate as Certificate
-from optinfer.records.record import decoded
 from optinfer.records.stats import Stats
-from optinfer.system import home
 from optinfer.system.machine import cpu_features, gpu, gpu_memory_mb, installed, peak_rss_mb
 
 # Rounding moves a component by about 1e-7 of the output's scale in fp32 and 4e-3 in bf16, whose kernels differ by
@@ -124,7 +120,7 @@ def certify(
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         canaries=canaries.measured(engine, settings, answers_of, scored, ran, _tolerance(ran, baseline)),
     )
-    home.put(_path(settings.artifact.key, exam.key), json.dumps(certificate.whole(), indent=1).encode())
+    kept.put(certificate)
     return certificate
 
 
@@ -143,19 +139,6 @@ def conditions(settings: ReplicaSettings, libraries: Sequence[str]) -> dict[str,
         "batching": [tokens, settings.max_batch_size],
         "threads": settings.threads,
     }
-
-
-def read(artifact: str, key: str) -> Certificate | None:
-    """Return the certificate kept for this artifact and sample, if any; one without canaries proves no replica."""
-    return home.read_json(_path(artifact, key), _with_canaries)
-
-
-def _with_canaries(raw: object) -> Certificate | None:
-    found = decoded(Certificate, raw)
-    if found.canaries is None:  # of before
-        return None
-    found.canaries.require_whole()
-    return found
 
 
 def mismatch(settings: ReplicaSettings, executed: Executed) -> str:
@@ -219,7 +202,3 @@ def aligned(scored: Scored, baseline: Answers) -> tuple[Arrays, np.ndarray[Any, 
         if len(ours):
             outputs[name][theirs] = given[ours]
     return outputs, answered
-
-
-def _path(artifact: str, key: str) -> Path:
-    return home.home() / "certificates" / artifact / f"{key}.json"

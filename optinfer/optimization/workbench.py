@@ -18,10 +18,10 @@ from optinfer.families import Family
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.models.artifact import Artifact
 from optinfer.optimization import baseline as baselines
-from optinfer.optimization import certificate as certificates
+from optinfer.optimization import kept
 from optinfer.optimization.baseline import Answers, require_sound
 from optinfer.optimization.build import build, cached
-from optinfer.optimization.certificate import Certificate, Exam
+from optinfer.optimization.certificate import Certificate, Exam, conditions
 from optinfer.optimization.job_sample import JobSample
 from optinfer.optimization.subject import Subject
 from optinfer.optimization.techniques import BuildContext
@@ -116,7 +116,7 @@ class Workbench:
 
     def certificate(self, settings: ReplicaSettings) -> Certificate | None:
         """Return what was measured of these settings before, on the same sample."""
-        return certificates.read(settings.artifact.key, self._certificate_key(settings))
+        return kept.read(settings.artifact.key, self._certificate_key(settings))
 
     def certify(self, variant: Variant, settings: ReplicaSettings) -> Certificate:
         if kept := self.certificate(settings):
@@ -208,6 +208,6 @@ class Workbench:
             "sample": self.sample.gate_digest,
             "labels": None if labels is None else labels.tolist(),
             "metric": self.metric,
-            **certificates.conditions(settings, self.family.libraries),
+            **conditions(settings, self.family.libraries),
         }
         return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()[:16]

@@ -45,24 +45,24 @@ def journal(run_id: str) -> Path:
 def test_runs_are_listed_newest_first_with_what_they_did(job: Job) -> None:
     first, second = optinfer.run(job("one")), optinfer.run(job("two"))
     found = of(job())
-    assert [run.run_id for run in found.runs] == [second["run_id"], first["run_id"]]
+    assert [run.run_id for run in found.runs] == [second.run_id, first.run_id]
     newest = found.runs[0]
     assert (newest.status, newest.variant, newest.rows, newest.quarantined) == ("done", "fake", 40, 0)
-    assert (newest.seconds, newest.rows_per_second) == (second["seconds"], second["rows_per_second"])
-    assert newest.forecast_seconds == second["forecast"]["seconds"]
+    assert (newest.seconds, newest.rows_per_second) == (second.seconds, second.rows_per_second)
+    assert newest.forecast_seconds == second.forecast.seconds
     assert newest.known_from == "journal"
     assert found.notes == ()
 
 
 def test_so_many_are_listed_as_are_asked_for(job: Job) -> None:
     records = [optinfer.run(job(name)) for name in ("one", "two", "three")]
-    assert [run.run_id for run in of(job(), last=2).runs] == [records[2]["run_id"], records[1]["run_id"]]
+    assert [run.run_id for run in of(job(), last=2).runs] == [records[2].run_id, records[1].run_id]
 
 
 def test_a_folder_stands_for_the_runs_of_its_own_job(job: Job) -> None:
     record, _ = optinfer.run(job("one")), optinfer.run(job("two", batching__max_batch_size=3))
     found = history(target(job("one").sink.path), 20)
-    assert (found.job, [run.run_id for run in found.runs]) == (job().name, [record["run_id"]])
+    assert (found.job, [run.run_id for run in found.runs]) == (job().name, [record.run_id])
 
 
 def test_a_run_that_failed_says_why(job: Job) -> None:
@@ -79,8 +79,8 @@ def test_of_a_run_that_went_on_with_another_only_its_own_rows_count(job: Job, tm
         (tmp_path / "out" / name).unlink()
     record = optinfer.run(job())
     newest, oldest = of(job()).runs
-    assert record["rows_in"] == oldest.rows == 40
-    assert newest.rows == round(record["rows_per_second"] * record["seconds"]) < 40
+    assert record.rows_in == oldest.rows == 40
+    assert newest.rows == round(record.rows_per_second * record.seconds) < 40
 
 
 def test_too_many_quarantined_rows_are_counted_from_receipts(job: Job, tmp_path: Path, write_table: WriteTable) -> None:
@@ -97,7 +97,7 @@ class TestWithoutAnEnd:
     @pytest.fixture
     def begun(self, job: Job) -> str:
         """Run a job, and take the end of its journal away, as a kill does; return its id."""
-        run_id: str = optinfer.run(job())["run_id"]
+        run_id: str = optinfer.run(job()).run_id
         lines = journal(run_id).read_text().splitlines(keepends=True)
         kept = [line for line in lines if '"event": "finish"' not in line]
         journal(run_id).write_text("".join(kept) + '{"event": "rece')
@@ -125,7 +125,7 @@ class TestMlflow:
     def test_runs_whose_journal_is_gone_are_read_from_mlflow(self, job: Job) -> None:
         record = optinfer.run(job())
         with_journal = of(job()).runs[0]
-        journal(record["run_id"]).unlink()
+        journal(record.run_id).unlink()
         (run,) = of(job()).runs
         assert run.known_from == "mlflow"
         for name in ("run_id", "status", "variant", "rows", "quarantined", "seconds", "rows_per_second"):
@@ -146,7 +146,7 @@ class TestMlflow:
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         record = optinfer.run(job())
         found = of(job(tracking__uri=f"http://reader:s3cret@127.0.0.1:{free_port}"))
-        assert [run.run_id for run in found.runs] == [record["run_id"]]
+        assert [run.run_id for run in found.runs] == [record.run_id]
         (note,) = found.notes
         assert note.startswith(f"MLflow at http://127.0.0.1:{free_port} was not read")
         assert "s3cret" not in note
@@ -166,7 +166,7 @@ def test_a_journal_that_is_garbage_is_named_and_the_others_are_read(job: Job) ->
         found = of(job())
     finally:
         broken.unlink()
-    assert [run.run_id for run in found.runs] == [record["run_id"]]
+    assert [run.run_id for run in found.runs] == [record.run_id]
     assert found.notes == (f"{broken} cannot be read (JSONDecodeError) and is left out",)
 
 
@@ -182,7 +182,7 @@ def test_the_command_prints_a_table_or_one_object(job: Job, run_cli: RunCli, tmp
     assert code == 0
     assert head.split(" | ")[1].strip() == "status"
     assert row.split(" | ")[1:4] == ["done  ", "fake   ", "40  "]
-    assert record["run_id"] in row
+    assert record.run_id in row
     code, out, _ = run_cli("history", tmp_path / "out", "--json")
     told = json.loads(out)
-    assert (code, told["runs"][0]["run_id"], told["output"]) == (0, record["run_id"], os.fspath(tmp_path / "out"))
+    assert (code, told["runs"][0]["run_id"], told["output"]) == (0, record.run_id, os.fspath(tmp_path / "out"))

@@ -53,7 +53,7 @@ def test_a_run_starts_and_completes_with_its_tables(
     assert columns[0] == ("id", "string")
     assert columns[1][0] == "embedding"
     assert {"id", "text"} <= {field["name"] for field in read_from["facets"]["schema"]["fields"]}
-    assert written["outputFacets"]["outputStatistics"]["rowCount"] == record["rows_out"]
+    assert written["outputFacets"]["outputStatistics"]["rowCount"] == record.rows_out
     assert complete["producer"].startswith("urn:optinfer:")
 
 
@@ -87,13 +87,13 @@ def test_an_endpoint_that_never_answers_costs_a_line(
         point_at(monkeypatch, served.url)
         record = optinfer.run(make_job(source, sink), say=said.append)
         assert not served.released.is_set()
-    assert record["status"] == "done"
+    assert record.status == "done"
     lines = [line for line in said if "lineage event" in line]
     assert [line.partition(" did not reach")[0] for line in lines] == [
         "warning: the lineage event START",
         "warning: the lineage event COMPLETE",
     ]
-    kept = [e for e in read(home.runs() / record["run_id"] / "journal.jsonl") if e["event"] == "undelivered"]
+    kept = [e for e in read(home.runs() / record.run_id / "journal.jsonl") if e["event"] == "undelivered"]
     assert [json.loads(event["body"])["event"] for event in kept] == ["START", "COMPLETE"]
 
 
@@ -104,7 +104,7 @@ def test_an_endpoint_that_refuses_costs_a_line_without_its_credentials(
     with endpoint(401, path="") as served:
         point_at(monkeypatch, served.url.replace("http://", "http://reader:s3cret@"))
         monkeypatch.setenv("OPENLINEAGE_API_KEY", "k3y")
-        assert optinfer.run(make_job(source, sink), say=said.append)["status"] == "done"
+        assert optinfer.run(make_job(source, sink), say=said.append).status == "done"
     lines = [line for line in said if "lineage event" in line]
     assert "401" in lines[0]
     assert not any("s3cret" in line or "k3y" in line for line in said)
@@ -116,6 +116,6 @@ def test_where_the_package_is_missing_one_line_says_so_with_the_fix(
     said: list[str] = []
     monkeypatch.setitem(sys.modules, "openlineage", None)
     monkeypatch.setenv("OPENLINEAGE_URL", "http://127.0.0.1:9")
-    assert optinfer.run(make_job(source, sink), say=said.append)["status"] == "done"
+    assert optinfer.run(make_job(source, sink), say=said.append).status == "done"
     (line,) = [line for line in said if "OPENLINEAGE_URL" in line]
     assert "pip install 'optinfer[lineage]'" in line

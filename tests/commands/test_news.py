@@ -50,9 +50,10 @@ def test_a_done_run_is_posted_as_it_is_answered(source: Path, sink: Path, make_j
     ((headers, body),) = hook.arrived
     told = json.loads(body)
     assert told == json.loads((sink / "_manifest.json").read_text())["run"]
-    assert {**told, "mlflow": record["mlflow"]} == json.loads(json.dumps(record))
-    assert headers["webhook-id"] == f"{record['run_id']}-done"
-    assert undelivered(record["run_id"]) == []
+    given = json.loads(json.dumps(record.as_dict()))
+    assert {**told, "mlflow": given["mlflow"]} == given
+    assert headers["webhook-id"] == f"{record.run_id}-done"
+    assert undelivered(record.run_id) == []
 
 
 def test_one_with_nothing_left_to_do_says_so(source: Path, sink: Path, make_job: MakeJob) -> None:

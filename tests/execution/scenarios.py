@@ -284,7 +284,7 @@ def cpus(suite: Suite) -> dict[str, Callable[[], Said]]:
             other.terminate()
             other.wait()
         why = json.loads((sink / "_manifest.json").read_text())["variants_not_chosen"]
-        return {"variant": record["variant"], "rows_out": record["rows_out"], "not_chosen": why}
+        return {"variant": record.variant, "rows_out": record.rows_out, "not_chosen": why}
 
     return {"fallback": fallback}
 

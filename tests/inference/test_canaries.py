@@ -22,7 +22,8 @@ from optinfer.inference.isolation import IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.baseline import answers_here
-from optinfer.optimization.certificate import Certificate, Exam, read
+from optinfer.optimization.certificate import Certificate, Exam
+from optinfer.optimization.kept import read
 from optinfer.optimization.trial import certify_here
 from optinfer.records.canary import Canaries, Ground
 from optinfer.records.record import decoded
