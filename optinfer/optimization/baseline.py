@@ -118,6 +118,15 @@ def kept_here(settings: ReplicaSettings, rows: pa.Table) -> np.ndarray[Any, Any]
     return Replica(settings).score(rows).kept
 
 
+def path(model: str, key: str) -> Path:
+    """Return where the answers of a model to the rows of this key are kept."""
+    return home.home() / "baselines" / f"{model}-{key}.npz"
+
+
+def keep(path: Path, answers: Answers) -> None:
+    home.put(path, answers.packed())
+
+
 def read(path: Path) -> Answers | None:
     """Return the answers kept in a file; None where it is not there, or damaged."""
     return home.read(path, lambda file: Answers.unpacked(file.read_bytes()))

@@ -28,7 +28,6 @@ from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.trial import APART, Trials
 from optinfer.optimization.variants import BASELINES, Catalog, Variant, require
 from optinfer.records.tuning import NO_LENGTHS, Lengths, Tuned
-from optinfer.system import home
 
 # (model, job, metric, lengths) -> what was tuned for such a job
 LookUp = Callable[[str, JobConfig, str, Lengths], Tuned | None]
@@ -180,7 +179,7 @@ class Workbench:
             variant, rows = BASELINES[self.model.format], self.sample.gate.num_rows
             self._say(f"scoring {rows} sample rows with the baseline {variant}")
             found = self._trials.answers(self._baseline_settings, self.sample.roles(self.sample.gate), self._say)
-            home.put(self._baseline_path, found.packed())
+            baselines.keep(self._baseline_path, found)
             self._say(found.reference.said)
         require_sound(found, self.config.gate)
         return found
@@ -198,7 +197,7 @@ class Workbench:
     @property
     def _baseline_path(self) -> Path:
         key = self._certificate_key(self._baseline_settings)
-        return home.home() / "baselines" / f"{self.model.key}-{key}.npz"
+        return baselines.path(self.model.key, key)
 
     def _certificate_key(self, settings: ReplicaSettings) -> str:
         """Identify what a measurement depends on besides the artifact."""
