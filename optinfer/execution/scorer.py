@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -77,26 +76,25 @@ class FragmentScorer:
         self._count = _Unfailing(meter, task.labels(self._settings))
         self._loading = Loading(load, self._settings)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Score a run of fragments, one after another, up to the first error."""
-        receipts: list[dict[str, Any]] = []
+    def __call__(self, row: Mapping[str, str]) -> dict[str, str]:
+        """Score a run of fragments, one after another, up to the first error.
+
+        An error comes back as a value, so that the driver sees it as it was.
+        """
+        answers: list[Mapping[str, object]] = []
         for named in json.loads(row["run"]):
-            receipts.append(self._answer(Fragment(**named["fragment"]), named["part"]))
-            if "error" in receipts[-1]:
+            try:
+                answers.append(self._score(Fragment(**named["fragment"]), named["part"]).told())
+            except NoVariantError as error:
+                # It loaded, and cannot run: what is compiled on the first call, say.
+                answers.append(_told(LoadError(str(error))))
                 break
-        return {"receipts": json.dumps(receipts)}
+            except Exception as error:
+                answers.append(_told(error))
+                break
+        return {"receipts": json.dumps(answers)}
 
-    def _answer(self, fragment: Fragment, part: str) -> dict[str, Any]:
-        """Score one fragment; an error comes back as a value, so that the driver sees it as it was."""
-        try:
-            return self._score(fragment, part)
-        except NoVariantError as error:
-            # It loaded, and cannot run: what is compiled on the first call, say.
-            return _told(LoadError(str(error)))
-        except Exception as error:
-            return _told(error)
-
-    def _score(self, fragment: Fragment, part: str) -> dict[str, Any]:
+    def _score(self, fragment: Fragment, part: str) -> Receipt:
         started = perf_counter()
         try:
             table = self._reader.read(fragment)
@@ -155,7 +153,7 @@ class FragmentScorer:
         quarantined: pa.Table | None,
         rejected: dict[int, str],
         stats: Stats,
-    ) -> dict[str, Any]:
+    ) -> Receipt:
         started = perf_counter()
         ours = Part(
             fragment=fragment.index,
@@ -169,7 +167,7 @@ class FragmentScorer:
         reasons = dict(Counter(rejected.values())) if made.variant == ours.variant else {}
         return self._receipt(part, made, reasons, stats)
 
-    def _receipt(self, part: str, made: Part, reasons: dict[str, int], stats: Stats) -> dict[str, Any]:
+    def _receipt(self, part: str, made: Part, reasons: dict[str, int], stats: Stats) -> Receipt:
         stats.rows_out, stats.rows_quarantined = made.rows_out, made.rows_quarantined
         stats.bytes_out = made.bytes or 0
         tokens, size = self._loading.engine.limits
@@ -188,7 +186,7 @@ class FragmentScorer:
             max_batch_size=size,
         )
         self._count(receipt)
-        return receipt.told()
+        return receipt
 
     def _unreadable(self, fragment: Fragment, reason: str) -> tuple[pa.Table, pa.Table, dict[int, str]]:
         """Quarantine a whole fragment whose file cannot be decoded: its rows are known by number only."""
@@ -216,7 +214,7 @@ class _Unfailing:
                 self._meter = _unmetered(self._labels)
 
 
-def receipts(answer: dict[str, Any]) -> Iterator[Receipt]:
+def receipts(answer: Mapping[str, str]) -> Iterator[Receipt]:
     """Yield the receipts in an actor's answer.
 
     Raises:
