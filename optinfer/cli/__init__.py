@@ -9,12 +9,17 @@ import contextlib
 import os
 import signal
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
 from optinfer.cli import doctor, history, optimize, plan, run, schedule, schema, status, submit, tune, variants
 from optinfer.cli.printing import failure, say
 from optinfer.errors import INTERRUPTED, ConfigError, OptinferError
+
+if TYPE_CHECKING:
+    from optinfer.execution.executor import Executor
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -54,14 +59,19 @@ def _terminate(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the command line and exit with its code; SIGTERM ends a job as an interrupt does, with its record closed."""
+def main(argv: list[str] | None = None, executor: Callable[[str | None], Executor] | None = None) -> None:
+    """Run the command line and exit with its code; SIGTERM ends a job as an interrupt does, with its record closed.
+
+    Args:
+        argv: None takes the process's own.
+        executor: makes what `run` scores with, of its `--address`; None is Ray there.
+    """
     with contextlib.suppress(ValueError):  # in a thread: signals belong to the main one
         signal.signal(signal.SIGTERM, _terminate)
     as_json = "--json" in (sys.argv if argv is None else argv)
     try:
         _require_working_directory()
-        cli.main(args=argv, prog_name="optinfer", standalone_mode=False)
+        cli.main(args=argv, prog_name="optinfer", standalone_mode=False, obj=executor)
     except OptinferError as error:
         say(f"error: {error}")
         _fail(as_json, error, str(error), error.exit_code)

@@ -98,10 +98,11 @@ def _ray(address: str | None) -> str:
     if where is None:
         require_startable()
         return f"{version('ray')}, would be started here with {os.cpu_count()} CPUs"
-    from optinfer.execution.cluster import connected, free_nodes
+    from optinfer.execution.cluster import connected
+    from optinfer.execution.ray_process import PROCESS
 
     with connected(address):
-        nodes = free_nodes()
+        nodes = PROCESS.free_nodes()
     return (
         f"{where}: {len(nodes)} nodes, {sum(n.cpus for n in nodes):g} CPUs and {sum(n.gpus for n in nodes):g} GPUs free"
     )

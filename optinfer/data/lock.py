@@ -60,11 +60,18 @@ class BadEnd(Record):
 
 
 class RunLock:
-    """Holds the output while in its `with` block; `clock` gives seconds since the epoch."""
+    """Holds the output while in its `with` block.
 
-    def __init__(self, folder: Folder, clock: Callable[[], float] = time.time) -> None:
+    Args:
+        clock: gives seconds since the epoch.
+        beat_seconds: between two signs of life.
+    """
+
+    def __init__(
+        self, folder: Folder, clock: Callable[[], float] = time.time, beat_seconds: float = _BEAT_SECONDS
+    ) -> None:
         self._folder = folder
-        self._clock = clock
+        self._clock, self._beat_seconds = clock, beat_seconds
         self._token = uuid.uuid4().hex
         self._since = clock()
         self._stop = threading.Event()
@@ -100,7 +107,7 @@ class RunLock:
             self._folder.delete(_NAME)
 
     def _beat(self) -> None:
-        while not self._stop.wait(_BEAT_SECONDS):
+        while not self._stop.wait(self._beat_seconds):
             try:
                 if not self.renew():
                     _log.warning("another run took over %s; commits stay exactly once", redact(self._folder.url))

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
-import sys
 import threading
 from collections.abc import Iterator
 
 from optinfer.errors import OptinferError
 from optinfer.execution.placement import Node
+from optinfer.execution.ray_process import PROCESS, RayProcess
 from optinfer.execution.reach import chosen, require_reachable, require_startable, what_to_check
 from optinfer.system import last_resort
 
-# Only descriptions and receipts pass through the object store; rows never do.
-_OBJECT_STORE_BYTES = 256 * 2**20
-_ACCELERATOR = "accelerator_type:"
-_BUILT_IN = ("CPU", "GPU", "memory", "object_store_memory")
 _WAIT_SECONDS = 0.2
-# What Ray Data calls the thread of a dataset that is being read, and how long it may take to end.
-_RAY_DATA, _RAY_DATA_SECONDS = "StreamingExecutor-", 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -33,14 +26,18 @@ class Connection:
     Ray's processes are told to die with the thread that started them.
 
     A process has one Ray. Of two jobs in two threads the second waits for the end of what the first started.
+
+    Args:
+        address: None uses `RAY_ADDRESS` or starts Ray here; `local` always starts it; else a cluster's address.
+        ray: the Ray of this process.
     """
 
     # Whoever connected this process, and who may be next.
     _turn = threading.Lock()
     _holder: Connection | None = None
 
-    def __init__(self, address: str | None) -> None:
-        self._given = address
+    def __init__(self, address: str | None, ray: RayProcess = PROCESS) -> None:
+        self._given, self._ray = address, ray
         self._thread: threading.Thread | None = None
         self._caller = 0
         self._answered, self._unneeded = threading.Event(), threading.Event()
@@ -93,7 +90,7 @@ class Connection:
     def free(self) -> list[Node]:
         """Return what was free on each node when first asked: what this job's replicas took since is its own."""
         if self._free is None:
-            self._free = free_nodes()
+            self._free = self._ray.free_nodes()
         return self._free
 
     def release(self) -> None:
@@ -109,7 +106,7 @@ class Connection:
     def _is_there(self) -> bool:
         """Tell whether this process has a Ray that this job may use: not one that ends with another thread's job."""
         holder = Connection._holder
-        if not connected_already():
+        if not self._ray.is_initialized():
             return False
         if holder is not None and (holder._caller != threading.get_ident() or holder._unneeded.is_set()):
             return False
@@ -151,7 +148,7 @@ class Connection:
 
     def _connected(self, where: str | None, named_by: str) -> None:
         try:
-            _init(where)
+            self._start(where)
         except BaseException as error:  # Ray ends its process in places; here that would leave others waiting
             self._error = OptinferError(
                 f"{_failed(where)}: {last_resort.named(error).rstrip('.')}; {what_to_check(where, named_by)}"
@@ -160,49 +157,15 @@ class Connection:
             return
         self._answered.set()
         self._unneeded.wait()
-        _shut_down()
+        self._ray.shutdown()
 
-
-def connected_already() -> bool:
-    """Tell whether this process has a Ray, without importing it: another thread may be half way through that."""
-    is_initialized = getattr(sys.modules.get("ray"), "is_initialized", None)
-    return is_initialized is not None and bool(is_initialized())
-
-
-def _init(where: str | None) -> None:
-    import ray
-
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        if where is None:
-            ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
-        else:
-            ray.init(address=where, **quiet)
-    except BaseException:
-        with contextlib.suppress(Exception):  # the processes of a start that came half way
-            _shut_down()
-        raise
-
-
-def _shut_down() -> None:
-    """End Ray, or leave the cluster.
-
-    Whoever asks Ray's core worker while it goes ends this process, in C++ and without a word. Freeing a reference asks
-    it: Ray Data keeps some in cycles, which a garbage collection in any thread may free. So its threads come to their
-    end first, and nothing is collected meanwhile.
-    """
-    import ray
-
-    for thread in threading.enumerate():
-        if thread.name.startswith(_RAY_DATA):
-            thread.join(_RAY_DATA_SECONDS)
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        ray.shutdown()
-    finally:
-        if collecting:
-            gc.enable()
+    def _start(self, where: str | None) -> None:
+        try:
+            self._ray.init(where)
+        except BaseException:
+            with contextlib.suppress(Exception):  # the processes of a start that came half way
+                self._ray.shutdown()
+            raise
 
 
 def _failed(where: str | None) -> str:
@@ -223,25 +186,3 @@ def connected(address: str | None) -> Iterator[None]:
         connection.open()
         connection.ready()
         yield
-
-
-def free_nodes() -> list[Node]:
-    """Return what is free on each live node now; other jobs' shares are left out."""
-    import ray
-    from ray._private.state import available_resources_per_node
-
-    free = available_resources_per_node()
-    totals = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-    return [_node(name, free[name], totals[name]) for name in sorted(totals) if name in free]
-
-
-def _node(name: str, free: dict[str, float], total: dict[str, float]) -> Node:
-    kinds = [name.removeprefix(_ACCELERATOR) for name in total if name.startswith(_ACCELERATOR)]
-    return Node(
-        cpus=free.get("CPU", 0.0),
-        gpus=free.get("GPU", 0.0),
-        memory_mb=free.get("memory", 0.0) / 1e6,
-        accelerator=kinds[0] if kinds else "",
-        resources={kind: amount for kind, amount in free.items() if kind not in _BUILT_IN and ":" not in kind},
-        name=name,
-    )

@@ -8,8 +8,9 @@ from typing import Self
 
 import psutil
 
-from optinfer.execution.cluster import Connection, connected_already
+from optinfer.execution.cluster import Connection
 from optinfer.execution.placement import Node
+from optinfer.execution.ray_process import PROCESS
 from optinfer.execution.reach import chosen
 from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
@@ -43,7 +44,7 @@ class OnRay:
 
     def machine(self) -> Node | None:
         """Return this machine where Ray will be started on it; what Ray knows of a cluster, nobody else does."""
-        if chosen(self._address)[0] is not None or connected_already():
+        if chosen(self._address)[0] is not None or PROCESS.is_initialized():
             return None
         return Node(os.cpu_count() or 1, nvidia_gpus(), memory_mb=psutil.virtual_memory().total / 1e6)
 

@@ -19,11 +19,16 @@ from optinfer.tracking.events import Event, Failed
 
 
 class Journal:
-    """Appends events; `clock` gives seconds since the epoch. A `with` block closes it, with the error that ended it."""
+    """Appends events; a `with` block closes it, with the error that ended it.
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+    Args:
+        clock: gives seconds since the epoch.
+        sync: brings what was written to a file, by its descriptor, onto the disk.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float], sync: Callable[[int], None] = os.fsync) -> None:
         self.path = path
-        self._clock = clock
+        self._clock, self._sync = clock, sync
         with home.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - held open for the run
@@ -49,7 +54,7 @@ class Journal:
         with home.writing(self.path):
             self._file.write(json.dumps(record, default=str) + "\n")
             self._file.flush()
-            os.fsync(self._file.fileno())
+            self._sync(self._file.fileno())
         return time
 
     def keep(self, error: BaseException) -> None:

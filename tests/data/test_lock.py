@@ -17,7 +17,6 @@ import psutil
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from optinfer.data import lock as locks
 from optinfer.data.lock import STALE_SECONDS, Holder, RunLock, described, holder, is_live
 from optinfer.data.storage import Folder
 from optinfer.errors import OutputConflictError
@@ -132,20 +131,23 @@ def test_a_lock_that_was_removed_is_put_back_and_anothers_is_left(folder: Folder
         assert found.token == "theirs"
 
 
-def test_a_store_that_is_gone_for_a_beat_does_not_end_the_heartbeat(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Some of what S3's library raises is no OSError."""
-    said: list[Exception] = [EndpointConnectionError(endpoint_url="http://store"), OSError("reset")]
-    again = threading.Event()
+class GoneForABeat(Folder):
+    """A folder whose store fails twice when it is written to; some of what S3's library raises is no OSError."""
 
-    def renew(lock: RunLock) -> bool:
-        if said:
-            raise said.pop()
-        again.set()
-        return True
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.errors: list[Exception] = [EndpointConnectionError(endpoint_url="http://store"), OSError("reset")]
+        self.written = threading.Event()
 
-    monkeypatch.setattr(locks, "_BEAT_SECONDS", 0.001)
-    monkeypatch.setattr(RunLock, "renew", renew)
-    with RunLock(folder):
-        assert again.wait(10)
+    def put(self, name: str, data: bytes) -> None:
+        if self.errors:
+            raise self.errors.pop()
+        super().put(name, data)
+        self.written.set()
+
+
+def test_a_store_that_is_gone_for_a_beat_does_not_end_the_heartbeat(folder: Folder) -> None:
+    gone = GoneForABeat(folder.url)
+    with RunLock(gone, beat_seconds=0.001):
+        assert gone.written.wait(10)
+    assert holder(folder) is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -18,9 +17,10 @@ import pytest
 
 from optinfer.backends import Executed
 from optinfer.config import SourceConfig
-from optinfer.data import patience
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
+from optinfer.data.patience import Patience
+from optinfer.data.reading import FragmentReader
 from optinfer.data.sources.parquet import plan as plan_source
 from optinfer.execution.scorer import FragmentScorer
 from optinfer.execution.task import Meter, ScoringTask
@@ -142,16 +142,20 @@ def test_rows_of_a_file_that_changed_are_never_quarantined(task: ScoringTask) ->
     assert Output(task.output_url).sink.committed() == set()
 
 
-def test_rows_out_of_reach_are_never_quarantined(task: ScoringTask, monkeypatch: pytest.MonkeyPatch) -> None:
+class Impatient(ScoringTask):
+    """A task whose files are asked for once."""
+
+    def reader(self) -> FragmentReader:
+        return FragmentReader(["text", "id"], Patience(seconds=0.0))
+
+
+def test_rows_out_of_reach_are_never_quarantined(task: ScoringTask) -> None:
     run = planned(task)
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
-
-    def fail(*_: Any) -> bytes:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(os, "pread", fail)
-    (receipt,) = quarantining(task, run)
-    assert (receipt["error"], "Input/output error" in receipt["message"]) == ("SourceError", True)
+    path = Path(run[0]["fragment"]["path"])
+    path.unlink()
+    path.symlink_to(path)  # which leads nowhere, and is there
+    (receipt,) = quarantining(Impatient(**vars(task)), run)
+    assert (receipt["error"], "Too many levels of symbolic links" in receipt["message"]) == ("SourceError", True)
     assert Output(task.output_url).sink.committed() == set()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import shutil
@@ -22,6 +21,8 @@ from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conformance.images import ARCHITECTURES
 from tests.conformance.images import images as varied
 from tests.conftest import MakeJob, WriteTable, located, read_rows
+from tests.data import flaky_store
+from tests.data.flaky_store import FlakyStore
 from tests.families.conftest import EFFICIENTNET_PREPROCESSOR, quarantined
 
 FAMILY = "image-classification"
@@ -473,41 +474,35 @@ class TestReference:
         [("resample", 3), ("image_mean", [0.48, 0.5, 0.5]), ("size", {"shortest_edge": 37}), ("do_center_crop", False)],
     )
     def test_a_setting_that_is_not_applied_is_seen(
-        self, folder: Path, exported: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
+        self, folder: Path, exported: Path, tmp_path: Path, key: str, value: Any
     ) -> None:
         """What the reader would do if it took another value than the file gives."""
-        from optinfer.families import _pixels
-
-        read = _pixels.settings_file
-
-        def misread(where: Path) -> Any:
-            path, config = read(where) or (where, {})
-            return path, {**config, key: value, **({"size": config["crop_size"]} if key == "do_center_crop" else {})}
-
-        monkeypatch.setattr(_pixels, "settings_file", misread)
         for model in (folder, exported):
-            reference = (answer := self.scored(model))[0].reference(*answer[1:])
+            misread = Path(shutil.copytree(model, tmp_path / model.name, dirs_exist_ok=True))
+            config = json.loads((misread / "preprocessor_config.json").read_text())
+            size = {"size": config["crop_size"]} if key == "do_center_crop" else {}
+            (misread / "preprocessor_config.json").write_text(json.dumps({**config, key: value, **size}))
+            _, rows, finished = self.scored(misread)
+            reference = self.scored(model)[0].reference(rows, finished)
             assert not reference.agrees, reference.largest_difference
 
-    def test_alpha_and_orientation_are_seen(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_alpha_and_orientation_are_seen(self, folder: Path) -> None:
         """Composed on white, as the processors do by themselves, is not what the pipeline does; nor is lying on its side."""
-        from optinfer.families import _pixels
+        from PIL import Image
+        from transformers.image_transforms import convert_to_rgb
 
-        family, _, _ = self.scored(folder)
-        chosen = pa.table({"image": [data for what, data in varied() if "A in PNG" in what or "orientation 6" in what]})
+        chosen = [data for what, data in varied() if "A in PNG" in what or "orientation 6" in what]
 
-        def careless(file: Any) -> Any:
-            from PIL import Image
-            from transformers.image_transforms import convert_to_rgb
+        def careless(data: bytes) -> bytes:
+            convert_to_rgb(Image.open(io.BytesIO(data))).save(out := io.BytesIO(), "PNG", exif=b"")
+            return out.getvalue()
 
-            return contextlib.nullcontext(convert_to_rgb(Image.open(file)))
-
-        monkeypatch.setattr(_pixels, "decoded", careless)
         model = located(folder, FAMILY)
         replica = Replica(ReplicaSettings(family=FAMILY, model=model, backend="torch", artifact=model, threads=1))
-        finished = replica.score(chosen).added
-        for row in range(chosen.num_rows):
-            assert not family.reference(chosen.slice(row, 1), finished.slice(row, 1)).agrees
+        finished = replica.score(pa.table({"image": [careless(data) for data in chosen]})).added
+        for row, data in enumerate(chosen):
+            reference = replica.family.reference(pa.table({"image": [data]}), finished.slice(row, 1))
+            assert not reference.agrees
 
     def test_without_a_processors_name_nobody_compared(self, exported: Path, tmp_path: Path) -> None:
         folder = Path(shutil.copytree(exported, tmp_path / "nameless"))
@@ -576,19 +571,11 @@ class TestOutage:
         return Replica(ReplicaSettings(family=FAMILY, model=model, backend="torch", artifact=model, threads=1))
 
     def test_a_store_that_refuses_ends_the_call_and_rejects_no_row(
-        self, replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, replica: Replica, tmp_path: Path, flaky: FlakyStore
     ) -> None:
-        import fsspec
-
         (tmp_path / "photo.png").write_bytes(varied()[0][1])
-        opened = fsspec.open
-
-        def expired(url: str, mode: str) -> Any:
-            if url.startswith("s3://"):
-                raise PermissionError("ExpiredToken: the token key=secret has expired")
-            return opened(url, mode)
-
-        monkeypatch.setattr(fsspec, "open", expired)
+        flaky.meets = lambda method, path, headers: True
+        flaky.forever = flaky_store.refusal(403, "AccessDenied", "the token key=secret has expired")
         paths = [str(tmp_path / "photo.png"), "s3://user:word@photos/1.png?key=secret"]
         with pytest.raises(SourceError, match=r"image s3://photos/1\.png cannot be read: PermissionError") as refused:
             replica.score(pa.table({"image": paths}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -25,10 +24,9 @@ def test_events_are_read_back_in_order_with_their_time(tmp_path: Path) -> None:
     ]
 
 
-def test_an_event_is_on_disk_when_write_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = Journal(tmp_path / "journal.jsonl", clock=lambda: 0.0)
-    synced: list[str] = []
-    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(journal.path.read_text()))
+def test_an_event_is_on_disk_when_write_returns(tmp_path: Path) -> None:
+    path, synced = tmp_path / "journal.jsonl", list[str]()
+    journal = Journal(path, clock=lambda: 0.0, sync=lambda file: synced.append(path.read_text()))
     journal.write(Warned("odd"))
     journal.close()
     assert synced == ['{"event": "warning", "time": 0.0, "message": "odd"}\n']
