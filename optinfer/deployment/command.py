@@ -61,7 +61,7 @@ def rendered(request: Request, say: Say) -> str:
     Raises:
         ConfigError: there is no image, a model would travel, or something is asked that a RayJob cannot do.
     """
-    import ray
+    from importlib.metadata import version
 
     if not request.image:
         raise ConfigError("--render needs --image: one that has optinfer and Ray, see cluster/image")
@@ -77,7 +77,7 @@ def rendered(request: Request, say: Say) -> str:
             name=package.job.name,
             entrypoint=submission.command(wish.python, f"{rayjob.JOB_FOLDER}/{JOB_FILE}"),
             image=request.image,
-            ray_version=ray.__version__,
+            ray_version=version("ray"),
             files={JOB_FILE: package.text} | {name: file.read_text("utf-8") for name, file in package.files.items()},
             env=submission.STOP_SECONDS | dict(wish.env),
         )

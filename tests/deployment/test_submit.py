@@ -8,6 +8,7 @@ import re
 import signal
 import ssl
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -97,6 +98,23 @@ class TestLive:
         assert [done.code for done in ended] == [0, 0]
         assert len({done.id for done in ended}) == 1
         assert len(gated.known()) == 1
+
+    def test_an_id_is_taken_once(self, head: Head, tmp_path: Path) -> None:
+        code = (
+            "import sys; from pathlib import Path; from optinfer.deployment.jobs import Entry; "
+            "from optinfer.deployment.jobs_api import RayJobs, Reach; jobs = RayJobs(Reach(sys.argv[1])); "
+            "entry = Entry('true', Path(sys.argv[2]), {}, {}); "
+            "print([jobs.send('optinfer-taken-0-1', entry) for _ in range(2)])"
+        )
+        (tmp_path / "job.yaml").write_text("")
+        done = subprocess.run(
+            [sys.executable, "-c", code, head.address, tmp_path],
+            env=head.env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.strip() == "[True, False]", done.stderr
 
     def test_no_wait_prints_the_id(self, gated: Work) -> None:
         done = gated.submit(*gated.waiting(), "--no-wait")
