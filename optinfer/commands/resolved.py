@@ -87,6 +87,6 @@ def resolve(config: JobConfig) -> Resolved:
     _ = subject.metric  # refuses one that the family has not
     for variant in variants:
         require_fit(variant, model.format)
-    plan = tables.cut(config, source, model)
+    plan = tables.cut(config, source, sink, model)
     carried, schema = tables.output_columns(config, family, plan.schema, sink)
     return Resolved(subject, sink, plan, carried, schema, identity(subject, plan), files_digest(plan))

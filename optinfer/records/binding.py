@@ -19,9 +19,18 @@ class FrozenJob(Record):
     @property
     def rows(self) -> int | None:
         """The rows of its table; None where the record does not say."""
-        source = self.fields.get("source")
-        rows = source.get("rows") if isinstance(source, Mapping) else None
+        rows = self._source.get("rows")
         return rows if isinstance(rows, int) else None
+
+    def version_of(self, path: str) -> int | None:
+        """Return the version of its table, if that lies at `path`; None also where such tables keep none."""
+        version = self._source.get("version")
+        return version if isinstance(version, int) and self._source.get("path") == path else None
+
+    @property
+    def _source(self) -> Mapping[str, object]:
+        source = self.fields.get("source")
+        return source if isinstance(source, Mapping) else {}
 
 
 @dataclass(frozen=True, kw_only=True)

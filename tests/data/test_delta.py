@@ -18,7 +18,7 @@ from optinfer.config import JobConfig, SourceConfig
 from optinfer.data import sources
 from optinfer.data.sinks import delta as sinks
 from optinfer.data.sources.delta import plan
-from optinfer.data.storage import storage_options
+from optinfer.data.storage import Folder, storage_options
 from optinfer.errors import ConfigError, OutputConflictError
 from optinfer.execution.in_process import InProcess
 from optinfer.records.run import RunRecord
@@ -85,6 +85,27 @@ def test_one_version_is_scored_with_the_partitions_of_its_log(
     scored = opened(f"{place}/out").to_pyarrow_table()
     assert rows(scored, *names) == rows(expected, *names)
     assert scored.schema.field("at").type == pa.timestamp("us", "UTC")
+
+
+def test_an_output_that_was_begun_goes_on_with_its_version_though_the_table_moved_on(
+    make_job: MakeJob, place: str, table: str
+) -> None:
+    config = job(make_job, table, f"{place}/out")
+    first = run(config)
+    folder = Folder(f"{place}/out")
+    for name in ("_SUCCESS", "_manifest.json", "part-000000.parquet"):
+        folder.delete(name)
+    write_deltalake(table, TABLE.slice(0, 1), mode="append", storage_options=storage_options(table))
+    said: list[str] = []
+    again = optinfer.run(config, say=said.append, executor=InProcess())
+    assert (again.fingerprint, again.rows_in) == (first.fingerprint, ROWS + 10)
+    assert again.fragments_resumed == again.fragments - 1
+    assert any("is read at version 1, with which" in line for line in said)
+    assert run(config_to(config, f"{place}/other")).rows_in == ROWS + 11, "another output has the latest rows"
+
+
+def config_to(config: JobConfig, path: str) -> JobConfig:
+    return config.model_copy(update={"sink": config.sink.model_copy(update={"path": path})})
 
 
 def test_a_table_that_moves_on_is_another_job_and_its_version_the_same(
