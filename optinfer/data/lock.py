@@ -101,7 +101,7 @@ class RunLock:
         self._thread.join()
         holder = self._holder()
         if holder is not None and holder.token == self._token:
-            if error is not None:
+            if error is not None and not isinstance(error, OutputConflictError):  # a folder of others stays as it is
                 with contextlib.suppress(*failures()):  # it must not hide what ended the run
                     self._folder.put(_END, json.dumps(_bad_end(error).as_dict()).encode())
             self._folder.delete(_NAME)
