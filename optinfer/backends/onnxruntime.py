@@ -52,7 +52,9 @@ class OnnxRuntimeSession(Session):
         self._providers = list(providers)
         self._execution = execution
         self._last: Arrays = {}
-        self._session = self._open(_options(execution.threads))
+        # What may hold full 8-bit weights: a CPU without VNNI has kernels for it that do not saturate, slower ones.
+        self._exact = bool(artifact.load_options.get("full_range"))
+        self._session = self._open(self._options())
         self._outputs = execution.outputs
 
     def __call__(self, inputs: Arrays) -> Arrays:
@@ -82,6 +84,19 @@ class OnnxRuntimeSession(Session):
             "nodes_by_provider": dict(Counter(provider for _, provider, _ in nodes)),
             "threads": self._execution.threads,
         }
+
+    def _options(self) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._execution.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Replicas share the machine: a thread that spins while waiting takes its core from another replica.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if self._exact:
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        return options
 
     def _open(self, options: Any) -> Any:
         import onnxruntime
@@ -122,7 +137,7 @@ class OnnxRuntimeSession(Session):
     def _profile(self) -> list[tuple[str, str, str | None]]:
         """Return (operator, provider, precision or None where it multiplies nothing) of each node of one call."""
         with tempfile.TemporaryDirectory() as folder:
-            options = _options(self._execution.threads)
+            options = self._options()
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder, "profile"))
             session = self._open(options)
@@ -164,18 +179,6 @@ def _block_bits(model: str) -> int:
 def _usable(array: Any) -> Any:
     """Return halves as float32; doubles stay what they are: a model that gives them means all of their digits."""
     return array.astype(np.float32) if array.dtype == np.float16 else array
-
-
-def _options(threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Replicas share the machine: a thread that spins while waiting takes its core from another replica.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
 
 
 backend = Backend(

@@ -6,7 +6,9 @@ Nothing but click is imported here; a command imports what it runs, so that `--h
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+import pkgutil
 import signal
 import sys
 from collections.abc import Callable
@@ -14,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from optinfer.cli import doctor, optimize, plan, run, schema, status, tune, variants
 from optinfer.cli.printing import failure, say
 from optinfer.errors import INTERRUPTED, ConfigError, OptinferError
 
@@ -22,7 +23,24 @@ if TYPE_CHECKING:
     from optinfer.execution.executor import Executor
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+# What commands share, and no commands.
+_SHARED = ("options", "printing")
+
+
+class _Commands(click.Group):
+    """The commands, found by the names of their files."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _SHARED)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="optinfer")
 def cli() -> None:
     """Score a large table once, with the fastest variant of a model that proved it gives the same answers.
@@ -30,19 +48,6 @@ def cli() -> None:
     Exit codes: 0 done, 1 failed, 2 usage or job file, 3 too many quarantined rows, 4 no variant may score,
     5 output belongs to another job or a live run, 130 interrupted.
     """
-
-
-for command in (
-    run.run,
-    plan.plan,
-    optimize.optimize,
-    tune.tune,
-    variants.variants,
-    doctor.doctor,
-    status.status,
-    schema.schema,
-):
-    cli.add_command(command)
 
 
 def _terminate(*_: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @options.job
 @options.changes
+@options.logical_date
 @options.address
 @options.as_json
 @click.pass_obj
@@ -24,6 +26,7 @@ def run(
     executor: Callable[[str | None], Executor] | None,
     job: str,
     overrides: tuple[str, ...],
+    logical_date: date | None,
     address: str | None,
     as_json: bool,
 ) -> None:
@@ -32,5 +35,5 @@ def run(
     from optinfer.job_file import load_job
     from optinfer.records.text import run_text
 
-    config = load_job(job, overrides)
+    config = load_job(job, overrides, logical_date)
     answer(run_job(config, address, say, executor(address) if executor else None), as_json, run_text)

@@ -6,16 +6,16 @@ Two threads call it at a time, so one fragment's reading and committing overlap 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,14 +27,13 @@ from optinfer.errors import (
     CorruptFileError,
     LoadError,
     NoVariantError,
-    OptinferError,
     RowError,
     redact,
 )
-from optinfer.execution.task import ScoringTask
+from optinfer.execution.loading import Load, Loading
+from optinfer.execution.task import MakeMeter, Meter, ScoringTask
 from optinfer.families import as_roles
 from optinfer.inference.answers import Scored
-from optinfer.inference.engine import Engine
 from optinfer.inference.isolation import IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.records.part import Part
@@ -42,6 +41,12 @@ from optinfer.records.receipt import Receipt
 from optinfer.records.stats import Stats
 from optinfer.system import last_resort
 from optinfer.system.machine import peak_rss_mb
+
+_log = logging.getLogger(__name__)
+
+
+def _unmetered(labels: Mapping[str, str]) -> Meter:
+    return lambda receipt: None
 
 
 class FragmentScorer:
@@ -51,13 +56,15 @@ class FragmentScorer:
         self,
         task: ScoringTask,
         settings: ReplicaSettings | None = None,
-        load: Callable[[ReplicaSettings], Engine] = Replica,
+        load: Load = Replica,
+        meter: MakeMeter = _unmetered,
     ) -> None:
         """Begin to load the model.
 
         Args:
             settings: the replica; None takes the task's for what Ray gave this actor.
             load: makes the engine.
+            meter: makes what counts this replica's work.
         """
         self._load_started = time.time()
         self._node = _node_name()
@@ -66,34 +73,28 @@ class FragmentScorer:
         self._sink = task.output()
         self._attempts = Attempts(task.output_url)
         self._reader = task.reader()
-        # The model loads while the first fragments are read. What it raises, a call says: an actor whose constructor
-        # raises would be started again and again.
-        self._loading = ThreadPoolExecutor(1, "optinfer-load").submit(_load, load, self._settings)
+        self._count = _Unfailing(meter, task.labels(self._settings))
+        self._loading = Loading(load, self._settings)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Score a run of fragments, one after another, up to the first error."""
-        receipts: list[dict[str, Any]] = []
+    def __call__(self, row: Mapping[str, str]) -> dict[str, str]:
+        """Score a run of fragments, one after another, up to the first error.
+
+        An error comes back as a value, so that the driver sees it as it was.
+        """
+        answers: list[Mapping[str, object]] = []
         for named in json.loads(row["run"]):
-            receipts.append(self._answer(Fragment(**named["fragment"]), named["part"]))
-            if "error" in receipts[-1]:
+            try:
+                answers.append(self._score(Fragment(**named["fragment"]), named["part"]).told())
+            except NoVariantError as error:
+                # It loaded, and cannot run: what is compiled on the first call, say.
+                answers.append(_told(LoadError(str(error))))
                 break
-        return {"receipts": json.dumps(receipts)}
+            except Exception as error:
+                answers.append(_told(error))
+                break
+        return {"receipts": json.dumps(answers)}
 
-    def _answer(self, fragment: Fragment, part: str) -> dict[str, Any]:
-        """Score one fragment; an error comes back as a value, so that the driver sees it as it was."""
-        try:
-            return self._score(fragment, part)
-        except NoVariantError as error:
-            # It loaded, and cannot run: what is compiled on the first call, say.
-            return _told(LoadError(str(error)))
-        except Exception as error:
-            return _told(error)
-
-    @property
-    def _engine(self) -> Engine:
-        return self._loading.result()
-
-    def _score(self, fragment: Fragment, part: str) -> dict[str, Any]:
+    def _score(self, fragment: Fragment, part: str) -> Receipt:
         started = perf_counter()
         try:
             table = self._reader.read(fragment)
@@ -103,7 +104,7 @@ class FragmentScorer:
             return self._commit(fragment, part, *self._unreadable(fragment, str(error)), Stats(rows_in=fragment.rows))
         read_seconds = perf_counter() - started
         roles = as_roles(table, self._task.columns)
-        engine = self._engine  # what cannot load has not begun the part
+        engine = self._loading.engine  # what cannot load has not begun the part
         if self._attempts.begin(part):
             scored = engine.score(roles)
         elif (done := self._sink.read([part])[0]) and self._ours(done):
@@ -129,7 +130,7 @@ class FragmentScorer:
         Raises:
             AccountingError: not every row of the fragment is in it or rejected, once.
         """
-        added = scored.added if len(scored.kept) else self._engine.family.schema.empty_table()
+        added = scored.added if len(scored.kept) else self._loading.engine.family.schema.empty_table()
         accounted = np.sort(np.concatenate([scored.kept, np.fromiter(scored.rejected, np.int64)]))
         if added.num_rows != len(scored.kept) or not np.array_equal(accounted, np.arange(table.num_rows)):
             raise AccountingError(
@@ -152,7 +153,7 @@ class FragmentScorer:
         quarantined: pa.Table | None,
         rejected: dict[int, str],
         stats: Stats,
-    ) -> dict[str, Any]:
+    ) -> Receipt:
         started = perf_counter()
         ours = Part(
             fragment=fragment.index,
@@ -166,10 +167,10 @@ class FragmentScorer:
         reasons = dict(Counter(rejected.values())) if made.variant == ours.variant else {}
         return self._receipt(part, made, reasons, stats)
 
-    def _receipt(self, part: str, made: Part, reasons: dict[str, int], stats: Stats) -> dict[str, Any]:
+    def _receipt(self, part: str, made: Part, reasons: dict[str, int], stats: Stats) -> Receipt:
         stats.rows_out, stats.rows_quarantined = made.rows_out, made.rows_quarantined
         stats.bytes_out = made.bytes or 0
-        tokens, size = self._engine.limits
+        tokens, size = self._loading.engine.limits
         receipt = Receipt(
             part=part,
             made=made if made.variant else replace(made, variant=self._settings.variant),  # older parts do not say
@@ -178,23 +179,42 @@ class FragmentScorer:
             replica=f"{os.getpid()}@{self._node}",
             node=self._node,
             load_started=self._load_started,
-            load_seconds=self._engine.load_seconds,
+            load_seconds=self._loading.engine.load_seconds,
             committed=time.time(),
             peak_rss_mb=peak_rss_mb(),
             max_batch_tokens=tokens,
             max_batch_size=size,
         )
-        return receipt.told()
+        self._count(receipt)
+        return receipt
 
     def _unreadable(self, fragment: Fragment, reason: str) -> tuple[pa.Table, pa.Table, dict[int, str]]:
         """Quarantine a whole fragment whose file cannot be decoded: its rows are known by number only."""
-        empty = pa.schema([*self._task.carried, *self._engine.family.schema]).empty_table()
+        empty = pa.schema([*self._task.carried, *self._loading.engine.family.schema]).empty_table()
         rejected = dict.fromkeys(range(fragment.rows), reason)
         nulls = pa.table({f.name: pa.nulls(fragment.rows, f.type) for f in self._task.carried})
         return empty, _located(nulls, fragment, rejected), rejected
 
 
-def receipts(answer: dict[str, Any]) -> Iterator[Receipt]:
+class _Unfailing:
+    """A meter that fails is said once and asked no more: it is no fault of the rows."""
+
+    def __init__(self, make: MakeMeter, labels: Mapping[str, str]) -> None:
+        self._make, self._labels = make, labels
+        self._meter: Meter | None = None
+        self._turn = threading.Lock()
+
+    def __call__(self, receipt: Receipt) -> None:
+        with self._turn:
+            try:
+                self._meter = self._meter or self._make(self._labels)
+                self._meter(receipt)
+            except Exception as error:
+                _log.warning("this replica's metrics end here: %s", last_resort.named(error))
+                self._meter = _unmetered(self._labels)
+
+
+def receipts(answer: Mapping[str, str]) -> Iterator[Receipt]:
     """Yield the receipts in an actor's answer.
 
     Raises:
@@ -228,25 +248,6 @@ def _node_name() -> str:
 
 def _told(error: Exception) -> dict[str, str]:
     return last_resort.told(error, f"a replica on {socket.gethostname()} failed: ")
-
-
-def _load(load: Callable[[ReplicaSettings], Engine], settings: ReplicaSettings) -> Engine:
-    _require_here(settings)
-    try:
-        return load(settings)
-    except Exception as error:
-        what = str(error) if isinstance(error, OptinferError) else f"{type(error).__name__}: {error}"
-        raise LoadError(f"node {socket.gethostname()} cannot load the variant: {what}") from error
-
-
-def _require_here(settings: ReplicaSettings) -> None:
-    """Refuse a node that lacks the driver's files, by name."""
-    for path in (settings.artifact.path, settings.model.path):
-        if not os.path.isdir(path):
-            raise OptinferError(
-                f"node {socket.gethostname()} has no {path}: on a cluster of several machines, model.path and "
-                "$OPTINFER_HOME must be on storage that all nodes share"
-            )
 
 
 def _quarantine(table: pa.Table, fragment: Fragment, rejected: dict[int, str]) -> pa.Table | None:

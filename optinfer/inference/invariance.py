@@ -44,7 +44,7 @@ def invariance(replica: Answering, sample: pa.Table, scored: Scored) -> dict[str
     chosen = _chosen(features)
     alone = {int(row): replica.answer(features, np.array([row])) for row in chosen}
     worst: dict[str, float] = {}
-    worth = _worth(scored.outputs)
+    worth = worth_of(scored.outputs)
 
     def note(case: str, row: int, outputs: Arrays | None) -> None:
         if outputs is None:
@@ -84,7 +84,7 @@ def difference(alone: Arrays, company: Arrays, worth: Mapping[str, float] | None
     return max((worth.get(name, 1.0) * _apart(alone[name][0], company[name][0]) for name in alone), default=0.0)
 
 
-def _worth(outputs: Arrays) -> dict[str, float]:
+def worth_of(outputs: Arrays) -> dict[str, float]:
     """Return what a difference in each output counts: beside a large one, a small one has to be right, too."""
     largest = scale(outputs)
     return {

@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from optinfer.errors import LoadError
 from optinfer.inference.answers import Scored, joined
+from optinfer.inference.canaries import require_proved
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.records.stats import Stats
 from optinfer.system import last_resort
@@ -200,11 +201,17 @@ def _score(replica: Replica, table: pa.Table) -> Scored:
 def _serve(connection: Connection) -> None:
     """Load the replica and do what is asked, until the other side hangs up."""
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    settings = connection.recv()
+    settings, proved = connection.recv(), threading.Event()
+
+    def watch(rows: Rows) -> None:
+        if proved.is_set():  # canaries are no rows of whoever waits
+            connection.send(("step", rows))
+
     try:
-        replica = Replica(settings, watch=lambda rows: connection.send(("step", rows)))
+        replica = require_proved(settings, lambda given: Replica(given, watch=watch))
     except Exception as error:
         return connection.send(("error", last_resort.told(error)))
+    proved.set()
     connection.send(("step", _NOTHING))
     while True:
         try:

@@ -35,6 +35,8 @@ from optinfer.inference.invariance import invariance
 from optinfer.inference.memory import ROW_TOO_LARGE, out_of_memory
 from optinfer.inference.preparing import culprits, described, prepare
 from optinfer.models.artifact import Artifact
+from optinfer.records.canary import Canaries
+from optinfer.records.placement import on_one_core
 from optinfer.records.stats import Stats
 from optinfer.system.quiet import hush
 
@@ -55,6 +57,8 @@ class ReplicaSettings:
         max_batch_size: 0 takes what suits the family's rows; a model that fixes its batch has the last word.
         dedupe: identical rows of a table are scored once.
         canary: one row, a column per role, that the model is known to answer; None while nothing was proved.
+        canaries: rows with the variant's own answers, on which it proves itself when it loads; None before it is
+            certified.
     """
 
     family: str
@@ -69,6 +73,7 @@ class ReplicaSettings:
     max_batch_size: int = 0
     dedupe: bool = True
     canary: pa.Table | None = None
+    canaries: Canaries | None = None
 
 
 class Replica:
@@ -287,11 +292,6 @@ class Replica:
 
     def invariance(self, sample: pa.Table, scored: Scored) -> Mapping[str, float]:
         return invariance(self, sample, scored)
-
-
-def on_one_core(device: str, threads: int) -> bool:
-    """Tell whether a replica has a single core, on which preprocessing and the model take turns."""
-    return device == "cpu" and threads == 1
 
 
 @dataclass(frozen=True)

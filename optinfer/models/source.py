@@ -63,12 +63,15 @@ def locate(config: ModelConfig, tracking: str | None = None) -> Artifact:
     elif main.suffix == ".pt2" and not config.allow_pickle:
         check_pt2(main)
     is_onnx = main.suffix == ".onnx" and not config.any_file
+    precision = _onnx_precision(main) if is_onnx else "fp32"
     return Artifact(
         path=str(folder),
         entry=entry,
         beside=None if path.is_dir() else tuple(file.relative_to(folder).as_posix() for file in content[1:]),
         format="onnx" if is_onnx else "torch",
-        precision=_onnx_precision(main) if is_onnx else "fp32",
+        precision=precision,
+        # Nobody knows how its weights were made.
+        load_options={"full_range": True} if precision == "int8" else {},
         key=digest(*content, *_own_code(config)),
     )
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
-from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -19,10 +18,10 @@ from optinfer.errors import ConfigError, OptinferError
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.optimization.selection import Prepared
 from optinfer.optimization.workbench import Workbench
-from optinfer.records.tuning import Lengths
+from optinfer.records.tuning import Lengths, NodeSpeed, Outcome, Point, Space, TuningSample
 from optinfer.system.machine import nvidia_gpus
-from optinfer.tuning.node_speed import NodeSpeed, measure_node
-from optinfer.tuning.search import Outcome, Point, Space, budgets, layouts
+from optinfer.tuning.node_speed import measure_node
+from optinfer.tuning.search import budgets, layouts
 
 # The sample is held against so many times its rows, drawn from other places of the table.
 _CHECK_ROWS = 4
@@ -55,7 +54,7 @@ USUAL = Effort()
 
 
 @dataclass(frozen=True)
-class TuningSample:
+class Sample:
     """Rows that every trial scores, and how their lengths compare with `table`'s: a larger, separate draw."""
 
     rows: pa.Table
@@ -68,14 +67,15 @@ class TuningSample:
         pairs = [(getattr(self.lengths, name), getattr(self.table, name)) for name in ("mean", "p50", "p90", "p99")]
         return max((abs(a - b) / b for a, b in pairs if b), default=0.0)
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "rows": self.rows.num_rows,
-            "digest": digest(self.rows),
-            "lengths": vars(self.lengths),
-            "table_lengths": vars(self.table),
-            "largest_deviation": self.deviation,
-        }
+    @property
+    def told(self) -> TuningSample:
+        return TuningSample(
+            rows=self.rows.num_rows,
+            digest=digest(self.rows),
+            lengths=self.lengths,
+            table_lengths=self.table,
+            largest_deviation=self.deviation,
+        )
 
 
 class NodeTrials:
@@ -180,7 +180,7 @@ class NodeTrials:
             return Outcome(point, reason=str(error))
         excess = speed.memory_mb - self.memory_mb
         reason = f"{speed.memory_mb:.0f} MB, {self.memory_mb:.0f} are allowed" if excess > 0 else ""
-        return Outcome(point, self._worth(speed.rows_per_second), reason, excess, speed.as_dict())
+        return Outcome(point, self._worth(speed.rows_per_second), reason, excess, speed)
 
     def _default_budget(self, variant: str) -> int:
         settings = self.proved[variant].settings
@@ -210,7 +210,7 @@ class NodeTrials:
         return tuple(sorted(fit | {self._default}, reverse=True))
 
 
-def _sample(bench: Workbench, fragments: Sequence[Fragment]) -> TuningSample:
+def _sample(bench: Workbench, fragments: Sequence[Fragment]) -> Sample:
     source, wanted = bench.config.source, bench.config.tuning.sample_rows
     skip = source.on_bad_file == "quarantine"
     reader = bench.sample.reader(source.columns_read)
@@ -219,4 +219,4 @@ def _sample(bench: Workbench, fragments: Sequence[Fragment]) -> TuningSample:
     others = fragments[len(fragments) // 32 :]
     check = draw(others, reader, source.columns_read, wanted * _CHECK_ROWS, 0, skip).gate
     lengths = bench.sample.lengths_of(rows)
-    return TuningSample(rows, lengths, bench.sample.lengths_of(check) if lengths.mean else Lengths())
+    return Sample(rows, lengths, bench.sample.lengths_of(check) if lengths.mean else Lengths())

@@ -45,7 +45,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fake_variant: str) ->
     return [Node(cpus=1, gpus=1, name="with"), Node(cpus=1, name="without")]
 
 
-Run = Callable[..., dict[str, Any]]
+Run = Callable[..., Any]
 
 
 @pytest.fixture
@@ -95,20 +95,20 @@ def test_each_part_names_the_variant_whose_rows_it_holds(
     run: Run, make_job: MakeJob, source: Path, sink: Path, plain: np.ndarray[Any, Any], last_journal: Callable[[], Path]
 ) -> None:
     record = run(make_job(source, sink, **MIXED))
-    assert (record["variant"], record["beside"]["variant"]) == ("stand-in", "fake")
-    assert record["beside"]["gate"]["passed"]
-    assert record["beside"]["certificate"]["device"] == "cpu"
-    assert (record["rows_out"], record["rows_by_variant"]) == (64, {"stand-in": 32, "fake": 32})
+    assert (record.variant, record.beside.variant) == ("stand-in", "fake")
+    assert record.beside.gate.passed
+    assert record.beside.certificate.device == "cpu"
+    assert (record.rows_out, record.rows_by_variant) == (64, {"stand-in": 32, "fake": 32})
     assert list(makers(sink, plain).values()) == ["stand-in", "fake", "stand-in", "fake"]
     footers = [json.loads(pq.read_schema(part).metadata[FOOTER_KEY]) for part in sorted(sink.glob("part-*"))]
-    accounts = told(sink, record["fingerprint"])
+    accounts = told(sink, record.fingerprint)
     assert accounts == [{key: footer[key] for key in accounts[0]} for footer in footers]
     assert len({footer["artifact"] for footer in footers}) == 2
     manifest = json.loads((sink / "_manifest.json").read_text())
-    assert manifest["run"]["beside"] == json.loads(json.dumps(record["beside"]))
+    assert manifest["run"]["beside"] == json.loads(json.dumps(record.beside.as_dict()))
     params = [event["params"] for event in read_journal(last_journal()) if event["event"] == "params"]
     assert (params[-1]["beside.variant"], params[-1]["placement.beside.replicas"]) == ("fake", 1)
-    assert "beside it certificate" in record["forecast"]["basis"]
+    assert "beside it certificate" in record.forecast.basis
     said = run_text(record)
     assert "on CPUs     fake: cosine" in said
     assert "rows: 32 by stand-in, 32 by fake" in said
@@ -120,26 +120,26 @@ def test_a_forecast_counts_and_pays_nodes_of_both_kinds(
     monkeypatch.setattr(runs, "gpu", lambda: "NVIDIA H100 80GB HBM3")
     prices = {"H100": 3.0, "cpu": 1.0}
     placement = {"cpu_variant": "fake", "cost_per_hour": prices}
-    told = run(make_job(source, sink, variant="stand-in", placement=placement))["forecast"]
-    assert told["nodes"] == 2
-    assert told["cost"] == pytest.approx(told["seconds"] / 3600 * (3 + 1))
+    told = run(make_job(source, sink, variant="stand-in", placement=placement)).forecast
+    assert told.nodes == 2
+    assert told.cost == pytest.approx(told.seconds / 3600 * (3 + 1))
     missing = {"cpu_variant": "fake", "cost_per_hour": {"H100": 3.0}}
-    told = run(make_job(source, sink.parent / "other", variant="stand-in", placement=missing))["forecast"]
-    assert told["cost"] is None
+    told = run(make_job(source, sink.parent / "other", variant="stand-in", placement=missing)).forecast
+    assert told.cost is None
 
 
 def test_a_plan_names_the_second_variant_and_says_why_this_machine_has_no_place_for_it(
     make_job: MakeJob, source: Path, sink: Path
 ) -> None:
     plan = plans.plan(resolve(make_job(source, sink, **MIXED)), here=Node(cpus=2, gpus=1))
-    assert plan["cpu_variant"] == "fake: none, fake"
-    assert plan["placement"]["reasons"][-1] == "no replicas beside them: every node has a free GPU"
+    assert plan.cpu_variant == "fake: none, fake"
+    assert plan.placement[0].reasons[-1] == "no replicas beside them: every node has a free GPU"
     assert "cpu_variant" in plan_text(plan)
 
 
 def test_a_job_of_one_variant_says_so_too(run: Run, make_job: MakeJob, source: Path, sink: Path) -> None:
     record = run(make_job(source, sink))
-    assert (record["rows_by_variant"], record["beside"]) == ({"fake": 64}, {})
+    assert (record.rows_by_variant, record.beside) == ({"fake": 64}, None)
     assert "on CPUs" not in run_text(record)
 
 
@@ -153,8 +153,8 @@ def test_an_output_of_two_variants_is_resumed(
         for account in (sink / "_optinfer" / "accounts").iterdir():
             account.unlink()
     record = run(make_job(source, sink, **MIXED))
-    assert (record["fragments_resumed"], record["rows_out"]) == (2, 64)
-    assert record["rows_by_variant"] == {"stand-in": 32, "fake": 32}
+    assert (record.fragments_resumed, record.rows_out) == (2, 64)
+    assert record.rows_by_variant == {"stand-in": 32, "fake": 32}
     assert sorted(makers(sink, plain).values()) == ["fake", "fake", "stand-in", "stand-in"]
 
 
@@ -164,10 +164,10 @@ def test_a_resume_keeps_the_second_variant_that_auto_took(
     for name in [n for n in VARIANTS if n not in ("fake", "stand-in", "torch-fp32")]:
         monkeypatch.delitem(VARIANTS, name)
     job = make_job(source, sink, variant="stand-in", placement={"cpu_variant": "auto"})
-    assert run(job)["beside"]["variant"] == "fake"
+    assert run(job).beside.variant == "fake"
     cut(sink, 0, 1)
     monkeypatch.setitem(VARIANTS, "fake", replace(VARIANTS["fake"], exploratory=True))  # `auto` would leave it out now
-    assert run(job)["rows_by_variant"] == {"stand-in": 32, "fake": 32}
+    assert run(job).rows_by_variant == {"stand-in": 32, "fake": 32}
     makers(sink, plain)
 
 
@@ -199,10 +199,10 @@ def test_without_a_node_for_it_the_second_variant_waits_for_a_resume_that_has_on
     without, said = nodes.pop(), []
     record = run(make_job(source, sink, **MIXED), say=said.append)
     assert any("no replicas beside them: every node has a free GPU" in line for line in said)
-    assert (record["rows_by_variant"], record["placement"]["beside"]) == ({"stand-in": 64}, None)
+    assert (record.rows_by_variant, len(record.placement)) == ({"stand-in": 64}, 1)
     nodes.append(without)
     cut(sink, 0, 1)
-    assert run(make_job(source, sink, **MIXED))["rows_by_variant"] == {"stand-in": 48, "fake": 16}
+    assert run(make_job(source, sink, **MIXED)).rows_by_variant == {"stand-in": 48, "fake": 16}
     assert set(makers(sink, plain).values()) == {"stand-in", "fake"}
 
 
@@ -236,7 +236,7 @@ def test_a_fallback_takes_over_where_the_first_variant_was_placed_alone_and_cann
 
     job = make_job(source, sink, **MIXED, gate__fallback="fake")
     record = optinfer.run(job, executor=InProcess(nodes[:1], refuse))
-    assert (record["variant"], record["rows_by_variant"]) == ("fake", {"fake": 64})
+    assert (record.variant, record.rows_by_variant) == ("fake", {"fake": 64})
 
 
 def test_a_second_variant_has_no_use_beside_one_on_cpus_and_the_job_says_so(
@@ -247,4 +247,4 @@ def test_a_second_variant_has_no_use_beside_one_on_cpus_and_the_job_says_so(
     said: list[str] = []
     record = run(make_job(source, sink, variant="auto", placement={"cpu_variant": "fake"}), say=said.append)
     assert any(line.startswith("warning: placement.cpu_variant is left out") for line in said)
-    assert (record["status"], record["beside"]) == ("done", {})
+    assert (record.status, record.beside) == ("done", None)

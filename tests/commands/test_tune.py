@@ -21,7 +21,7 @@ from optinfer.optimization.selection import candidates, known
 from optinfer.optimization.variants import VARIANTS, Step, Variant
 from optinfer.optimization.workbench import Workbench
 from optinfer.records.text import tune_text
-from optinfer.tuning.node_speed import NodeSpeed
+from optinfer.records.tuning import NodeSpeed, TuneRecord
 from optinfer.tuning.node_trials import Effort
 from tests.conftest import MakeJob, RunCli, WriteTable, everything_under
 
@@ -58,7 +58,7 @@ def job(make_job: MakeJob, write_table: WriteTable, tmp_path: Path, monkeypatch:
 class Measured(list[ReplicaSettings]):
     """What was tried on a node that is fastest with BEST_BUDGET and one-thread replicas."""
 
-    def tune(self, config: JobConfig, *arguments: Any, **options: Any) -> dict[str, Any]:
+    def tune(self, config: JobConfig, *arguments: Any, **options: Any) -> TuneRecord:
         """Tune on that node."""
         return optinfer.tune(config, *arguments, **options, effort=Effort(measure=self._measure))
 
@@ -92,22 +92,22 @@ def bench_of(config: Any, lines: list[str] | None = None) -> Workbench:
 class TestWinner:
     def test_the_best_settings_are_found_kept_and_proved(self, job: Any, measured: Measured, tmp_path: Path) -> None:
         record = measured.tune(job())
-        winner = record["winner"]
-        assert (winner["variant"], winner["max_batch_tokens"]) == ("fake", BEST_BUDGET)
-        assert winner["rows_per_second"] == winner["default_rows_per_second"] + 200
-        assert len(record["trials"]) == record["space"]["points"], "a small space is tried whole"
-        assert Path(record["record"]).is_file()
-        assert Path(record["plot"]).read_bytes().startswith(b"\x89PNG")
+        winner = record.winner
+        assert (winner.variant, winner.max_batch_tokens) == ("fake", BEST_BUDGET)
+        assert winner.rows_per_second == winner.default_rows_per_second + 200
+        assert len(record.trials) == len(record.space.points), "a small space is tried whole"
+        assert Path(record.record).is_file()
+        assert Path(record.plot).read_bytes().startswith(b"\x89PNG")
         assert not (tmp_path / "out").exists(), "nothing is scored"
 
     def test_the_default_is_tried_first_and_the_sample_is_held_against_the_table(
         self, job: Any, measured: Measured
     ) -> None:
         record = measured.tune(job(model__max_length=128))
-        assert record["trials"][0]["point"] == record["default"]
-        assert record["sample"]["rows"] == 64
-        assert record["sample"]["lengths"]["p90"] > record["sample"]["lengths"]["p50"] > 0
-        assert record["sample"]["largest_deviation"] < 0.5
+        assert record.trials[0].point == record.default
+        assert record.sample.rows == 64
+        assert record.sample.lengths.p90 > record.sample.lengths.p50 > 0
+        assert record.sample.largest_deviation < 0.5
 
     def test_the_next_job_scores_with_it_and_measures_nothing(self, job: Any, measured: Measured) -> None:
         measured.tune(job())
@@ -144,15 +144,15 @@ class TestWinner:
 
     def test_settings_that_the_user_fixed_are_not_searched(self, job: Any, measured: Measured) -> None:
         record = measured.tune(job(batching={"max_batch_tokens": 512}, placement={"threads_per_replica": 1}))
-        assert {t["point"]["budget"] for t in record["trials"]} == {512}
-        assert {t["point"]["threads"] for t in record["trials"]} == {1}
+        assert {t.point.budget for t in record.trials} == {512}
+        assert {t.point.threads for t in record.trials} == {1}
         assert {settings.max_batch_tokens for settings in measured} == {512}
 
 
 class TestTrials:
     def test_no_trial_begins_after_the_time_budget(self, job: Any, measured: Measured) -> None:
         record = measured.tune(job(tuning__time_budget=7.0), clock=ticking())
-        assert 0 < len(record["trials"]) < record["space"]["points"]
+        assert 0 < len(record.trials) < len(record.space.points)
 
     def test_a_search_that_was_cut_off_goes_on(self, job: Any, measured: Measured) -> None:
         def cut(line: str) -> None:
@@ -163,16 +163,16 @@ class TestTrials:
             measured.tune(job(), cut)
         assert len(measured) == 3
         record = measured.tune(job())
-        assert record["trials_earlier"] == 3
-        points = [tuple(t["point"].values()) for t in record["trials"]]
-        assert len(set(points)) == len(points) == record["space"]["points"]
+        assert record.trials_earlier == 3
+        points = [t.point for t in record.trials]
+        assert len(set(points)) == len(points) == len(record.space.points)
 
     def test_settings_that_take_too_much_memory_do_not_win(self, job: Any, measured: Measured) -> None:
         record = measured.tune(job(tuning__max_memory_mb=8000.0))
-        assert record["winner"]["replicas"] == 1
-        assert record["winner"]["default_rows_per_second"] is None or record["default"]["replicas"] == 1
-        too_large = [t for t in record["trials"] if t["point"]["replicas"] > 1]
-        assert all("MB, 8000 are allowed" in t["reason"] for t in too_large)
+        assert record.winner.replicas == 1
+        assert record.winner.default_rows_per_second is None or record.default.replicas == 1
+        too_large = [t for t in record.trials if t.point.replicas > 1]
+        assert all("MB, 8000 are allowed" in t.reason for t in too_large)
         with pytest.raises(OptinferError, match=r"tuning\.max_memory_mb"):
             measured.tune(job(tuning__max_memory_mb=1.0))
 
@@ -186,12 +186,12 @@ class TestTrials:
         steps = (Step("fault", {"folder": str(tmp_path), "die_at_rows": 64}),)
         monkeypatch.setitem(VARIANTS, "fake", Variant(name="fake", steps=steps, backend="faulty", about=""))
         record = optinfer.tune(config, effort=Effort(below=4, above=1, rivals=1, rounds=1))
-        killed = {t["point"]["budget"] for t in record["trials"] if "ended by SIGKILL" in t["reason"]}
+        killed = {t.point.budget for t in record.trials if "ended by SIGKILL" in t.reason}
         assert 4096 in killed
         assert 1024 not in killed
-        assert record["winner"]["max_batch_tokens"] not in {0, *killed}
-        assert record["winner"]["default_rows_per_second"] is None
-        assert record["winner"]["rows_per_second"] > 0
+        assert record.winner.max_batch_tokens not in {0, *killed}
+        assert record.winner.default_rows_per_second is None
+        assert record.winner.rows_per_second > 0
 
 
 class TestRefusals:
@@ -201,8 +201,8 @@ class TestRefusals:
 
     def test_cost_is_searched_for_where_there_is_a_price(self, job: Any, measured: Measured) -> None:
         record = measured.tune(job(tuning__objective="cost", placement={"cost_per_hour": {"cpu": 0.36}}))
-        best = min(t["value"] for t in record["trials"])
-        assert best == pytest.approx(1e6 / record["winner"]["rows_per_second"] * 0.0001)
+        best = min(t.value for t in record.trials if t.value is not None)
+        assert best == pytest.approx(1e6 / record.winner.rows_per_second * 0.0001)
 
     def test_a_named_variant_below_its_gate_is_not_searched(self, job: Any, measured: Measured) -> None:
         with pytest.raises(GateError, match="fake does not pass the gate"):
@@ -222,9 +222,9 @@ def test_mlflow_has_a_run_for_each_trial(job: Any, measured: Measured, tmp_path:
     one = {"batching": {"max_batch_tokens": 512}, "tracking": {"experiment": "t", "uri": uri}}
     record = measured.tune(job(**one))
     client = MlflowClient(tracking_uri=uri)
-    parent = client.get_run(record["mlflow"]["run_id"])
+    parent = client.get_run(record.mlflow.run_id)
     children = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
-    assert len(children) == len(record["trials"])
+    assert len(children) == len(record.trials)
     assert all("rows_per_second" in run.data.metrics for run in children)
     assert parent.data.tags["optinfer.winner"] == "fake"
     assert {f.path for f in client.list_artifacts(parent.info.run_id)} == {"record.json", "table.md", "tuning.png"}
@@ -234,14 +234,14 @@ def test_mlflow_has_a_run_for_each_trial(job: Any, measured: Measured, tmp_path:
 def test_a_run_has_its_forecast_beside_what_came_of_it(job: Any, measured: Measured) -> None:
     config = job(source__fragment_rows=16, placement={"cost_per_hour": {"cpu": 3.6}})
     measured.tune(config)
-    told = optinfer.run(config)["forecast"]
-    assert told["basis"].startswith("tuned on ")
-    assert told["startup_seconds"] is None, "nothing like it ran before"
-    assert told["cost"] == pytest.approx(told["seconds"] * 0.001)
-    assert told["actual"]["seconds"] > 0
-    assert told["error_percent"] == pytest.approx((told["seconds"] / told["actual"]["seconds"] - 1) * 100)
+    told = optinfer.run(config).forecast
+    assert told.basis.startswith("tuned on ")
+    assert told.startup_seconds is None, "nothing like it ran before"
+    assert told.cost == pytest.approx(told.seconds * 0.001)
+    assert told.actual.seconds > 0
+    assert told.error_percent == pytest.approx((told.seconds / told.actual.seconds - 1) * 100)
     again = config.model_copy(update={"sink": config.sink.model_copy(update={"path": f"{config.sink.path}2"})})
-    assert optinfer.run(again)["forecast"]["startup_seconds"] > 0
+    assert optinfer.run(again).forecast.startup_seconds > 0
 
 
 def test_plan_forecasts_from_the_cache_and_says_what_to_run_where_there_is_nothing(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import psutil
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from optinfer.data.lock import STALE_SECONDS, RunLock, holder, is_live
+from optinfer.data.lock import STALE_SECONDS, Holder, RunLock, described, holder, is_live
 from optinfer.data.storage import Folder
 from optinfer.errors import OutputConflictError
 
@@ -27,17 +29,17 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     return Folder(f"{request.getfixturevalue('bucket')}/out" if request.param == "s3" else str(tmp_path / "out"))
 
 
-def record(**changes: Any) -> dict[str, Any]:
+def record(**changes: Any) -> Holder:
     me = psutil.Process()
-    mine = {"token": "t", "host": socket.gethostname(), "pid": me.pid, "started": me.create_time(), "beat": 0.0}
-    return {**mine, **changes}
+    mine = Holder(token="t", host=socket.gethostname(), pid=me.pid, started=me.create_time(), beat=0.0)
+    return replace(mine, **changes)
 
 
 def test_a_lock_is_gone_when_its_run_ends(folder: Folder) -> None:
     with RunLock(folder):
         held = holder(folder)
         assert held is not None
-        assert held["pid"] == os.getpid()
+        assert held.pid == os.getpid()
     assert holder(folder) is None
 
 
@@ -55,15 +57,26 @@ def test_a_second_run_is_refused_while_the_first_lives(folder: Folder) -> None:
     assert held is not None, "the refused run must not take the lock away"
 
 
+def test_who_is_refused_is_told_who_holds_the_output_and_since_when(folder: Folder) -> None:
+    with RunLock(folder, clock=lambda: 1_800_000_000.0):
+        said = rf"process {os.getpid()} on {re.escape(socket.gethostname())}, since 2027-01-15 08:00:00 UTC"
+        with pytest.raises(OutputConflictError, match=said):
+            RunLock(folder).__enter__()
+
+
+def test_a_lock_of_the_version_before_says_when_its_process_began() -> None:
+    assert described(record(pid=7, host="node", started=0.0)) == "process 7 on node, since 1970-01-01 00:00:00 UTC"
+
+
 def test_the_lock_of_a_dead_process_is_taken_over_at_once(folder: Folder) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     started = psutil.Process(process.pid).create_time()
     process.wait()
-    folder.put(LOCK, json.dumps(record(pid=process.pid, started=started)).encode())
+    folder.put(LOCK, json.dumps(record(pid=process.pid, started=started).as_dict()).encode())
     with RunLock(folder):
         held = holder(folder)
         assert held is not None
-        assert held["pid"] == os.getpid()
+        assert held.pid == os.getpid()
 
 
 def test_a_killed_process_that_nobody_collected_is_dead() -> None:
@@ -89,10 +102,10 @@ def test_a_holder_on_another_machine_lives_as_long_as_its_heart_beats() -> None:
 
 def test_a_run_that_lost_its_lock_leaves_it_to_the_new_holder(folder: Folder) -> None:
     with RunLock(folder):
-        folder.put(LOCK, json.dumps(record(token="theirs")).encode())
+        folder.put(LOCK, json.dumps(record(token="theirs").as_dict()).encode())
     held = holder(folder)
     assert held is not None
-    assert held["token"] == "theirs"
+    assert held.token == "theirs"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"{}", b"null", b'{"token": 1, "pid": "x"}', b"\xff"])
@@ -102,7 +115,7 @@ def test_a_lock_that_is_garbage_is_taken_over(folder: Folder, content: bytes) ->
     with RunLock(folder):
         held = holder(folder)
         assert held is not None
-        assert held["pid"] == os.getpid()
+        assert held.pid == os.getpid()
     assert holder(folder) is None
 
 
@@ -111,9 +124,11 @@ def test_a_lock_that_was_removed_is_put_back_and_anothers_is_left(folder: Folder
         folder.delete(LOCK)
         assert lock.renew()
         assert holder(folder) is not None
-        folder.put(LOCK, json.dumps(record(token="theirs")).encode())
+        folder.put(LOCK, json.dumps(record(token="theirs").as_dict()).encode())
         assert not lock.renew()
-        assert (holder(folder) or {})["token"] == "theirs"
+        found = holder(folder)
+        assert found is not None
+        assert found.token == "theirs"
 
 
 class GoneForABeat(Folder):

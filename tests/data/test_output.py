@@ -22,6 +22,9 @@ from optinfer.data.output import Output
 from optinfer.data.sinks.parquet import FOOTER_KEY, ParquetSink
 from optinfer.data.storage import Folder
 from optinfer.errors import OutputConflictError
+from optinfer.records.binding import Bound, FrozenJob
+from optinfer.records.manifest import Manifest
+from optinfer.records.run import RunRecord
 from tests.conftest import fragments
 from tests.data.committing import lying, put
 from tests.data.flaky_store import FlakyStore
@@ -31,8 +34,8 @@ PART = "part-000003.parquet"
 PLAN = Plan(files=(), fragments=fragments(*((3 * i, 3 * i + 3) for i in range(11))), schema=pa.schema([]))
 
 
-def job(**fields: Any) -> dict[str, Any]:
-    return {"fingerprint": fingerprint(fields), "fields": fields}
+def job(**fields: Any) -> FrozenJob:
+    return FrozenJob(fingerprint=fingerprint(fields), fields=fields)
 
 
 def bad(*numbers: int) -> pa.Table:
@@ -44,8 +47,9 @@ def rows(*values: float) -> pa.Table:
     return pa.table({"id": [f"r{i}" for i in range(len(values))], "score": list(values)})
 
 
-def finish(output: Output, manifest: dict[str, Any]) -> dict[str, Any]:
-    return output.finish(manifest, Accounts(output.folder, "f1"), PLAN)
+def finish(output: Output) -> Manifest:
+    run = RunRecord(run_id="r", fragments=11, rows_in=3)
+    return output.finish(Manifest(run=run), Accounts(output.folder, "f1"), PLAN)
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -157,28 +161,30 @@ def test_a_foreign_file_with_a_parts_name_is_refused(output: Output) -> None:
 
 
 def test_committed_rows_bind_the_output_to_their_artifact(output: Output) -> None:
-    output.binding.bind_variant({"variant": "a", "artifact": "1"})
-    output.binding.bind_variant({"variant": "b", "artifact": "2"})  # nothing is committed yet
+    output.binding.bind_variant(Bound(variant="a", artifact="1"))
+    output.binding.bind_variant(Bound(variant="b", artifact="2"))  # nothing is committed yet
     put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
-    output.binding.bind_variant({"variant": "b", "artifact": "2"})
+    output.binding.bind_variant(Bound(variant="b", artifact="2"))
     with pytest.raises(OutputConflictError, match=r"partly filled by b \(artifact 2\).*would use c \(artifact 3\)"):
-        output.binding.bind_variant({"variant": "c", "artifact": "3"})
+        output.binding.bind_variant(Bound(variant="c", artifact="3"))
 
 
 def test_a_manifest_counts_only_with_its_success_marker(output: Output) -> None:
     output.binding.freeze(job(), PLAN)
     output.folder.put("_manifest.json", json.dumps({"run": {}}).encode())
     assert output.manifest() is None
-    finish(output, {"run": {"rows_in": 3}})
-    assert (output.manifest() or {})["run"] == {"rows_in": 3}
+    finish(output)
+    manifest = output.manifest()
+    assert manifest is not None
+    assert manifest.run.rows_in == 3
 
 
 def test_a_finished_output_is_finished_for_its_own_job_only(output: Output) -> None:
     mine, other = job(rows=1), job(rows=2)
     output.binding.freeze(mine, PLAN)
-    manifest = finish(output, {"run": {}})
-    assert output.finished(mine["fingerprint"]) == manifest
-    assert output.finished(other["fingerprint"]) is None
+    manifest = finish(output)
+    assert output.finished(mine.fingerprint) == manifest
+    assert output.finished(other.fingerprint) is None
 
 
 def test_an_empty_table_gives_one_part_with_a_schema(output: Output) -> None:
@@ -247,14 +253,14 @@ def test_two_variants_on_one_artifact_are_told_apart(output: Output) -> None:
 
 
 def test_an_output_is_bound_to_both_variants(output: Output) -> None:
-    both = {"variant": "a", "artifact": "1", "beside": {"variant": "b", "artifact": "2"}}
+    both = Bound(variant="a", artifact="1", beside=Bound(variant="b", artifact="2"))
     output.binding.bind_variant(both)
     assert output.binding.bound_variants() == (), "nothing is committed yet"
     put(output, PART, FRAGMENT, "f1", "1", rows(1, 2, 3), None)
     output.binding.bind_variant(both)
     assert output.binding.bound_variants() == ("a", "b")
     with pytest.raises(OutputConflictError, match=r"filled by a \(artifact 1\) and b \(artifact 2\), .* use a \(arti"):
-        output.binding.bind_variant({"variant": "a", "artifact": "1"})
+        output.binding.bind_variant(Bound(variant="a", artifact="1"))
 
 
 def reasons(output: Output, name: str) -> list[str]:

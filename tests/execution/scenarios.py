@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from ray.cluster_utils import Cluster
@@ -29,7 +31,10 @@ from optinfer.errors import OptinferError
 from optinfer.job_file import parse_job
 from optinfer.optimization.trial import HERE
 from optinfer.optimization.variants import VARIANTS, Step, Variant
+from optinfer.system.machine import VNNI
 from tests.conftest import REPO, job_settings, wait_until
+from tests.inference.test_canaries import NUMBERS, tensor_model
+from tests.other_nodes import cpu_without
 
 ROWS, FRAGMENT_ROWS = 192, 16
 # What tells the answers of `faulty-cuda` from those of other variants.
@@ -52,7 +57,7 @@ class Suite:
         sink = self.folder / name
         job = parse_job(job_settings(self.source, sink, source__fragment_rows=FRAGMENT_ROWS, **changes))
         try:
-            record = optinfer.run(job, address)
+            record = optinfer.run(job, address).as_dict()
         except OptinferError as error:
             return {"refused": type(error).__name__, "message": str(error)}
         wanted = (
@@ -244,8 +249,48 @@ def mixed(suite: Suite) -> dict[str, Callable[[], Said]]:
     return {step.__name__: step for step in (both, resumed, cpus_leave)}
 
 
+def cpus(suite: Suite) -> dict[str, Callable[[], Said]]:
+    """A head that scores nothing, and a node whose kernel tells of a CPU without instructions for int8."""
+    store = {"object_store_memory": 128 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
+    start = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        f"--address={cluster.address}",
+        "--num-cpus=1",
+        "--block",
+    ]
+    other = subprocess.Popen(
+        [*cpu_without(suite.folder, *VNNI), *start], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    tensor_model(suite.folder / "model")
+    numbers = {"id": [str(i) for i in range(len(NUMBERS))], "x": pa.array(NUMBERS.tolist(), pa.list_(pa.float32()))}
+    pq.write_table(pa.table(numbers), suite.source)
+
+    def fallback() -> Said:
+        idle(1)
+        sink = suite.folder / "fallback"
+        settings: dict[str, Any] = {
+            "source__columns": {"x": "x"},
+            "model": {"path": str(suite.folder / "model" / "model.onnx"), "family": "tensor"},
+            "gate": {"min": 0.9, "sample_rows": 8, "fallback": "onnx-fp32"},
+        }
+        try:
+            record = optinfer.run(parse_job(job_settings(suite.source, sink, variant="onnx-int8-qdq", **settings)))
+        finally:
+            other.terminate()
+            other.wait()
+        why = json.loads((sink / "_manifest.json").read_text())["variants_not_chosen"]
+        return {"variant": record.variant, "rows_out": record.rows_out, "not_chosen": why}
+
+    return {"fallback": fallback}
+
+
 def main(folder: str, suite: str) -> None:
-    suites = {"sizes": sizes, "own": own, "nodes": nodes, "mixed": mixed}
+    suites = {"sizes": sizes, "own": own, "nodes": nodes, "mixed": mixed, "cpus": cpus}
     for name, scenario in suites[suite](Suite(Path(folder))).items():
         try:
             said = scenario()

@@ -18,8 +18,11 @@ from typing import Any
 import pytest
 
 import optinfer
+from optinfer.system.machine import VNNI, cpu_features
 from tests.conftest import REPO, MakeJob, WriteTable
 from tests.execution.scenarios import FRAGMENT_ROWS, ROWS, digest
+from tests.inference.test_canaries import NUMBERS
+from tests.other_nodes import cpu_without
 
 pytestmark = pytest.mark.slow
 
@@ -179,3 +182,15 @@ def test_the_nodes_without_a_gpu_may_all_leave(mixed: dict[str, Said], alone: Ca
     found = done(mixed, "cpus_leave")
     assert "head" in scored_by(found)
     assert found["digest"] == alone()
+
+
+@pytest.mark.skipif(not set(VNNI) & set(cpu_features()), reason="this CPU has no VNNI that a node could lack")
+def test_int8_made_here_does_not_score_on_a_node_without_vnni_and_fp32_takes_its_place(tmp_path: Path) -> None:
+    cpu_without(tmp_path, *VNNI)  # skips where that cannot be told to a node
+    said = perform(tmp_path, "cpus")
+    found = said.get("fallback", said[""])
+    assert "error" not in found, found["error"]
+    assert (found["variant"], found["rows_out"]) == ("onnx-fp32", len(NUMBERS))
+    why = found["not_chosen"]["onnx-int8-qdq"]
+    assert "does not score with onnx-int8-qdq: it was certified on a CPU with" in why
+    assert "this one has none: its int8 answers differ" in why

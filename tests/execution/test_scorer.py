@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -22,9 +23,10 @@ from optinfer.data.patience import Patience
 from optinfer.data.reading import FragmentReader
 from optinfer.data.sources.parquet import plan as plan_source
 from optinfer.execution.scorer import FragmentScorer
-from optinfer.execution.task import ScoringTask
+from optinfer.execution.task import Meter, ScoringTask
 from optinfer.inference.answers import Scored, joined
 from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.records.receipt import Receipt
 from tests.conftest import WriteTable, located
 
 PARTS = ("part-000000.parquet", "part-000001.parquet")
@@ -255,3 +257,33 @@ def test_an_engine_that_batches_by_itself_scores_fragments(task: ScoringTask, tm
     score(other)
     for part in PARTS:
         assert pq.read_table(tmp_path / "out" / part).equals(pq.read_table(tmp_path / "other" / part))
+
+
+def test_a_meter_that_raises_fails_no_row_and_is_said_once(task: ScoringTask, caplog: pytest.LogCaptureFixture) -> None:
+    asked: list[str] = []
+
+    def raising(labels: Mapping[str, str]) -> Meter:
+        def count(receipt: Receipt) -> None:
+            asked.append(receipt.part)
+            raise RuntimeError("no agent")
+
+        return count
+
+    with caplog.at_level(logging.WARNING):
+        receipts = score(task, meter=raising)
+    assert [receipt["stats"]["rows_out"] for receipt in receipts] == [8, 8]
+    assert len(asked) == 1
+    assert [record.message for record in caplog.records if "metrics" in record.message] == [
+        "this replica's metrics end here: RuntimeError: no agent"
+    ]
+
+
+def test_a_meter_that_cannot_be_made_fails_no_row(task: ScoringTask) -> None:
+    def unmade(labels: Mapping[str, str]) -> Meter:
+        raise ImportError("no metrics here")
+
+    assert [receipt["stats"]["rows_out"] for receipt in score(task, meter=unmade)] == [8, 8]
+
+
+def test_a_replicas_work_is_counted_under_job_variant_and_device(task: ScoringTask) -> None:
+    assert task.labels(task.pools[0]) == {"job": "", "variant": "", "device": "cpu"}

@@ -77,7 +77,7 @@ class TestEfficientNet:
         record = optinfer.run(image_job(images, sink))
         rows = by_name(sink)
         see_what_is_there(rows)
-        assert (record["rows_in"], record["rows_out"], record["rows_quarantined"]) == (47, 45, 2)
+        assert (record.rows_in, record.rows_out, record.rows_quarantined) == (47, 45, 2)
         assert quarantined(sink) == {
             "a text": "image cannot be decoded: it is no image that Pillow knows, or it is empty",
             "nothing": "image is null",
@@ -97,8 +97,8 @@ class TestEfficientNet:
         self, image_job: Any, images: Path, sink: Path, variant: str, gate: dict[str, Any], precision: str
     ) -> None:
         record = optinfer.run(image_job(images, sink, variant=variant, gate={**gate, "sample_rows": 32}))
-        assert record["gate"]["passed"]
-        assert precision in record["certificate"]["executed"]["precisions"]
+        assert record.gate.passed
+        assert precision in record.certificate.executed["precisions"]
         labels = {name: row["label"] for name, row in by_name(sink).items()}
         assert sum(labels[name] == label for name, label in EXPECTED.items()) >= 4
 
@@ -127,11 +127,9 @@ class TestEfficientNet:
         table = {"id": [*chosen], "content": [*chosen.values()], "is": [EXPECTED[n.split(" ")[0]] for n in chosen]}
         source = write_table(tmp_path / "labelled.parquet", columns=table)
         gate = {"label": "is", "max_drop": 0.2, "sample_rows": 16}
-        fidelity = optinfer.run(image_job(source, sink, variant="onnx-int8-dynamic", gate=gate))["certificate"][
-            "fidelity"
-        ]
-        assert fidelity["metric"] == "accuracy"
-        assert fidelity["baseline"] >= 0.8
+        fidelity = optinfer.run(image_job(source, sink, variant="onnx-int8-dynamic", gate=gate)).certificate.fidelity
+        assert fidelity.metric == "accuracy"
+        assert fidelity.baseline >= 0.8
 
     def test_bytes_paths_and_structs_of_both_give_the_same(self, efficientnet: Path, photos: dict[str, Path]) -> None:
         model, files = located(efficientnet, "image-classification"), [*photos.values()]
@@ -172,7 +170,7 @@ class TestEfficientNet:
 def test_a_job_on_ray(image_job: Any, images: Path, sink: Path) -> None:
     record = optinfer.run(image_job(images, sink))
     see_what_is_there(by_name(sink))
-    assert (record["rows_out"], record["rows_quarantined"]) == (45, 2)
+    assert (record.rows_out, record.rows_quarantined) == (45, 2)
 
 
 class TestDescription:

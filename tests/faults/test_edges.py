@@ -365,7 +365,7 @@ class TestTwoThreads:
     ) -> None:
         before = (os.getcwd(), sys.stdout, sys.stderr)
         ended = self.scored(make_job, source, tmp_path / "a", tmp_path / "b")
-        assert [record["rows_out"] for record in ended] == [40, 40]
+        assert [record.rows_out for record in ended] == [40, 40]
         assert read_rows(tmp_path / "a") == read_rows(tmp_path / "b")
         assert (os.getcwd(), sys.stdout, sys.stderr) == before
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,11 +19,15 @@ from optinfer import plugins
 from optinfer.errors import ConfigError
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.techniques import TECHNIQUES, Change, _onnx
+from optinfer.system.machine import VNNI, cpu_features
+from tests.conftest import REPO
+from tests.other_nodes import cpu_without
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 WIDTH, HIDDEN = 32, 64
+EMULATOR = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(64, WIDTH)).astype(np.float32)
 # One channel far above the others, as transformers have them.
@@ -175,6 +183,76 @@ def test_convolutions_are_quantized(technique: str, tmp_path: Path) -> None:
     assert cosine(answers(given.file, images), answers(tmp_path / "out" / "model.onnx", images)) > 0.999
 
 
+INT8 = ("onnx_int8_dynamic", "onnx_int8_qdq", "onnx_int8_static", "openvino_int8_static")
+
+
+@pytest.mark.parametrize(("reduced", "bits"), [(True, 7), (False, 8)])
+@pytest.mark.parametrize("technique", INT8)
+def test_int8_weights_stay_within_seven_bits_where_sums_may_saturate(
+    technique: str, reduced: bool, bits: int, source: Artifact, tmp_path: Path
+) -> None:
+    change = changed(technique, source, tmp_path / "out", reduce_range=reduced)
+    largest = largest_weight(tmp_path / "out", tmp_path / "folded")
+    assert 2 ** (bits - 2) < largest <= 2 ** (bits - 1)
+    if change.format == "onnx":
+        assert change.load_options.get("full_range", False) is not reduced, "what tells the session to sum exactly"
+
+
+def largest_weight(made: Path, folder: Path) -> int:
+    """Return the largest of a model's 8-bit weights, once what is constant in it is folded."""
+    from onnx import TensorProto, numpy_helper
+
+    if (made / "model.xml").exists():
+        openvino = pytest.importorskip("openvino")
+        found = openvino.Core().read_model(str(made / "model.xml")).get_ops()
+        constants = [op for op in found if op.get_type_name() == "Constant"]
+        return max(int(np.abs(op.data.astype(int)).max()) for op in constants if op.data.dtype == np.int8)
+    folder.mkdir()
+    _onnx.optimize(made / "model.onnx", folder, "basic")
+    weights = onnx.load(str(folder / "model.onnx")).graph.initializer
+    arrays = [
+        numpy_helper.to_array(w).astype(int) for w in weights if w.data_type == TensorProto.INT8 and len(w.dims) > 1
+    ]
+    return max(int(np.abs(array).max()) for array in arrays)
+
+
+@pytest.mark.parametrize(("features", "reduced"), [(VNNI, True), ((), not set(VNNI) & set(cpu_features()))])
+def test_whether_they_must_is_read_from_the_cpu(features: tuple[str, ...], reduced: bool, tmp_path: Path) -> None:
+    code = "from optinfer.optimization.techniques._saturation import reduce_range; print(reduce_range('x', 'auto'))"
+    before = cpu_without(tmp_path, *features)
+    told = subprocess.run([*before, sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == str(reduced)
+
+
+@pytest.mark.skipif(not EMULATOR, reason="needs qemu-user, which emulates a CPU without VNNI")
+@pytest.mark.parametrize("technique", [name for name in INT8 if name.startswith("onnx")])
+@pytest.mark.parametrize("reduced", [True, False])
+def test_sums_that_would_saturate_do_not_on_avx2(technique: str, reduced: bool, tmp_path: Path) -> None:
+    """Run on an emulated Haswell: in a plain session, weights of full range are wrong by 40% there."""
+    rows = RNG.uniform(0.8, 1, (32, HIDDEN)).astype(np.float32)
+    weight = (RNG.uniform(0.8, 1, (HIDDEN, HIDDEN)) * np.where(np.arange(HIDDEN) % 2, 1, -1)).astype(np.float32)
+    given = saved(
+        tmp_path / "large", [("MatMul", ["x", "w"], ["y"])], {"w": weight}, ["batch", HIDDEN], ["batch", HIDDEN]
+    )
+    options = {"smoothing": 0} if technique == "onnx_int8_qdq" else {}
+    change = changed(technique, given, tmp_path / "out", rows=rows, reduce_range=reduced, **options)
+    np.save(tmp_path / "rows.npy", rows)
+    code = f"""
+import numpy as np
+from optinfer.backends import BACKENDS, Execution
+from optinfer.models.artifact import Artifact
+made = Artifact(path={str(tmp_path / "out")!r}, entry="model.onnx", format="onnx", precision="int8", key="k",
+                load_options={change.load_options!r})
+session = BACKENDS.get("onnxruntime").load(made, Execution("cpu", 1, ("y",)), None)
+np.save({str(tmp_path / "answers.npy")!r}, session({{"x": np.load({str(tmp_path / "rows.npy")!r})}})["y"])
+"""
+    command = [str(EMULATOR), "-cpu", "Haswell", os.path.realpath(sys.executable), "-c", code]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run(command, cwd=REPO, env=environment, capture_output=True, check=True)
+    exact = rows @ weight
+    assert np.abs(np.load(tmp_path / "answers.npy") - exact).max() < 0.01 * np.abs(exact).max()
+
+
 @pytest.mark.parametrize("algorithm", ["hqq", "rtn"])
 def test_int4_packs_every_weight_and_names_how_it_computes(algorithm: str, source: Artifact, tmp_path: Path) -> None:
     changed("onnx_int4_weights", source, tmp_path / "out", algorithm=algorithm)
@@ -194,6 +272,9 @@ def test_a_model_without_weights_has_nothing_to_quantize(tmp_path: Path) -> None
     [
         ("onnx_int8_static", {"model_type": "transfomer"}),
         ("onnx_int8_qdq", {"reduce_range": "maybe"}),
+        ("onnx_int8_dynamic", {"reduce_range": "maybe"}),
+        ("onnx_int8_static", {"reduce_range": "maybe"}),
+        ("openvino_int8_static", {"reduce_range": "maybe"}),
         ("onnx_int4_weights", {"algorithm": "gptq"}),
         ("onnx_int4_weights", {"symmetric": True}),
         ("onnx_optimize", {"level": "all"}),

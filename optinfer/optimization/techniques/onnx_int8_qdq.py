@@ -14,7 +14,7 @@ from optinfer.backends import Arrays
 from optinfer.errors import ConfigError
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.techniques import BuildContext, Change, Technique, _onnx, _smoothing
-from optinfer.system.machine import VNNI, cpu_features
+from optinfer.optimization.techniques._saturation import load_options, reduce_range
 
 _PRODUCTS = ["MatMul", "Gemm"]
 # A convolution is int8 only between int8 neighbours.
@@ -30,7 +30,7 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
     if options["smoothing"]:
         _smoothing.smooth(model, rows, options["smoothing"])
     convolutional = not _onnx.is_transformer(model) and _onnx.operators(model)["Conv"] > 0
-    reduce_range = _reduce_range(options["reduce_range"])
+    reduced = reduce_range("onnx_int8_qdq", options["reduce_range"])
     try:
         quantize_static(
             model,
@@ -38,7 +38,7 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
             _reader(rows),
             op_types_to_quantize=[*_PRODUCTS, *(_CONVOLUTIONAL if convolutional else [])],
             per_channel=True,
-            reduce_range=reduce_range,
+            reduce_range=reduced,
             # Unsigned activations by signed weights is the pair x86 kernels are made for.
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -49,15 +49,7 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
         raise ConfigError(
             f"ONNX Runtime's quantizer cannot treat this model: {error}; use onnx_int8_static, or another variant"
         ) from error
-    return Change(format="onnx", precision="int8")
-
-
-def _reduce_range(option: Any) -> bool:
-    if option == "auto":
-        return not set(VNNI) & set(cpu_features())
-    if not isinstance(option, bool):
-        raise ConfigError(f"onnx_int8_qdq: reduce_range is {option!r}; valid: auto, true, false")
-    return option
+    return Change(format="onnx", precision="int8", load_options=load_options(reduced))
 
 
 def _reader(rows: list[Arrays]) -> Any:

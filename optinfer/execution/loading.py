@@ -1,0 +1,56 @@
+"""A replica's model, loaded on the node that scores, where it first proves itself; what fails names the node."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from optinfer.errors import LoadError, OptinferError
+from optinfer.inference.canaries import require_proved
+from optinfer.inference.engine import Engine
+from optinfer.inference.replica import ReplicaSettings
+
+Load = Callable[[ReplicaSettings], Engine]
+
+
+class Loading:
+    """A model that loads while the first fragments are read."""
+
+    def __init__(self, load: Load, settings: ReplicaSettings) -> None:
+        # What it raises, a call says: an actor whose constructor raises would be started again and again.
+        self._future = ThreadPoolExecutor(1, "optinfer-load").submit(_loaded, load, settings)
+
+    @property
+    def engine(self) -> Engine:
+        """What `load` made of the settings, and answers here as it did where it was certified; waits for it.
+
+        Raises:
+            OptinferError: the node lacks the driver's files.
+            LoadError: it cannot be loaded here, or is not what was certified.
+        """
+        return self._future.result()
+
+
+def _loaded(load: Load, settings: ReplicaSettings) -> Engine:
+    _require_here(settings)
+
+    def attempt(given: ReplicaSettings) -> Engine:
+        try:
+            return load(given)
+        except Exception as error:
+            what = str(error) if isinstance(error, OptinferError) else f"{type(error).__name__}: {error}"
+            raise LoadError(f"node {socket.gethostname()} cannot load the variant: {what}") from error
+
+    return require_proved(settings, attempt)
+
+
+def _require_here(settings: ReplicaSettings) -> None:
+    """Refuse a node that lacks the driver's files, by name."""
+    for path in (settings.artifact.path, settings.model.path):
+        if not os.path.isdir(path):
+            raise OptinferError(
+                f"node {socket.gethostname()} has no {path}: on a cluster of several machines, model.path and "
+                "$OPTINFER_HOME must be on storage that all nodes share"
+            )
