@@ -22,13 +22,18 @@ from optinfer.records.preview import Preview
 from optinfer.system.machine import nvidia_gpus
 
 
-def plan(job: Resolved) -> Preview:
-    """Describe what `run` would do with this machine's CPUs and GPUs; imports nothing heavy and writes nothing."""
+def plan(job: Resolved, here: Node | None = None) -> Preview:
+    """Describe what `run` would do on one node; imports nothing heavy and writes nothing.
+
+    Args:
+        here: the node; None is this machine, with what is free of it.
+    """
     config, cut = job.config, job.plan
     chosen = None if config.variant == AUTO else get(config.variant, job.subject.catalog)
     wished = config.placement.device
     device = chosen.device if chosen else "cpu" if wished == AUTO else wished
-    here = Node(os.cpu_count() or 1, nvidia_gpus(), memory_mb=psutil.virtual_memory().available / 1e6)
+    if here is None:
+        here = Node(os.cpu_count() or 1, nvidia_gpus(), memory_mb=psutil.virtual_memory().available / 1e6)
     output = job.output()
     left, said = _left(job, output)
     warnings = [*cut.warnings, *said]

@@ -21,6 +21,7 @@ from optinfer.forecast.worth import objective
 from optinfer.records.tuning import TuneRecord
 from optinfer.tracking.recorder import new_run_id, recorder_of
 from optinfer.tuning import kept
+from optinfer.tuning.node_trials import USUAL, Effort
 from optinfer.tuning.rivals import chosen_settings, plausible_variants
 
 Say = Callable[[str], None]
@@ -29,10 +30,19 @@ Say = Callable[[str], None]
 _LARGEST_DEVIATION = 0.15
 
 
-def tune(config: JobConfig, say: Say = lambda line: None, clock: Callable[[], float] = time.monotonic) -> TuneRecord:
+def tune(
+    config: JobConfig,
+    say: Say = lambda line: None,
+    clock: Callable[[], float] = time.monotonic,
+    effort: Effort = USUAL,
+) -> TuneRecord:
     """Search for the fastest settings of a job on this node, keep them, and return what `tune --json` prints.
 
-    Nothing is scored or written to the job's sink. `clock` gives the seconds that `tuning.time_budget` counts.
+    Nothing is scored or written to the job's sink.
+
+    Args:
+        clock: gives the seconds that `tuning.time_budget` counts.
+        effort: how far the search goes.
 
     Raises:
         ConfigError: the job cannot work, or has no price for this node where cost is the objective.
@@ -48,7 +58,7 @@ def tune(config: JobConfig, say: Say = lambda line: None, clock: Callable[[], fl
         recorder.event(started(job, run_id))
         bench = job.bench(say)
         plausible, left_out = plausible_variants(bench)
-        trials = trials_of(bench, job, plausible, worth)
+        trials = trials_of(bench, job, plausible, worth, effort)
         if trials.sample.deviation > _LARGEST_DEVIATION:
             say(f"warning: lengths of the sample differ by {trials.sample.deviation:.0%} from the table's; "
                 "raise tuning.sample_rows")  # fmt: skip

@@ -15,25 +15,22 @@ from optinfer.records.tuning import Outcome, Point
 from optinfer.tracking.events import MetAgain, Tried
 from optinfer.tracking.recorder import Recorder
 from optinfer.tuning import kept
-from optinfer.tuning.node_trials import NodeTrials
+from optinfer.tuning.node_trials import Effort, NodeTrials
 from optinfer.tuning.search import Search
 
 Say = Callable[[str], None]
 
-# The best of the search meet the default again, in turns, so that a machine that slows down slows all of them.
-_RIVALS = 2
-_ROUNDS = 3
-# Of the time budget, at most so much is kept for that.
+# Of the time budget, at most so much is kept for the rounds in which the best meet the default again.
 _MOST_RESERVED = 0.5
 
 
 def trials_of(
-    bench: Workbench, job: Resolved, plausible: list[Prepared], worth: Callable[[float], float]
+    bench: Workbench, job: Resolved, plausible: list[Prepared], worth: Callable[[float], float], effort: Effort
 ) -> NodeTrials:
     cpus = os.cpu_count() or 1
     device = plausible[0].variant.device
     default = layout_here(bench.config.placement, device, cpus)
-    return NodeTrials(bench, plausible, job.plan.fragments, default, cpus, worth)
+    return NodeTrials(bench, plausible, job.plan.fragments, default, cpus, worth, effort)
 
 
 def opened(bench: Workbench, trials: NodeTrials) -> Search:
@@ -65,7 +62,7 @@ def search_within(
 ) -> None:
     """Try points until the time is spent, less what the last rounds will take, or all were tried."""
     started, longest = clock(), 0.0
-    reserved_runs = _ROUNDS * (_RIVALS + 1)
+    reserved_runs = trials.effort.rounds * (trials.effort.rivals + 1)
     while clock() - started + min(reserved_runs * longest, _MOST_RESERVED * time_budget) < time_budget:
         asked = search.ask()
         if asked is None:
@@ -99,10 +96,11 @@ def meet(trials: NodeTrials, search: Search, recorder: Recorder, say: Say) -> di
     fails a round is out.
     """
     default = trials.default(next(iter(trials.proved)))
-    rivals = [o.point for o in search.best(_RIVALS + 1) if o.point != default][:_RIVALS]
+    most = trials.effort.rivals
+    rivals = [o.point for o in search.best(most + 1) if o.point != default][:most]
     rounds: dict[Point, list[float]] = {point: [] for point in (default, *rivals)}
     say(f"measuring the best {len(rivals)} and the default again, in turns")
-    for _ in range(_ROUNDS):
+    for _ in range(trials.effort.rounds):
         for point in list(rounds):
             outcome = trials.run(point)
             recorder.event(MetAgain(outcome))

@@ -27,11 +27,30 @@ from optinfer.tuning.search import budgets, layouts
 _CHECK_ROWS = 4
 # Rows a part holds at least: shorter ones would leave large micro-batches unfilled.
 _PART_ROWS = 256
-# Micro-batches from a quarter of the smallest default to eight times the largest.
-_BELOW, _ABOVE = 4, 8
 # A trial that takes so many times what its certificate promises (and a start besides) hangs.
 _PATIENCE, _START_SECONDS = 10.0, 60.0
 _REPLICAS_A_GPU = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How far a search goes, and what it measures with.
+
+    Attributes:
+        below, above: micro-batches are tried from that part of the smallest default to so many times the largest.
+        rivals: so many of the best meet the default again.
+        rounds: so often, in turns, so that a machine that slows down slows all of them.
+        measure: measures replicas of one node together; takes and gives what `measure_node` does.
+    """
+
+    below: int = 4
+    above: int = 8
+    rivals: int = 2
+    rounds: int = 3
+    measure: Callable[[ReplicaSettings, pa.Table, int, int, float, int], NodeSpeed] = measure_node
+
+
+USUAL = Effort()
 
 
 @dataclass(frozen=True)
@@ -69,6 +88,7 @@ class NodeTrials:
         default: replicas and threads that the job would use now.
         cpus: of this node.
         worth: from rows per second of the node to what is searched for.
+        effort: how far the search goes.
     """
 
     def __init__(
@@ -79,8 +99,10 @@ class NodeTrials:
         default: tuple[int, int],
         cpus: int,
         worth: Callable[[float], float],
+        effort: Effort = USUAL,
     ) -> None:
         self._bench = bench
+        self.effort = effort
         self.proved = {p.variant.name: p for p in plausible}
         self.device = plausible[0].variant.device
         self._default = default
@@ -111,7 +133,7 @@ class NodeTrials:
         given = batching.max_batch_tokens if self.by_tokens else batching.max_batch_size
         most = None if self.by_tokens else self._bench.family.most_rows
         defaults = [self._default_budget(name) for name in self.proved]
-        sizes = (given,) if given != AUTO else budgets(defaults, _BELOW, _ABOVE, most)
+        sizes = (given,) if given != AUTO else budgets(defaults, self.effort.below, self.effort.above, most)
         return Space(tuple(self.proved), sizes, self._layouts())
 
     def default(self, variant: str) -> Point:
@@ -141,7 +163,7 @@ class NodeTrials:
         """
         certificate = self.proved[point.variant].certificate
         expected = certificate.load_seconds + self.sample.rows.num_rows / certificate.rows_per_second
-        return measure_node(
+        return self.effort.measure(
             self.settings(point),
             self._bench.sample.roles(self.sample.rows),
             point.replicas,

@@ -7,12 +7,15 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from optinfer.execution.in_process import InProcess
+from optinfer.execution.placement import Node
+from optinfer.records.receipt import Receipt
 from tests.conftest import REPO, RunCli, WriteTable, everything_under, read_rows
 
 HEAVY = ("torch", "ray", "mlflow", "onnxruntime", "openvino", "nncf", "transformers")
@@ -162,15 +165,15 @@ class TestRun:
         assert "source.rows: 40 there, 10 here" in err
 
     def test_an_interrupted_job_ends_130_and_says_how_to_go_on(
-        self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path, monkeypatch: pytest.MonkeyPatch
+        self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path
     ) -> None:
-        from optinfer.data.output import Output
+        class Interrupted(InProcess):
+            def stream(self, *arguments: Any) -> Generator[Receipt, None, None]:  # type: ignore[override]
+                yield next(super().stream(*arguments))
+                raise KeyboardInterrupt
 
-        def interrupt(*_: Any) -> None:
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(Output, "finish", interrupt)
-        code, _, err = run_cli("run", write_job(source, sink))
+        code, _, err = run_cli("run", write_job(source, sink), executor=Interrupted([Node(cpus=2)]))
+        assert len(list(sink.glob("part-*"))) > 0
         assert code == 130
         assert "the same command goes on" in err
         assert not (sink / "_optinfer" / "lock.json").exists()
