@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Self
 
 import psutil
@@ -58,9 +59,11 @@ class OnRay:
         return self._connection.free()
 
     def stream(self, task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Generator[Receipt, None, None]:
+        from optinfer.execution.parcels import parcels
         from optinfer.execution.pipeline import stream
 
-        yield from stream(task, placements, todo)
+        here_alone = not self.growing
+        yield from stream(task if here_alone else replace(task, place=parcels(task)), placements, todo)
 
     def release(self) -> None:
         self._connection.release()

@@ -74,7 +74,7 @@ class FragmentScorer:
         self._attempts = Attempts(task.output_url)
         self._reader = task.reader()
         self._count = _Unfailing(meter, task.labels(self._settings))
-        self._loading = Loading(load, self._settings)
+        self._loading = Loading(load, self._settings, task.place)
 
     def __call__(self, row: Mapping[str, str]) -> dict[str, str]:
         """Score a run of fragments, one after another, up to the first error.
@@ -110,7 +110,7 @@ class FragmentScorer:
         elif (done := self._sink.read([part])[0]) and self._ours(done):
             return self._receipt(part, done, {}, Stats(rows_in=fragment.rows))  # a dead replica got that far
         else:
-            with IsolatedReplica(self._settings) as isolated:
+            with IsolatedReplica(self._loading.settings) as isolated:
                 scored = isolated.score(roles)
         if scored.rejected and self._task.on_error == "raise":
             row, reason = min(scored.rejected.items())

@@ -22,6 +22,13 @@ class Meter(Protocol):
         """Count a committed fragment; never called by two threads at once."""
 
 
+class Place(Protocol):
+    """Brings what a replica loads to the node that it is on."""
+
+    def placed(self, settings: ReplicaSettings) -> ReplicaSettings:
+        """Return the settings with every folder where it is on this node; raises OptinferError where that cannot be."""
+
+
 # Makes the meter of one replica from its labels.
 MakeMeter = Callable[[Mapping[str, str]], Meter]
 
@@ -36,6 +43,7 @@ class ScoringTask:
         source, sink: kinds of tables.
         columns: family role -> source column or columns; `columns_read` names all of these.
         carried: schema of the source columns in the output.
+        place: None where replicas are on the machine that has their files.
     """
 
     job: str = ""
@@ -49,6 +57,7 @@ class ScoringTask:
     fingerprint: str
     on_error: str
     on_bad_file: str
+    place: Place | None = None
 
     @property
     def artifacts(self) -> frozenset[str]:
