@@ -58,9 +58,9 @@ def job(make_job: MakeJob, write_table: WriteTable, tmp_path: Path, monkeypatch:
 class Measured(list[ReplicaSettings]):
     """What was tried on a node that is fastest with BEST_BUDGET and one-thread replicas."""
 
-    def tune(self, config: JobConfig, *arguments: Any, **options: Any) -> TuneRecord:
+    def tune(self, config: JobConfig, **options: Any) -> TuneRecord:
         """Tune on that node."""
-        return optinfer.tune(config, *arguments, **options, effort=Effort(measure=self._measure))
+        return optinfer.tune(config, **options, effort=Effort(measure=self._measure))
 
     def _measure(self, settings: ReplicaSettings, sample: pa.Table, replicas: int, *_: Any) -> NodeSpeed:
         self.append(settings)
@@ -160,7 +160,7 @@ class TestTrials:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            measured.tune(job(), cut)
+            measured.tune(job(), say=cut)
         assert len(measured) == 3
         record = measured.tune(job())
         assert record.trials_earlier == 3

@@ -13,11 +13,11 @@ Fault = Callable[["_Handler"], bool]
 Headers = Mapping[str, str]
 
 
-def refusal(status: int, code: str, message: str = "made up") -> Fault:
+def refusal(status: int, code: str) -> Fault:
     """Answer with an error of S3's, which does not get the request."""
 
     def answer(handler: _Handler) -> bool:
-        body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+        body = f"<Error><Code>{code}</Code><Message>{code} (made up)</Message></Error>".encode()
         handler.respond(status, {"Content-Type": "application/xml"}, body)
         return True
 

@@ -570,14 +570,21 @@ class TestOutage:
         model = located(ARCHITECTURES["ViT"].write(tmp_path / "model"), FAMILY)
         return Replica(ReplicaSettings(family=FAMILY, model=model, backend="torch", artifact=model, threads=1))
 
+    @pytest.mark.parametrize(
+        ("url", "error"),
+        [
+            ("s3://photos/1.png", "PermissionError"),
+            ("s3://user:word@photos/1.png?key=secret", "ParamValidationError"),
+        ],
+    )
     def test_a_store_that_refuses_ends_the_call_and_rejects_no_row(
-        self, replica: Replica, tmp_path: Path, flaky: FlakyStore
+        self, replica: Replica, tmp_path: Path, flaky: FlakyStore, url: str, error: str
     ) -> None:
         (tmp_path / "photo.png").write_bytes(varied()[0][1])
         flaky.meets = lambda method, path, headers: True
-        flaky.forever = flaky_store.refusal(403, "AccessDenied", "the token key=secret has expired")
-        paths = [str(tmp_path / "photo.png"), "s3://user:word@photos/1.png?key=secret"]
-        with pytest.raises(SourceError, match=r"image s3://photos/1\.png cannot be read: PermissionError") as refused:
+        flaky.forever = flaky_store.refusal(403, "AccessDenied")
+        paths = [str(tmp_path / "photo.png"), url]
+        with pytest.raises(SourceError, match=rf"image s3://photos/1\.png cannot be read: {error}") as refused:
             replica.score(pa.table({"image": paths}))
         assert "word" not in str(refused.value)
         assert "key=secret" not in str(refused.value)
