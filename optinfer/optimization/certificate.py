@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from optinfer.backends import BACKENDS, Executed
 from optinfer.errors import LoadError
-from optinfer.families import Arrays
+from optinfer.families import FAMILIES, Arrays
 from optinfer.inference.answers import Scored, joined
 from optinfer.inference.engine import Engine
 from optinfer.inference.invariance import scale
@@ -135,7 +135,9 @@ def conditions(settings: ReplicaSettings, libraries: Sequence[str]) -> dict[str,
     return {
         "runs_on": [settings.backend, settings.device, *cpu_features()],
         "gpu": gpu() if settings.device == "cuda" else None,
-        "runtime": {name: installed(name) for name in (*backend.requires, *libraries)},
+        "runtime": {name: installed(name) for name in (*backend.requires, *libraries)}
+        | BACKENDS.provenance(settings.backend)
+        | FAMILIES.provenance(settings.family),
         "batching": [tokens, settings.max_batch_size],
         "threads": settings.threads,
     }

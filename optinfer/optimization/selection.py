@@ -13,6 +13,7 @@ from time import monotonic
 from optinfer.backends import BACKENDS
 from optinfer.config import AUTO
 from optinfer.errors import GateError, NoVariantError
+from optinfer.families import FAMILIES
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.gate import judge
@@ -55,7 +56,9 @@ class Prepared:
             artifact=self.artifact.key,
             backend=self.variant.backend,
             device=self.variant.device,
-            runtime={name: installed(name) for name in backend.requires},
+            runtime={name: installed(name) for name in backend.requires}
+            | BACKENDS.provenance(self.variant.backend)
+            | FAMILIES.provenance(self.settings.family),
         )
 
     @property

@@ -53,6 +53,16 @@ class Bound(Record):
         yield self
         yield from self.beside or ()
 
+    def agrees(self, other: Bound) -> bool:
+        """Tell whether two are the same, as far as both say: earlier versions name fewer of what a variant runs on."""
+        mine, theirs = self.runtime or {}, other.runtime or {}
+        runtime = all(mine[name] == theirs[name] for name in mine.keys() & theirs.keys())
+        own = (self.variant, self.artifact, self.backend, self.device)
+        alike = runtime and own == (other.variant, other.artifact, other.backend, other.device)
+        if self.beside is None or other.beside is None:
+            return alike and self.beside is other.beside
+        return alike and self.beside.agrees(other.beside)
+
     @property
     def named(self) -> str:
         """Name what fills an output: one variant, or more."""

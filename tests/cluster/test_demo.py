@@ -18,7 +18,7 @@ from tests.cluster.manifests import CLUSTER
 from tests.conftest import REPO, WriteTable, read_rows, wait_until
 
 # Three nodes on a machine that has other work, too.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1200)]
 PATIENCE = 1000.0
 ROWS = 48
 Start = Callable[..., subprocess.Popen[str]]

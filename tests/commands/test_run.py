@@ -108,7 +108,7 @@ class TestOutput:
         ]  # fmt: skip
 
     def test_the_record_keeps_its_contract(self, make_job: MakeJob, source: Path, sink: Path) -> None:
-        record = json.loads(json.dumps(optinfer.run(make_job(source, sink))))
+        record = json.loads(json.dumps(optinfer.run(make_job(source, sink)).as_dict()))
         promised = (
             "status run_id job variant fingerprint output fragments fragments_resumed rows_in rows_out "
             "rows_quarantined rows_deduplicated seconds startup_seconds rows_per_second tokens_per_second "

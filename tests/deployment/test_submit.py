@@ -73,6 +73,7 @@ class TestToTheEnd:
         assert "name its interpreter with --python" in done.err
 
 
+@pytest.mark.cluster
 class TestLive:
     def test_a_job_that_is_live_is_attached_to(self, gated: Work) -> None:
         first = gated.start(*gated.waiting())
@@ -168,6 +169,7 @@ class TestLive:
         assert gated.known()[live.id][0] == "RUNNING"
 
 
+@pytest.mark.cluster
 class TestFaults:
     def test_a_connection_that_is_cut_loses_and_doubles_no_line(self, gated: Work, head: Head) -> None:
         with between(head.dashboard) as proxy:
