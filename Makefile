@@ -1,7 +1,7 @@
 # Every target takes VENV= (where the environment is) and PYTHON= (what creates it).
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-EXTRAS := demo,delta,torchao,image,plot,bench,dev
+EXTRAS := demo,delta,torchao,image,plot,schedule,lineage,bench,dev
 
 # The demo's artifacts and MLflow file stay in the checkout, not in the home folder.
 OPTINFER_HOME ?= $(CURDIR)/.optinfer
@@ -22,7 +22,7 @@ STAMP := $(VENV)/.optinfer-installed
 MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-classifier optimize test conformance soak-changes docs lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
+.PHONY: help install demo demo-cluster demo-classifier optimize test conformance soak-changes soak-schedule docs lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install ## embed 2,000 package descriptions end to end
 	OPTINFER_HOME="$(OPTINFER_HOME)" "$(VENV)/bin/optinfer" run jobs/embed_packages.yaml $(RUN_ARGS)
+
+demo-cluster: install ## the same on a cluster: a head and two workers on this machine, with a token
+	OPTINFER_HOME="$(OPTINFER_HOME)" "$(VENV)/bin/python" cluster/local/demo.py \
+		--set sink.path=outputs/embeddings-cluster $(RUN_ARGS)
 
 demo-classifier: demo ## train a classifier on the demo's vectors, score with it, judged by its accuracy
 	"$(VENV)/bin/python" jobs/train_section_classifier.py outputs/embeddings outputs/sections
@@ -58,6 +62,9 @@ conformance: install $(MODELS) ## hold every variant of the suite's models again
 
 soak-changes: install $(MODELS) ## files of source and sink changed during a job, at 20 moments of each kind; MOMENTS=
 	OPTINFER_MOMENTS=$(or $(MOMENTS),20) "$(VENV)/bin/python" -m pytest tests/faults/test_changes.py -q
+
+soak-schedule: install ## a crontab's line every minute: an overlap, a missed tick, a kill; each night once. MINUTES=
+	"$(VENV)/bin/python" -m tests.faults.schedule_soak --minutes $(or $(MINUTES),5)
 
 docs: install ## write the tables of docs/ that are made from the code
 	"$(VENV)/bin/python" docs/generate.py

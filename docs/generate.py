@@ -73,7 +73,8 @@ def commands() -> str:
     context = click.Context(cli, info_name="optinfer", max_content_width=100, terminal_width=100)
     parts = [_command(cli, context)]
     for name in cli.list_commands(context):
-        command = cli.commands[name]
+        command = cli.get_command(context, name)
+        assert command is not None
         parts.append(
             _command(command, click.Context(command, context, name, max_content_width=100, terminal_width=100))
         )

@@ -6,12 +6,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from optinfer.errors import ConfigError
 from optinfer.plugins import Kind
+from optinfer.system import dates
 
 AUTO: Literal["auto"] = "auto"
 Auto = Literal["auto"]
@@ -25,7 +37,21 @@ def _a_place(path: str) -> str:
     return path
 
 
+def _of_a_night(path: str, info: ValidationInfo) -> str:
+    """Put the logical date into the path, today's where the job is for no other night."""
+    night = (info.context or {}).get("logical_date")
+    return dates.filled(path, night or date.today())
+
+
+def _a_webhook(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("give an http:// or https:// URL")
+    return url
+
+
 PathText = Annotated[str, AfterValidator(_a_place)]
+DatedPath = Annotated[PathText, AfterValidator(_of_a_night)]
 
 
 class _Part(BaseModel):
@@ -35,9 +61,9 @@ class _Part(BaseModel):
 class SourceConfig(_Part):
     """The table: a Parquet file, a folder (hive-partitioned or not) or a glob, or another kind's; any fsspec URL."""
 
-    path: PathText = Field(
+    path: DatedPath = Field(
         description="Parquet file, folder or glob, or a Delta table; local, `s3://`, anything fsspec opens. Hive "
-        "partitions (`key=value` folders) become columns.",
+        "partitions (`key=value` folders) become columns. `{date}`, `{previous}`: [schedule.md](schedule.md#dates)",
     )
     format: str = Field(
         AUTO,
@@ -336,8 +362,8 @@ class BatchingConfig(_Part):
 class SinkConfig(_Part):
     """Where the scored rows go, and what happens to those that cannot be scored."""
 
-    path: PathText = Field(
-        description="folder for the output",
+    path: DatedPath = Field(
+        description="folder for the output. `{date}`, `{previous}`: [schedule.md](schedule.md#dates)",
     )
     format: str = Field(
         AUTO,
@@ -370,6 +396,36 @@ class TrackingConfig(_Part):
         None,
         description="MLflow server or store; default `$MLFLOW_TRACKING_URI`, else a SQLite file in `$OPTINFER_HOME`",
     )
+
+
+class NotifyConfig(_Part):
+    """Who is told how a run ended."""
+
+    url: Annotated[str, AfterValidator(_a_webhook)] | None = Field(
+        None,
+        repr=False,
+        description="webhook that the run's record is posted to, the one that `run --json` prints; `https://`, or "
+        "`http://` inside a network",
+    )
+    secret_env: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="environment variable with the secret that signs it ([monitoring.md](monitoring.md#webhook))",
+    )
+    on: tuple[Literal["done", "failed", "interrupted"], ...] = Field(
+        ("done", "failed"),
+        description="ends that are told: `done` (also: nothing left to do), `failed`, `interrupted`",
+    )
+
+    @field_serializer("url", when_used="json")
+    def _without_path(self, url: str | None) -> str | None:
+        """Return what a manifest may show: the path of a webhook may be all that guards it."""
+        return url if url is None else f"{url.partition('://')[0]}://{urlsplit(url).hostname}/..."
+
+    @model_validator(mode="after")
+    def _no_idle_secret(self) -> NotifyConfig:
+        if self.secret_env and self.url is None:
+            raise ValueError("secret_env signs what is posted to url, and there is none; add url, or remove secret_env")
+        return self
 
 
 class TuningConfig(_Part):
@@ -417,6 +473,7 @@ class JobConfig(_Part):
     batching: BatchingConfig = BatchingConfig()
     sink: SinkConfig
     tracking: TrackingConfig = TrackingConfig()
+    notify: NotifyConfig = NotifyConfig()
     tuning: TuningConfig = TuningConfig()
 
     @model_validator(mode="after")

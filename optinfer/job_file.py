@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from datetime import date
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from optinfer.config import FAMILY_SETTINGS, JobConfig, ModelConfig, settings_of
 from optinfer.errors import ConfigError, suggest
-from optinfer.system import yaml_file
+from optinfer.system import dates, yaml_file
 
 # YAML's aliases make values out of a few lines that would fill the memory when written out.
 _shown = reprlib.Repr()
@@ -19,24 +20,49 @@ _shown.maxstring = _shown.maxother = 200
 _shown.maxlevel = 2
 
 
-def load_job(path: str | Path, overrides: tuple[str, ...] = ()) -> JobConfig:
-    """Read a job YAML and apply `--set a.b=value` overrides (values are YAML, too).
+def load_job(path: str | Path, overrides: tuple[str, ...] = (), logical_date: date | None = None) -> JobConfig:
+    """Read a job YAML, apply `--set a.b=value` overrides (values are YAML, too) and put the date into its paths.
+
+    Args:
+        logical_date: the night that the job is for; None is today.
 
     Raises:
-        ConfigError: the file cannot be read, is not YAML, or a key or value is wrong; names file and line.
+        ConfigError: the file cannot be read, is not YAML, or a key or value is wrong; names file and line. A date is
+            given, and the job has no use for one.
     """
+    node, raw = _read(path, overrides)
+    if logical_date and not any(map(dates.has_dates, _paths(raw))):
+        raise ConfigError(
+            f"{path}: --logical-date changes nothing, as neither source.path nor sink.path has {{date}} or {{previous}}"
+            "; write one there (docs/schedule.md), or leave the option out"
+        )
+    where = lambda loc: _overridden(overrides, loc) or f"{path}:{_line(node, loc)}"  # noqa: E731
+    return parse_job(raw, where, logical_date)
+
+
+def written_paths(path: str | Path, overrides: tuple[str, ...] = ()) -> list[str]:
+    """Return the source's and the sink's path as they are written, before a date is put in."""
+    return _paths(_read(path, overrides)[1])
+
+
+def _read(path: str | Path, overrides: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
     node, raw = yaml_file.read(Path(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a job is a mapping with the keys {', '.join(JobConfig.model_fields)}")
     for override in overrides:
         _apply(raw, override)
-    return parse_job(raw, where=lambda loc: _overridden(overrides, loc) or f"{path}:{_line(node, loc)}")
+    return node, raw
 
 
-def parse_job(raw: dict[str, Any], where: Any = None) -> JobConfig:
+def _paths(raw: dict[str, Any]) -> list[str]:
+    sections = (raw.get(name) for name in ("source", "sink"))
+    return [str(section["path"]) for section in sections if isinstance(section, dict) and "path" in section]
+
+
+def parse_job(raw: dict[str, Any], where: Any = None, logical_date: date | None = None) -> JobConfig:
     """Validate a plain mapping; `where` turns an error's location into `file:line`."""
     try:
-        return JobConfig.model_validate(raw)
+        return JobConfig.model_validate(raw, context={"logical_date": logical_date})
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(e, where, raw) for e in error.errors())) from None
 

@@ -19,8 +19,11 @@ from hypothesis import settings
 
 from optinfer.config import JobConfig, ModelConfig
 from optinfer.data.fragments import Fragments
+from optinfer.execution.executor import Executor
 from optinfer.job_file import parse_job
 from optinfer.models.artifact import Artifact
+from tests.data import flaky_store
+from tests.data.flaky_store import FlakyStore
 
 REPO = Path(__file__).resolve().parent.parent
 PLUGINS = Path(__file__).resolve().parent / "plugins"
@@ -84,6 +87,29 @@ def bucket(s3_endpoint: str) -> str:
     name = f"test-{uuid.uuid4().hex[:12]}"
     boto3.client("s3").create_bucket(Bucket=name)
     return f"s3://{name}"
+
+
+@pytest.fixture
+def hasty_s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let S3's client ask once, where it asks again for seconds; what was connected before is not used."""
+    import fsspec
+    import s3fs
+
+    class Hasty(s3fs.S3FileSystem):
+        retries = 1
+
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    fsspec.register_implementation("s3", Hasty, clobber=True)
+    yield
+    fsspec.register_implementation("s3", s3fs.S3FileSystem, clobber=True)
+
+
+@pytest.fixture
+def flaky(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, hasty_s3: None) -> Iterator[FlakyStore]:
+    """Put a store that fails when it is told to between every client and S3."""
+    with flaky_store.in_front_of(s3_endpoint) as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+        yield store
 
 
 @pytest.fixture(scope="session")
@@ -216,15 +242,18 @@ RunCli = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run_cli(capsys: pytest.CaptureFixture[str]) -> Iterator[RunCli]:
-    """Return a function that runs the command line in this process: arguments to (exit code, stdout, stderr)."""
+    """Return a function that runs the command line in this process: arguments to (exit code, stdout, stderr).
+
+    `executor` is what `run` scores with, where it is not the command's own.
+    """
     from optinfer.cli import main
 
     handler = signal.getsignal(signal.SIGTERM)
 
-    def run(*arguments: Any) -> tuple[int, str, str]:
+    def run(*arguments: Any, executor: Executor | None = None) -> tuple[int, str, str]:
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
+            main([str(a) for a in arguments], executor and (lambda address: executor))
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 

@@ -37,6 +37,17 @@ def cpu_without(folder: Path, *features: str) -> list[str]:
     return before
 
 
+def without_folders(*folders: Path) -> list[str]:
+    """Return what to put before a command so that these folders are empty for it, on a disk of its own."""
+    if not shutil.which("unshare"):
+        pytest.skip("needs unshare")
+    mounts = " && ".join(f"mount -t tmpfs none '{folder}'" for folder in folders)
+    before = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
+    if subprocess.run([*before, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody mount in a namespace of their own")
+    return before
+
+
 def with_package(folder: Path, name: str, version: str) -> dict[str, str]:
     """Return the environment of a process in which a package is installed in another version, as far as it is told."""
     described = folder / f"{name}-{version}.dist-info"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
@@ -55,6 +56,36 @@ def test_the_shipped_jobs_are_valid(path: Path) -> None:
 def test_a_job_is_frozen(load: Load) -> None:
     with pytest.raises(ValueError, match="frozen"):
         load().name = "other"  # type: ignore[misc]
+
+
+DATED = JOB.replace("path: out", "path: out/{date}")
+
+
+def test_dates_are_put_into_the_paths_of_source_and_sink_and_into_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(DATED.replace("{text: description}", "{text: '{date}'}"), encoding="utf-8")
+    job = load_job(path, ("source.path=in/{previous}", "tracking.experiment='{date}'"), date(2026, 11, 25))
+    assert (job.source.path, job.sink.path) == ("in/2026-11-24", "out/2026-11-25")
+    assert (job.tracking.experiment, job.source.columns) == ("{date}", {"text": "{date}"})
+
+
+def test_a_job_without_a_logical_date_is_for_today(load: Load) -> None:
+    before, job, after = date.today(), load(DATED), date.today()
+    assert job.sink.path in (f"out/{before}", f"out/{after}")
+
+
+def test_a_logical_date_that_changes_nothing_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"neither source.path nor sink.path has \{date\}"):
+        load_job(path, logical_date=date(2026, 11, 25))
+
+
+def test_another_word_in_a_path_is_refused_at_its_line(load: Load) -> None:
+    with pytest.raises(
+        ConfigError, match=r"job.yaml:10: sink.path: .*did you mean '\{date\}'\? valid: \{date\}, \{previous\}"
+    ):
+        load(JOB.replace("path: out", "path: out/{dat}"))
 
 
 def test_set_changes_and_adds_values(load: Load) -> None:

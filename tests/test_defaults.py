@@ -47,7 +47,7 @@ def test_the_readmes_job_runs_and_answers_as_sentence_transformers_does(
     raw["model"]["path"], raw["variant"] = MODEL, "torch-fp32"
     raw["sink"]["path"] = str(tmp_path / "out")
     record = optinfer.run(parse_job(raw))
-    assert (record["rows_out"], record["rows_quarantined"]) == (48, 0)
+    assert (record.rows_out, record.rows_quarantined) == (48, 0)
     found = read_rows(tmp_path / "out")
     assert list(found[0]) == ["embedding"]
     expected = SentenceTransformer(located().path, device="cpu").encode(rows["text"].to_pylist())

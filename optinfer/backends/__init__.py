@@ -8,12 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol
 
 import numpy as np
 
 from optinfer.models.artifact import Artifact
 from optinfer.plugins import Kind
+from optinfer.records.proof import Executed as Executed
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -25,18 +26,6 @@ class Execution:
     device: str
     threads: int
     outputs: tuple[str, ...]
-
-
-class Executed(TypedDict):
-    """What really ran, read back from the runtime; a backend may say more beside it.
-
-    `precisions` counts what multiplies matrices (compute nodes, or parameters) by precision.
-    """
-
-    backend: str
-    version: str
-    device: str
-    precisions: Mapping[str, int]
 
 
 class Session(ABC):

@@ -37,9 +37,14 @@ def unavailable(device: str) -> str | None:
     """Return why TensorRT cannot run here, or None; imports nothing, so the last word is spoken on loading."""
     if device != "cuda":
         return f"TensorRT runs on cuda, not on {device}"
-    if reason := lacks_nvidia_gpu():
-        return reason
-    if library(_LIBRARIES[0]) is None:
+    return lacking(lacks_nvidia_gpu(), library(_LIBRARIES[0]))
+
+
+def lacking(gpu_reason: str | None, found: Path | None) -> str | None:
+    """Return what TensorRT lacks: a GPU, by the reason why there is none, or its library, where it was not found."""
+    if gpu_reason:
+        return gpu_reason
+    if found is None:
         return f"TensorRT's {_LIBRARIES[0]} is not found; fix: pip install 'tensorrt-cu13<11', or set LD_LIBRARY_PATH"
     return None
 

@@ -31,7 +31,7 @@ def unavailable(device: str) -> str | None:
         return reason
     if device == "cuda" and find_spec("triton") is None:
         return "torch.compile needs Triton on a GPU; fix: pip install triton"
-    return _without_compiler() or _without_headers()
+    return _without_compiler() or without_headers(Path(sysconfig.get_path("include")))
 
 
 def load(artifact: Artifact, execution: Execution, load_module: Callable[[], Any]) -> Session:
@@ -155,9 +155,9 @@ def _without_compiler() -> str | None:
     return f"torch.compile needs a C++ compiler and finds no {compiler}; fix: apt-get install g++ (or set CXX)"
 
 
-def _without_headers() -> str | None:
-    header = Path(sysconfig.get_path("include"), "Python.h")
-    if header.is_file():
+def without_headers(folder: Path) -> str | None:
+    """Return that Python's headers are not in the folder where this Python's belong, with the fix; None if they are."""
+    if (header := folder / "Python.h").is_file():
         return None
     return f"torch.compile needs Python's headers and finds no {header}; fix: apt-get install python3-dev"
 

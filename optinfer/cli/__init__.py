@@ -6,18 +6,41 @@ Nothing but click is imported here; a command imports what it runs, so that `--h
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+import pkgutil
 import signal
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
-from optinfer.cli import doctor, optimize, plan, run, schema, status, tune, variants
 from optinfer.cli.printing import failure, say
 from optinfer.errors import INTERRUPTED, ConfigError, OptinferError
 
+if TYPE_CHECKING:
+    from optinfer.execution.executor import Executor
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+
+# What commands share, and no commands.
+_SHARED = ("options", "printing")
+
+
+class _Commands(click.Group):
+    """The commands, found by the names of their files."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _SHARED)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="optinfer")
 def cli() -> None:
     """Score a large table once, with the fastest variant of a model that proved it gives the same answers.
@@ -25,19 +48,6 @@ def cli() -> None:
     Exit codes: 0 done, 1 failed, 2 usage or job file, 3 too many quarantined rows, 4 no variant may score,
     5 output belongs to another job or a live run, 130 interrupted.
     """
-
-
-for command in (
-    run.run,
-    plan.plan,
-    optimize.optimize,
-    tune.tune,
-    variants.variants,
-    doctor.doctor,
-    status.status,
-    schema.schema,
-):
-    cli.add_command(command)
 
 
 def _terminate(*_: object) -> None:
@@ -51,14 +61,19 @@ def _terminate(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the command line and exit with its code; SIGTERM ends a job as an interrupt does, with its record closed."""
+def main(argv: list[str] | None = None, executor: Callable[[str | None], Executor] | None = None) -> None:
+    """Run the command line and exit with its code; SIGTERM ends a job as an interrupt does, with its record closed.
+
+    Args:
+        argv: None takes the process's own.
+        executor: makes what `run` scores with, of its `--address`; None is Ray there.
+    """
     with contextlib.suppress(ValueError):  # in a thread: signals belong to the main one
         signal.signal(signal.SIGTERM, _terminate)
     as_json = "--json" in (sys.argv if argv is None else argv)
     try:
         _require_working_directory()
-        cli.main(args=argv, prog_name="optinfer", standalone_mode=False)
+        cli.main(args=argv, prog_name="optinfer", standalone_mode=False, obj=executor)
     except OptinferError as error:
         say(f"error: {error}")
         _fail(as_json, error, str(error), error.exit_code)

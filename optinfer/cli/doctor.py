@@ -22,5 +22,5 @@ def doctor(address: str | None, as_json: bool, job: str | None) -> None:
 
     checks = examine(address, load_job(job) if job else None)
     answer(checks, as_json, doctor_text)
-    if not all(check["ok"] for check in checks):
+    if not all(check.ok for check in checks):
         sys.exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import date
 
 import click
 
@@ -14,12 +15,19 @@ from optinfer.errors import NoVariantError
 @click.command()
 @options.job
 @options.changes
+@options.logical_date
 @options.as_json
 @click.option("--variants", "names", metavar="A,B,...", help="Try only these; default: all that fit.")
 @click.option("--register", metavar="NAME", help="Log the winner as this MLflow model; any pyfunc client can load it.")
 @click.option("--plot", metavar="FILE.png", help="Where the plot goes; default: beside the journal.")
 def optimize(
-    job: str, overrides: tuple[str, ...], as_json: bool, names: str | None, register: str | None, plot: str | None
+    job: str,
+    overrides: tuple[str, ...],
+    logical_date: date | None,
+    as_json: bool,
+    names: str | None,
+    register: str | None,
+    plot: str | None,
 ) -> None:
     """Build, measure and compare the variants of a job's model on the job's own rows; score nothing."""
     from optinfer.commands.optimize import optimize as optimize_job
@@ -27,7 +35,7 @@ def optimize(
     from optinfer.records.text import optimize_text
 
     wanted = None if names is None else [name.strip() for name in names.split(",") if name.strip()]
-    record = optimize_job(load_job(job, overrides), wanted, register, plot, say)
+    record = optimize_job(load_job(job, overrides, logical_date), wanted, register, plot, say)
     answer(record, as_json, optimize_text)
-    if record["winner"] is None:
+    if record.winner is None:
         sys.exit(NoVariantError.exit_code)

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from datetime import date
+
 import click
+
+
+class _Day(click.ParamType["date"]):
+    """A calendar day, written in the one way that paths have it."""
+
+    name = "day"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", str(value)):
+            with contextlib.suppress(ValueError):
+                if (day := date.fromisoformat(str(value))) > date.min:  # which has no day before it
+                    return day
+        self.fail(f"{value!r} is no day; write it as 2026-11-25", param, ctx)
+
 
 job = click.argument("job", metavar="JOB.yaml")
 changes = click.option(
@@ -13,4 +31,10 @@ address = click.option(
     "--address",
     metavar="auto|local|HOST:PORT|ray://…",
     help="Ray cluster; default: $RAY_ADDRESS, else Ray started here.",
+)
+logical_date = click.option(
+    "--logical-date",
+    type=_Day(),
+    metavar="YYYY-MM-DD",
+    help="The night that {date} and {previous} in the job's paths are of; default: today.",
 )

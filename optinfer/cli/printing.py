@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from optinfer.errors import OptinferError
+from optinfer.records.record import plain
 
 T = TypeVar("T")
 
@@ -22,7 +23,7 @@ def say(line: str) -> None:
 
 def answer(value: T, as_json: bool, render: Callable[[T], str]) -> None:
     """Print a command's answer, as JSON or for people."""
-    out(json.dumps(value, default=str) if as_json else render(value))
+    out(json.dumps(plain(value), default=str) if as_json else render(value))
 
 
 def out(text: str) -> None:

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 
 from optinfer.commands.resolved import Resolved
-from optinfer.data.account import Accounts, Committed
+from optinfer.data.account import Accounts
+from optinfer.data.account import Committed as Found
 from optinfer.data.lock import RunLock
 from optinfer.data.output import Output
 from optinfer.data.output_listing import few
 from optinfer.errors import AccountingError
+from optinfer.records.manifest import Manifest
 from optinfer.records.receipt import Receipt
+from optinfer.tracking.events import Committed
 from optinfer.tracking.recorder import Recorder
 from optinfer.tracking.tally import Tally
 
@@ -45,7 +48,7 @@ class Books:
         tally = Tally(job.plan.rows, job.config.sink.error_threshold)
         return cls(job, output, lock, Accounts(output.folder, job.fingerprint), tally, recorder, say)
 
-    def resume(self) -> Committed:
+    def resume(self) -> Found:
         """Count what is committed: a listing decides. What is damaged is removed, and is scored again."""
         found, total = self.output.resume(self.accounts, self.job.plan), len(self.job.plan.fragments)
         for name in found.dropped:
@@ -58,7 +61,7 @@ class Books:
             self.say(f"resuming: {len(found.fragments):,} of {total:,} fragments are committed")
         return found
 
-    def left(self, found: Committed) -> Indices:
+    def left(self, found: Found) -> Indices:
         """Return what is to score; an empty table has one part all the same."""
         return np.setdiff1d(np.arange(max(len(self.job.plan.fragments), 1)), found.fragments)
 
@@ -109,7 +112,7 @@ class Books:
         Raises:
             QuarantineError: more rows are quarantined than the job allows.
         """
-        self.recorder.event("receipt", **receipt.as_dict())
+        self.recorder.event(Committed(receipt))
         self.accounts.add(receipt.made)
         self.tally.add(receipt)
         self.check_threshold()
@@ -117,7 +120,7 @@ class Books:
     def check_threshold(self) -> None:
         self.tally.check_threshold(f"{self.output.shown}/_quarantine")
 
-    def close(self, manifest: dict[str, Any]) -> dict[str, Any]:
+    def close(self, manifest: Manifest) -> Manifest:
         """End the output, whose rows all have to be accounted for; return the manifest as it is written."""
         return self.output.finish(manifest, self.accounts, self.job.plan)
 

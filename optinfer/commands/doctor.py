@@ -17,13 +17,12 @@ from optinfer.config import JobConfig
 from optinfer.errors import OptinferError, redact
 from optinfer.execution.reach import chosen, require_startable
 from optinfer.optimization.variants import listing
+from optinfer.records.machine import Check
 from optinfer.system import home
 from optinfer.system.machine import cpu_features, gpu, lacks_nvidia_gpu, nvidia_gpus
 
 _PACKAGES = ("ray", "torch", "onnxruntime-gpu", "openvino", "nncf", "pyarrow", "s3fs", "mlflow", "transformers")
 _CONNECT_SECONDS = 3.0
-
-Check = dict[str, str | bool]
 
 
 def examine(address: str | None, job: JobConfig | None) -> list[Check]:
@@ -51,10 +50,10 @@ def examine(address: str | None, job: JobConfig | None) -> list[Check]:
 def _run(checks: list[tuple[str, Callable[[], str]]]) -> Iterator[Check]:
     for name, check in checks:
         try:
-            yield {"name": name, "ok": True, "detail": check()}
+            yield Check(name=name, ok=True, detail=check())
         except Exception as error:
             detail = str(error) if isinstance(error, OptinferError) else f"{type(error).__name__}: {error}"
-            yield {"name": name, "ok": False, "detail": detail}
+            yield Check(name=name, ok=False, detail=detail)
 
 
 def _packages() -> str:
@@ -83,8 +82,9 @@ def _gpu() -> str:
 
 
 def _variants() -> str:
-    available = [str(v["name"]) for v in listing() if v["available"]]
-    lacking = [f"{v['name']} ({v['reason']})" for v in listing() if not v["available"]]
+    offers = listing()
+    available = [offer.name for offer in offers if offer.available]
+    lacking = [f"{offer.name} ({offer.reason})" for offer in offers if not offer.available]
     return f"available: {', '.join(available)}" + (f"; not available: {'; '.join(lacking)}" if lacking else "")
 
 
@@ -98,10 +98,11 @@ def _ray(address: str | None) -> str:
     if where is None:
         require_startable()
         return f"{version('ray')}, would be started here with {os.cpu_count()} CPUs"
-    from optinfer.execution.cluster import connected, free_nodes
+    from optinfer.execution.cluster import connected
+    from optinfer.execution.ray_process import PROCESS
 
     with connected(address):
-        nodes = free_nodes()
+        nodes = PROCESS.free_nodes()
     return (
         f"{where}: {len(nodes)} nodes, {sum(n.cpus for n in nodes):g} CPUs and {sum(n.gpus for n in nodes):g} GPUs free"
     )
@@ -125,4 +126,4 @@ def _plan(job: JobConfig) -> str:
     from optinfer.commands.resolved import resolve
 
     planned = resolve(job)
-    return f"{planned.plan.rows:,} rows in {len(planned.plan.files)} files, model {planned.model.key}"
+    return f"{planned.plan.rows:,} rows in {len(planned.plan.files)} files, model {planned.subject.model.key}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
-from typing import Any
 
 from optinfer.data.binding import fingerprint
 from optinfer.data.fragments import Plan
@@ -14,16 +13,16 @@ from optinfer.errors import redact
 from optinfer.optimization.asked import recipes, recipes_of_further_pools
 from optinfer.optimization.subject import Subject
 
-__all__ = ["described", "fingerprint", "identity"]
+__all__ = ["described", "files_digest", "fingerprint", "identity"]
 
 
-def identity(subject: Subject, plan: Plan) -> dict[str, Any]:
+def identity(subject: Subject, plan: Plan) -> dict[str, object]:
     """Return what a job's fingerprint is made of, and what its output keeps of it."""
     config, further = subject.config, recipes_of_further_pools(subject.config, subject.catalog)
     return {
         "source": {
             "path": redact(absolute(config.source.path)),
-            "files": _digest([asdict(f) for f in plan.files]),
+            "files": files_digest(plan),
             "rows": plan.rows,
             "columns": config.source.columns,
             "fragments": plan.fragments.digest(),
@@ -38,17 +37,19 @@ def identity(subject: Subject, plan: Plan) -> dict[str, Any]:
     }
 
 
-def described(subject: Subject, fields: dict[str, Any]) -> dict[str, Any]:
-    """Describe job, model and data for a tracker; `fields` are those of `identity`."""
+def described(subject: Subject, files_digest: str) -> dict[str, object]:
+    """Describe job, model and data for a tracker."""
     config = subject.config
     return {
         "job": config.name,
         "family": config.model.family,
         "model.path": redact(config.model.path),
         "model.digest": subject.model.key,
-        "data.digest": fields["source"]["files"],
+        "data.digest": files_digest,
     }
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def files_digest(plan: Plan) -> str:
+    """Return what identifies the input files at their versions."""
+    files = json.dumps([asdict(f) for f in plan.files], sort_keys=True, default=str)
+    return hashlib.sha256(files.encode()).hexdigest()[:16]

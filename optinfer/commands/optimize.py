@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from optinfer.commands.readiness import require_places
 from optinfer.commands.resolved import Resolved, resolve
@@ -18,10 +18,12 @@ from optinfer.errors import ConfigError, without_secrets
 from optinfer.optimization.selection import Prepared, Skipped, prove_all
 from optinfer.optimization.variants import BASELINES, catalog, get
 from optinfer.optimization.workbench import Workbench
+from optinfer.records.comparison import Candidate, OptimizeRecord, Registered, Unmeasured
 from optinfer.records.text import optimize_table
 from optinfer.system import home
-from optinfer.tracking.comparison import Comparison
+from optinfer.tracking.events import Compared, Finished, Started
 from optinfer.tracking.plot import draw, drawn, require_drawable
+from optinfer.tracking.recorder import Recorder, new_run_id, recorder_of
 
 # MLflow's own rule.
 _NOT_IN_MODEL_NAMES = frozenset("/:")
@@ -33,7 +35,7 @@ def optimize(
     register: str | None = None,
     plot: str | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+) -> OptimizeRecord:
     """Compare variants on a sample of the job's rows and return the record that `optinfer optimize --json` prints.
 
     Args:
@@ -51,19 +53,17 @@ def optimize(
     if job.plan.rows == 0:
         raise ConfigError("optimize measures on the job's rows, and its table has none; give one with rows")
     require_places()
-    with Comparison(config.tracking, f"{config.name} optimize", job.params, say) as comparison:
+    run_id = new_run_id()
+    with recorder_of(config.tracking, run_id, say) as recorder:
+        recorder.event(Started(run_name=f"{config.name} optimize", params=job.params, tags={"optinfer.run_id": run_id}))
         bench = job.bench(say)
-        results = list(_measured(bench, names, comparison, say))
-        record = _record(job, comparison.run_id, bench, results)
-        place = Path(plot) if plot else comparison.folder / "pareto.png"
-        images = drawn(draw, record, place, say) if record["candidates"] else []
-        record["plot"] = str(images[0]) if images else None
-        record["journal"] = str(comparison.journal)
-        record["mlflow"] = comparison.finish(_summary(record), optimize_table(record), record, images)
-        if register:
-            record["registered"] = _register(register, record, results, bench, say)
-        comparison.event("finish", winner=record["winner"], pareto=record["pareto"], mlflow=record["mlflow"])
-    return record
+        results = list(_measured(bench, names, recorder, say))
+        record = replace(_record(job, run_id, bench, results), journal=str(recorder.journal.path))
+        place = Path(plot) if plot else recorder.folder / "pareto.png"
+        images = drawn(draw, record, place, say) if record.candidates else []
+        record = replace(record, plot=str(images[0]) if images else None)
+        record = replace(record, mlflow=recorder.finish(_finished(record), images))
+    return replace(record, registered=_register(register, record, results, bench, say)) if register else record
 
 
 def _require_arguments(config: JobConfig, names: Sequence[str] | None, register: str | None, plot: str | None) -> None:
@@ -82,52 +82,49 @@ def _require_arguments(config: JobConfig, names: Sequence[str] | None, register:
 def _measured(
     bench: Workbench,
     names: Sequence[str] | None,
-    comparison: Comparison,
+    recorder: Recorder,
     say: Callable[[str], None],
 ) -> Iterator[Prepared | Skipped]:
     """Prove the variants, and record each as soon as it is measured."""
     for result in prove_all(bench, names):
-        comparison.event("candidate", **_entry(result))
+        recorder.event(Compared(_candidate(result) if isinstance(result, Prepared) else _unmeasured(result)))
         if isinstance(result, Prepared):
             say(f"{result.variant.name}: {result.certificate.rows_per_second:.1f} rows/s, {_verdict(result)}")
-            comparison.add(result.variant.name, result.params, _metrics(result), _certificate(result))
+            recorder.child(result.variant.name, result.params, _metrics(result), _certificate(result))
         else:
             say(f"{result.name}: {result.reason}")
         yield result
 
 
-def _record(job: Resolved, run_id: str, bench: Workbench, results: list[Prepared | Skipped]) -> dict[str, Any]:
-    baseline = BASELINES[job.model.format]
+def _record(job: Resolved, run_id: str, bench: Workbench, results: list[Prepared | Skipped]) -> OptimizeRecord:
+    baseline = BASELINES[job.subject.model.format]
     measured = [r for r in results if isinstance(r, Prepared)]
     passed = sorted((r for r in measured if r.gate.passed), key=lambda r: -r.certificate.rows_per_second)
     failed = sorted((r for r in measured if not r.gate.passed), key=lambda r: -r.certificate.rows_per_second)
     skipped = [r for r in results if isinstance(r, Skipped)]
     base = next((r.certificate.rows_per_second for r in measured if r.variant.name == baseline), None)
-    return {
-        "status": "done",
-        "run_id": run_id,
-        "job": job.config.name,
-        "model": job.model.key,
-        "family": job.config.model.family,
-        "metric": bench.metric,
-        "label": job.config.gate.label,
-        "threshold": job.config.gate.threshold,
-        "relative": job.config.gate.largest_drop is not None,
-        "sample_rows": bench.sample.gate.num_rows,
-        "baseline": baseline,
-        "winner": passed[0].variant.name if passed else None,
-        "pareto": pareto(
+    return OptimizeRecord(
+        run_id=run_id,
+        job=job.config.name,
+        model=job.subject.model.key,
+        family=job.config.model.family,
+        metric=bench.metric,
+        label=job.config.gate.label,
+        threshold=job.config.gate.threshold,
+        relative=job.config.gate.largest_drop is not None,
+        sample_rows=bench.sample.gate.num_rows,
+        baseline=baseline,
+        winner=passed[0].variant.name if passed else None,
+        pareto=pareto(
             # Differences of rounding are none: beside the baseline nothing else would ever be on the front.
             [(r.variant.name, r.certificate.rows_per_second, round(r.certificate.fidelity.value, 5)) for r in passed]
         ),
-        "candidates": [
-            {**_entry(r), "speedup": r.certificate.rows_per_second / base if base else None} for r in (*passed, *failed)
-        ],
-        "skipped": {r.name: r.reason for r in skipped},
-    }
+        candidates=tuple(_candidate(r, base) for r in (*passed, *failed)),
+        skipped={r.name: r.reason for r in skipped},
+    )
 
 
-def pareto(points: Sequence[tuple[str, float, float]]) -> list[str]:
+def pareto(points: Sequence[tuple[str, float, float]]) -> tuple[str, ...]:
     """Return the names of the (name, speed, quality) points that no other point beats in both."""
     front = []
     for name, speed, quality in points:
@@ -136,21 +133,25 @@ def pareto(points: Sequence[tuple[str, float, float]]) -> list[str]:
         )
         if not beaten:
             front.append(name)
-    return front
+    return tuple(front)
 
 
-def _entry(result: Prepared | Skipped) -> dict[str, Any]:
-    if isinstance(result, Skipped):
-        return {"variant": result.name, "passed": False, "reason": result.reason}
-    return {
-        "variant": result.variant.name,
-        "passed": result.gate.passed,
-        "reason": result.gate.reason,
-        "techniques": result.variant.techniques,
-        "backend": result.variant.backend,
-        "gate": result.gate.as_dict(),
-        "certificate": result.certificate.as_dict(),
-    }
+def _candidate(result: Prepared, base: float | None = None) -> Candidate:
+    """Return what is said of a measured variant; `base` is the baseline's rows per second."""
+    return Candidate(
+        variant=result.variant.name,
+        passed=result.gate.passed,
+        reason=result.gate.reason,
+        techniques=result.variant.techniques,
+        backend=result.variant.backend,
+        gate=result.gate,
+        certificate=result.certificate,
+        speedup=result.certificate.rows_per_second / base if base else None,
+    )
+
+
+def _unmeasured(result: Skipped) -> Unmeasured:
+    return Unmeasured(variant=result.name, reason=result.reason)
 
 
 def _verdict(result: Prepared) -> str:
@@ -184,22 +185,26 @@ def _certificate(result: Prepared) -> dict[str, str]:
     return {"certificate.json": json.dumps(result.certificate.as_dict(), indent=1)}
 
 
-def _summary(record: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "tags": {"optinfer.winner": str(record["winner"]), "optinfer.pareto": ", ".join(record["pareto"])},
-        "metrics": {
-            "candidates": float(len(record["candidates"])),
-            "passed": float(sum(c["passed"] for c in record["candidates"])),
+def _finished(record: OptimizeRecord) -> Finished:
+    return Finished(
+        metrics={
+            "candidates": float(len(record.candidates)),
+            "passed": float(sum(candidate.passed for candidate in record.candidates)),
         },
-    }
+        tags={"optinfer.winner": str(record.winner), "optinfer.pareto": ", ".join(record.pareto)},
+        artifacts={
+            "table.md": optimize_table(record),
+            "record.json": json.dumps(record.as_dict(), indent=1, default=str),
+        },
+    )
 
 
 def _register(
-    name: str, record: dict[str, Any], results: list[Prepared | Skipped], bench: Workbench, say: Callable[[str], None]
-) -> dict[str, Any] | None:
+    name: str, record: OptimizeRecord, results: list[Prepared | Skipped], bench: Workbench, say: Callable[[str], None]
+) -> Registered | None:
     from optinfer.registry.registration import register
 
-    winner = next((r for r in results if isinstance(r, Prepared) and r.variant.name == record["winner"]), None)
+    winner = next((r for r in results if isinstance(r, Prepared) and r.variant.name == record.winner), None)
     if winner is None:
         say(f"nothing is registered as {name}: no variant passes the gate")
         return None
@@ -212,4 +217,4 @@ def _register(
         # What took hours to measure is still worth its table.
         what = without_secrets(uri, str(error)) or type(error).__name__
         say(f"warning: {winner.variant.name} is not registered as {name}: {what}")
-        return {"name": name, "error": what}
+        return Registered(name=name, error=what)

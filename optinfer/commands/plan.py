@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,17 +18,22 @@ from optinfer.execution.placing import placed
 from optinfer.forecast.runs import Outlook
 from optinfer.optimization.pools import Pools, known_pools
 from optinfer.optimization.variants import Variant, get
-from optinfer.records.placement import told
+from optinfer.records.preview import Preview
 from optinfer.system.machine import nvidia_gpus
 
 
-def plan(job: Resolved) -> dict[str, Any]:
-    """Describe what `run` would do with this machine's CPUs and GPUs; imports nothing heavy and writes nothing."""
+def plan(job: Resolved, here: Node | None = None) -> Preview:
+    """Describe what `run` would do on one node; imports nothing heavy and writes nothing.
+
+    Args:
+        here: the node; None is this machine, with what is free of it.
+    """
     config, cut = job.config, job.plan
     chosen = None if config.variant == AUTO else get(config.variant, job.subject.catalog)
     wished = config.placement.device
     device = chosen.device if chosen else "cpu" if wished == AUTO else wished
-    here = Node(os.cpu_count() or 1, nvidia_gpus(), memory_mb=psutil.virtual_memory().available / 1e6)
+    if here is None:
+        here = Node(os.cpu_count() or 1, nvidia_gpus(), memory_mb=psutil.virtual_memory().available / 1e6)
     output = job.output()
     left, said = _left(job, output)
     warnings = [*cut.warnings, *said]
@@ -37,29 +41,29 @@ def plan(job: Resolved) -> dict[str, Any]:
     measured = _last_measured(job)
     device = measured.first.variant.device if measured else device
     placements = placed(config.placement, measured, device, [here], max(todo, 1))
-    outlook = Outlook(config.placement, job.model.key, measured, placements)
-    return {
-        "job": config.name,
-        "rows": cut.rows,
-        "files": len(cut.files),
-        "fragments": len(cut.fragments),
-        "to_score": todo,
-        "model": f"{redact(config.model.path)} ({job.model.key})",
-        "variant": _variant_line(chosen or (measured.first.variant if measured else None), automatic=chosen is None),
-        **_cpu_variant(job, measured, device),
-        "output": f"{output.shown}: {', '.join(f'{f.name} {f.type}' for f in job.schema)}",
-        "fingerprint": job.fingerprint,
-        "placement": told(placements),
-        "forecast": asdict(outlook.before_run(rows)),
-        "warnings": warnings,
-    }
+    outlook = Outlook(config.placement, job.subject.model.key, measured, placements)
+    return Preview(
+        job=config.name,
+        rows=cut.rows,
+        files=len(cut.files),
+        fragments=len(cut.fragments),
+        to_score=todo,
+        model=f"{redact(config.model.path)} ({job.subject.model.key})",
+        variant=_variant_line(chosen or (measured.first.variant if measured else None), automatic=chosen is None),
+        cpu_variant=_cpu_variant(job, measured, device),
+        output=f"{output.shown}: {', '.join(f'{f.name} {f.type}' for f in job.schema)}",
+        fingerprint=job.fingerprint,
+        placement=placements,
+        forecast=outlook.before_run(rows),
+        warnings=tuple(warnings),
+    )
 
 
 def _left(job: Resolved, output: Output) -> tuple[np.ndarray[Any, Any], list[str]]:
     """Return a (fragments,) mask of what is to score, and what a person should know of the output."""
     count, bound = len(job.plan.fragments), output.binding.job()
     left = np.ones(count, dtype=bool)
-    if bound and bound["fingerprint"] != job.fingerprint:
+    if bound and bound.fingerprint != job.fingerprint:
         left[[i for i in map(index_of, output.sink.committed()) if i < count]] = False
         return left, [f"{output.shown} belongs to another job: `run` would refuse (exit 5)"]
     there, wrong = output.intact(Accounts(output.folder, job.fingerprint), count)
@@ -67,16 +71,16 @@ def _left(job: Resolved, output: Output) -> tuple[np.ndarray[Any, Any], list[str
     return left, [f"{output.shown} is not as it was written: {line}" for line in wrong]
 
 
-def _cpu_variant(job: Resolved, measured: Pools | None, device: str) -> dict[str, str]:
-    """Describe the job's second variant; nothing where it has none."""
+def _cpu_variant(job: Resolved, measured: Pools | None, device: str) -> str | None:
+    """Describe the job's second variant; None where it has none."""
     name = job.config.placement.cpu_variant
     if name is None:
-        return {}
+        return None
     if device != "cuda":
-        return {"cpu_variant": f"{name}: left out where the variant runs on CPUs itself"}
+        return f"{name}: left out where the variant runs on CPUs itself"
     second = measured.each[1].variant if measured and len(measured) > 1 else None
     chosen = get(name, job.subject.catalog) if name != AUTO else second
-    return {"cpu_variant": _variant_line(chosen, automatic=name == AUTO)}
+    return _variant_line(chosen, automatic=name == AUTO)
 
 
 def _variant_line(chosen: Variant | None, automatic: bool) -> str:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from optinfer.commands import tables
-from optinfer.commands.identity import described, fingerprint, identity
+from optinfer.commands.identity import described, files_digest, fingerprint, identity
 from optinfer.config import JobConfig
 from optinfer.data.fragments import Plan
 from optinfer.data.output import Output
 from optinfer.models import source as model_source
-from optinfer.models.artifact import Artifact
 from optinfer.optimization.asked import wanted
 from optinfer.optimization.job_sample import JobSample
 from optinfer.optimization.subject import Subject, load_family
 from optinfer.optimization.trial import APART
 from optinfer.optimization.variants import catalog, require_fit
 from optinfer.optimization.workbench import Workbench
+from optinfer.records.binding import FrozenJob
 from optinfer.tuning import kept
 
 
@@ -33,6 +32,7 @@ class Resolved:
         carried: the source columns in the output.
         schema: all columns of the output.
         fields: what the fingerprint is made of, readable, so that a difference can be named.
+        files_digest: of the input files at their versions.
     """
 
     subject: Subject
@@ -40,25 +40,26 @@ class Resolved:
     plan: Plan
     carried: pa.Schema
     schema: pa.Schema
-    fields: dict[str, Any]
+    fields: Mapping[str, object]
+    files_digest: str
 
     @property
     def config(self) -> JobConfig:
         return self.subject.config
 
     @property
-    def model(self) -> Artifact:
-        """The model as it was found, on this machine."""
-        return self.subject.model
-
-    @property
-    def params(self) -> dict[str, Any]:
+    def params(self) -> Mapping[str, object]:
         """Describe job, model and data for a tracker."""
-        return described(self.subject, self.fields)
+        return described(self.subject, self.files_digest)
 
     @property
     def fingerprint(self) -> str:
         return fingerprint(self.fields)
+
+    @property
+    def frozen(self) -> FrozenJob:
+        """Return what the output is bound to."""
+        return FrozenJob(fingerprint=self.fingerprint, fields=self.fields)
 
     def bench(self, say: Callable[[str], None] = lambda line: None) -> Workbench:
         """Return the bench on which the job's variants are built and proved; it draws the sample."""
@@ -86,6 +87,6 @@ def resolve(config: JobConfig) -> Resolved:
     _ = subject.metric  # refuses one that the family has not
     for variant in variants:
         require_fit(variant, model.format)
-    plan = tables.cut(config, source, model)
+    plan = tables.cut(config, source, sink, model)
     carried, schema = tables.output_columns(config, family, plan.schema, sink)
-    return Resolved(subject, sink, plan, carried, schema, identity(subject, plan))
+    return Resolved(subject, sink, plan, carried, schema, identity(subject, plan), files_digest(plan))

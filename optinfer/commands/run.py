@@ -12,25 +12,24 @@ record    journal first, MLflow from it                                       tr
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from optinfer.commands.books import Books
+from optinfer.commands.news import News
 from optinfer.commands.readiness import require_ready
 from optinfer.commands.resolved import Resolved, resolve
 from optinfer.commands.scoring import stream
 from optinfer.commands.summary import Summary
 from optinfer.config import AUTO, JobConfig
-from optinfer.data.lock import RunLock
 from optinfer.data.storage import reaching
 from optinfer.errors import LoadError
 from optinfer.execution.executor import Executor
 from optinfer.execution.on_ray import OnRay
 from optinfer.optimization.pools import Pools, pools, with_not_chosen
-from optinfer.tracking.recorder import recorder_of
+from optinfer.records.run import RunRecord
+from optinfer.tracking.recorder import new_run_id, recorder_of
 
 Say = Callable[[str], None]
 
@@ -52,7 +51,7 @@ class _Run:
 
 def run(
     config: JobConfig, address: str | None = None, say: Say = _silent, executor: Executor | None = None
-) -> dict[str, Any]:
+) -> RunRecord:
     """Score the job's table and return the record that `optinfer run --json` prints.
 
     Args:
@@ -64,22 +63,28 @@ def run(
     Raises:
         OptinferError: with the exit code of its class; committed fragments stay, the same call goes on from them.
     """
-    summary = Summary(started=time.time(), run_id=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}")
-    job, executor = resolve(config), executor or OnRay(address)
+    summary = Summary(started=time.time(), run_id=new_run_id())
+    with News(config, summary.run_id, say) as news:
+        return news.done(_told(config, summary, executor or OnRay(address), say, news))
+
+
+def _told(config: JobConfig, summary: Summary, executor: Executor, say: Say, news: News) -> RunRecord:
+    job = resolve(config)
     output = job.output()
     with reaching(config.sink.path):
         done = output.finished(job.fingerprint)
         damage = output.damage(done)[1].named() if done else ()
     if done and not damage:
-        if done.get("job", {}).get("gate") != config.gate.model_dump(mode="json"):
+        if done.job.get("gate") != config.gate.model_dump(mode="json"):
             say("warning: this output was finished under another gate; to score under this one, choose a new sink.path")
-        return summary.nothing_to_do(done["run"])
+        return summary.nothing_to_do(done.run)
+    news.started(job)
     require_ready(job, executor.machine())
-    with executor, RunLock(output.folder) as lock:
-        output.binding.freeze({"fingerprint": job.fingerprint, "fields": job.fields}, job.plan)
+    with executor, output.held() as lock:
+        output.binding.freeze(job.frozen, job.plan)
         output.reopen()
         with recorder_of(config.tracking, summary.run_id, say) as recorder:
-            recorder.event("start", run_name=f"{config.name} {config.variant}", **summary.start(job))
+            recorder.event(summary.start(job))
             for line in job.plan.warnings:
                 recorder.warn(line)
             for line in damage:
@@ -88,9 +93,10 @@ def run(
             _score(_Run(job, books, summary, executor, say))
             books.check()
             manifest = books.close(summary.manifest(job, books.tally, recorder))
+            news.done(manifest.run)
             executor.release()  # takes a second; the output is finished whatever becomes of Ray
-            mlflow = recorder.finish("done", **summary.finish(job, books.tally, manifest))
-    return {**manifest["run"], "mlflow": mlflow}
+            mlflow = recorder.finish(summary.finish(job, books.tally, manifest))
+    return replace(manifest.run, mlflow=mlflow)
 
 
 def _score(run: _Run) -> None:
@@ -138,4 +144,4 @@ def _announce(proved: Pools, failed: dict[str, str], run: _Run) -> None:
             f"placement.cpu_variant is left out: {first.variant.name} runs on the CPUs of all nodes itself"
         )
     run.summary.mark("prepare")
-    run.books.recorder.event("selection", chosen=first.variant.name, others=dict(first.not_chosen))
+    run.books.recorder.selected(first.variant.name, first.not_chosen)

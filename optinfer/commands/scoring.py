@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 from optinfer.commands.books import Books, Indices
 from optinfer.commands.resolved import Resolved
@@ -43,7 +42,7 @@ def stream(proved: Pools, books: Books, summary: Summary, executor: Executor, le
             progress.advance(receipt.stats.rows_in, receipt.stats.rows_quarantined)
 
 
-def _placement_params(placements: Sequence[Placement]) -> dict[str, Any]:
+def _placement_params(placements: Sequence[Placement]) -> dict[str, object]:
     return {
         f"placement.{name}": value
         for at, place in enumerate(placements)
@@ -56,6 +55,7 @@ def _task(proved: Pools, placements: Sequence[Placement], job: Resolved) -> Scor
     # A pool that found no node has replicas on none, and its variant stays one whose rows the output may hold.
     threads = [place.threads_per_replica for place in placements] + [placements[-1].threads_per_replica] * len(proved)
     return ScoringTask(
+        job=config.name,
         pools=tuple(replace(one.settings, threads=count) for one, count in zip(proved, threads, strict=False)),
         source=job.subject.source,
         sink=job.sink,

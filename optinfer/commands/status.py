@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from optinfer.data.account import Accounts
-from optinfer.data.lock import holder, is_live
+from optinfer.data.lock import described, holder, is_live
 from optinfer.data.output import Output
 from optinfer.data.storage import STATE
 from optinfer.errors import ConfigError
+from optinfer.records.status import Status
 
 
-def status(url: str) -> dict[str, Any]:
+def status(url: str) -> Status:
     """Describe an output folder.
 
     Raises:
@@ -31,19 +31,19 @@ def status(url: str) -> dict[str, Any]:
     manifest = output.manifest()
     total = output.binding.planned_fragments()
     planned = total or 0
-    there, damage = output.intact(Accounts(output.folder, job["fingerprint"]), planned)
+    there, damage = output.intact(Accounts(output.folder, job.fingerprint), planned)
     damage += () if total is not None else (f"{STATE}/plan.parquet is missing, or cannot be read",)
     if manifest is None and output.folder.read("_SUCCESS") is not None and not live:
         damage += ("_SUCCESS is there, and _manifest.json is missing, or cannot be read",)
-    return {
-        "output": output.shown,
-        "state": "running" if live else "damaged" if damage else "done" if manifest else "interrupted",
-        "fingerprint": job["fingerprint"],
-        "fragments": total,
-        "fragments_committed": int(there[:planned].sum()),  # an empty table has a part and no fragment
-        "rows": job["fields"].get("source", {}).get("rows"),
-        "quarantine_files": len(output.folder.names(under="_quarantine")),
-        "run_id": manifest["run"].get("run_id") if manifest else None,
-        "holder": f"process {held['pid']} on {held['host']}" if held and live else None,
-        "damage": list(damage),
-    }
+    return Status(
+        output=output.shown,
+        state="running" if live else "damaged" if damage else "done" if manifest else "interrupted",
+        fingerprint=job.fingerprint,
+        fragments=total,
+        fragments_committed=int(there[:planned].sum()),  # an empty table has a part and no fragment
+        rows=job.rows,
+        quarantine_files=len(output.folder.names(under="_quarantine")),
+        run_id=manifest.run.run_id if manifest else None,
+        holder=described(held) if held and live else None,
+        damage=damage,
+    )

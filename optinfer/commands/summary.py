@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optinfer.commands.resolved import Resolved
 from optinfer.data.storage import absolute
 from optinfer.errors import redact
 from optinfer.forecast.runs import Outlook
-from optinfer.inference.replica import on_one_core
 from optinfer.optimization.pools import Pools
 from optinfer.optimization.selection import Prepared
-from optinfer.records.placement import Placement, told
+from optinfer.records.manifest import BadFile, Manifest
+from optinfer.records.placement import Placement, on_one_core
+from optinfer.records.run import Breakdown, MlflowRun, Proof, RunRecord
 from optinfer.system.machine import peak_rss_mb
 from optinfer.tracking.breakdown import break_down
+from optinfer.tracking.events import Dataset, Finished, Started
 from optinfer.tracking.recorder import Recorder
 from optinfer.tracking.tally import Tally
 
@@ -36,17 +38,17 @@ class Summary:
         return self.pools.first if self.pools else None
 
     def _outlook(self, job: Resolved) -> Outlook:
-        return Outlook(job.config.placement, job.model.key, self.pools, self.placements)
+        return Outlook(job.config.placement, job.subject.model.key, self.pools, self.placements)
 
     def mark(self, step: str) -> None:
         """Note that a step of the start-up is done now."""
         self.marks[step] = time.time()
 
-    def start(self, job: Resolved) -> dict[str, Any]:
-        """Return params, tags and inputs for the run's first event."""
+    def start(self, job: Resolved) -> Started:
         config = job.config
-        return {
-            "params": {
+        return Started(
+            run_name=f"{config.name} {config.variant}",
+            params={
                 **job.params,
                 "data.rows": job.plan.rows,
                 "data.files": len(job.plan.files),
@@ -55,104 +57,101 @@ class Summary:
                 "batching.max_batch_size": config.batching.max_batch_size,
                 "batching.dedupe": config.batching.dedupe,
             },
-            "tags": {"optinfer.run_id": self.run_id, "optinfer.fingerprint": job.fingerprint},
-            "inputs": [_dataset(config.source.path, job.fields["source"]["files"], "input")],
-        }
+            tags={"optinfer.run_id": self.run_id, "optinfer.fingerprint": job.fingerprint},
+            inputs=(_dataset(config.source.path, job.files_digest, "input"),),
+        )
 
-    def record(self, job: Resolved, tally: Tally, mlflow: dict[str, Any]) -> dict[str, Any]:
+    def record(self, job: Resolved, tally: Tally, mlflow: MlflowRun) -> RunRecord:
         """Return the run as one flat object: the contract of `run --json`."""
         seconds = time.time() - self.started
         total, scored = tally.total, tally.scored
         prepared = self._first
-        return {
-            "status": "done",
-            "run_id": self.run_id,
-            "job": job.config.name,
-            "variant": prepared.variant.name if prepared else job.config.variant,
-            "fingerprint": job.fingerprint,
-            "output": redact(absolute(job.config.sink.path)),
-            "fragments": len(job.plan.fragments),
-            "fragments_resumed": len(job.plan.fragments) - tally.counted,
-            "fragments_scored_again": tally.scored_again,
-            "rows_in": total.rows_in,
-            "rows_out": total.rows_out,
-            "rows_quarantined": total.rows_quarantined,
-            "rows_deduplicated": scored.rows_deduplicated,
-            "seconds": round(seconds, 3),
-            "startup_seconds": round(tally.first_receipt - self.started, 3) if tally.first_receipt else None,
-            "rows_per_second": round(scored.rows_in / seconds, 2),
-            "steady_rows_per_second": tally.steady_rows_per_second(),
-            "tokens_per_second": round(scored.tokens / seconds, 1) if scored.tokens else None,
-            "padding_fraction": round(scored.padding_fraction, 5),
-            "time": self._time(tally),
-            "rows_by_node": tally.rows_by_node(),
-            "rows_by_variant": dict(tally.rows_by_variant),
-            "out_of_memory": scored.out_of_memory,
-            "placement": told(self.placements),
-            "gate": prepared.gate.as_dict() if prepared else {},
-            "certificate": prepared.certificate.as_dict() if prepared else {},
-            "beside": self._beside(),
-            "forecast": self._outlook(job).against(scored.rows_in, seconds - self._proving()),
-            "mlflow": mlflow,
-        }
-
-    def _beside(self) -> dict[str, Any]:
-        """Return what is said of the second variant, {} where there is none."""
-        if self.pools is None or len(self.pools) == 1:
-            return {}
-        second = self.pools.each[1]
-        return {
-            "variant": second.variant.name,
-            "gate": second.gate.as_dict(),
-            "certificate": second.certificate.as_dict(),
-            "variants_not_chosen": dict(second.not_chosen),
-        }
-
-    def _time(self, tally: Tally) -> dict[str, Any]:
-        one_core = any(on_one_core(place.device, place.threads_per_replica) for place in self.placements[:1])
-        found = break_down(tally, self.started, self.marks, time.time(), one_core)
-        return found.as_dict() if found else {}
-
-    def nothing_to_do(self, run: dict[str, Any]) -> dict[str, Any]:
-        """Return the record of a finished run as that of this one, which did nothing."""
-        speeds = dict.fromkeys(
-            ("startup_seconds", "rows_per_second", "steady_rows_per_second", "tokens_per_second"), None
+        return RunRecord(
+            run_id=self.run_id,
+            job=job.config.name,
+            variant=prepared.variant.name if prepared else job.config.variant,
+            fingerprint=job.fingerprint,
+            output=redact(absolute(job.config.sink.path)),
+            fragments=len(job.plan.fragments),
+            fragments_resumed=len(job.plan.fragments) - tally.counted,
+            fragments_scored_again=tally.scored_again,
+            rows_in=total.rows_in,
+            rows_out=total.rows_out,
+            rows_quarantined=total.rows_quarantined,
+            rows_deduplicated=scored.rows_deduplicated,
+            seconds=round(seconds, 3),
+            startup_seconds=round(tally.first_receipt - self.started, 3) if tally.first_receipt else None,
+            rows_per_second=round(scored.rows_in / seconds, 2),
+            steady_rows_per_second=tally.steady_rows_per_second(),
+            tokens_per_second=round(scored.tokens / seconds, 1) if scored.tokens else None,
+            padding_fraction=round(scored.padding_fraction, 5),
+            time=self._time(tally),
+            rows_by_node=tally.rows_by_node(),
+            rows_by_variant=dict(tally.rows_by_variant),
+            out_of_memory=scored.out_of_memory,
+            placement=self.placements,
+            gate=prepared.gate if prepared else None,
+            certificate=prepared.certificate if prepared else None,
+            beside=self._beside(),
+            forecast=self._outlook(job).against(scored.rows_in, seconds - self._proving()),
+            mlflow=mlflow,
         )
-        seconds = round(time.time() - self.started, 3)
-        return {
-            **run,
-            **speeds,
-            "forecast": None,
-            "status": "nothing to do",
-            "fragments_scored_again": 0,
-            "seconds": seconds,
-            "fragments_resumed": run["fragments"],
-        }
 
-    def manifest(self, job: Resolved, tally: Tally, recorder: Recorder) -> dict[str, Any]:
-        return {
-            "run": self.record(job, tally, recorder.mlflow_run()),
-            "job": _redacted(job.config.model_dump(mode="json")),
-            "identity": job.fields,
-            "quarantine_reasons": dict(tally.reasons.most_common(100)),
-            "bad_files": [{"path": redact(path), "reason": why} for path, why in job.plan.bad_files],
-            "variants_not_chosen": dict(self._first.not_chosen) if self._first else {},
-            "warnings": recorder.warnings,
-            "journal": str(recorder.journal.path),
-        }
+    def _beside(self) -> Proof | None:
+        """Return what is said of the second pool's variant, None where there is none."""
+        if self.pools is None or len(self.pools) == 1:
+            return None
+        second = self.pools.each[1]
+        return Proof(
+            variant=second.variant.name,
+            gate=second.gate,
+            certificate=second.certificate,
+            variants_not_chosen=dict(second.not_chosen),
+        )
 
-    def finish(self, job: Resolved, tally: Tally, manifest: dict[str, Any]) -> dict[str, Any]:
+    def _time(self, tally: Tally) -> Breakdown | None:
+        one_core = any(on_one_core(place.device, place.threads_per_replica) for place in self.placements[:1])
+        return break_down(tally, self.started, self.marks, time.time(), one_core)
+
+    def nothing_to_do(self, run: RunRecord) -> RunRecord:
+        """Return the record of a finished run as that of this one, which did nothing."""
+        return replace(
+            run,
+            status="nothing to do",
+            fragments_resumed=run.fragments,
+            fragments_scored_again=0,
+            seconds=round(time.time() - self.started, 3),
+            startup_seconds=None,
+            rows_per_second=None,
+            steady_rows_per_second=None,
+            tokens_per_second=None,
+            forecast=None,
+        )
+
+    def manifest(self, job: Resolved, tally: Tally, recorder: Recorder) -> Manifest:
+        return Manifest(
+            run=self.record(job, tally, recorder.mlflow_run()),
+            job=_redacted(job.config.model_dump(mode="json")),
+            identity=job.fields,
+            quarantine_reasons=dict(tally.reasons.most_common(100)),
+            bad_files=tuple(BadFile(path=redact(path), reason=why) for path, why in job.plan.bad_files),
+            variants_not_chosen=dict(self._first.not_chosen) if self._first else {},
+            warnings=tuple(recorder.warnings),
+            journal=str(recorder.journal.path),
+        )
+
+    def finish(self, job: Resolved, tally: Tally, manifest: Manifest) -> Finished:
         """Return metrics, outputs and artifacts for the run's last event."""
-        artifacts = {"manifest.json": json.dumps(manifest, indent=1, default=str)}
+        artifacts = {"manifest.json": json.dumps(manifest.as_dict(), indent=1, default=str)}
         if self._first:
             artifacts["certificate.json"] = json.dumps(self._first.certificate.as_dict(), indent=1)
             if (seconds := self._startup(job, tally)) is not None:
                 self._outlook(job).keep_startup(seconds)
-        return {
-            "metrics": self._metrics(manifest["run"], tally),
-            "outputs": [_dataset(job.config.sink.path, job.fingerprint, "output")],
-            "artifacts": artifacts,
-        }
+        return Finished(
+            metrics=self._metrics(manifest.run, tally),
+            outputs=(_dataset(job.config.sink.path, job.fingerprint, "output"),),
+            artifacts=artifacts,
+        )
 
     def _proving(self) -> float:
         """Return the seconds until the variant was proved: building and measuring it is done once, and not forecast."""
@@ -168,28 +167,32 @@ class Summary:
         begun = self.started + self._proving()
         return max(0.0, tally.first_receipt - begun - (rows / steady if steady else 0.0))
 
-    def _metrics(self, run: dict[str, Any], tally: Tally) -> dict[str, float]:
-        numbers = {k: float(v) for k, v in run.items() if isinstance(v, int | float)}
+    def _metrics(self, run: RunRecord, tally: Tally) -> dict[str, float]:
+        numbers = {name: float(value) for name, value in vars(run).items() if isinstance(value, int | float)}
         stats = tally.scored
-        if run["time"]:
-            numbers |= {f"seconds.{name}": value for name, value in run["time"]["replica_seconds"].items()}
-            numbers |= {f"startup_seconds.{name}": v for name, v in run["time"]["startup_seconds"].items()}
+        if run.time:
+            numbers |= {f"seconds.{name}": value for name, value in run.time.replica_seconds.items()}
+            numbers |= {f"startup_seconds.{name}": v for name, v in run.time.startup_seconds.items()}
         numbers |= {f"micro_batch_ms.p{q}": stats.latencies.percentile(q) * 1e3 for q in (50, 95, 99)}
         if (share := tally.model_share()) is not None:
             numbers["model_share_of_replica_time"] = share
-        if self._first:
-            certificate = self._first.certificate
+        if run.gate and run.certificate:
             numbers |= {
-                "build_seconds": certificate.build_seconds,
-                "artifact_mb": certificate.artifact_mb,
-                "gate.value": self._first.gate.value,
-                "certificate.largest_difference": certificate.largest_difference,
-                "certificate.rows_per_second": certificate.rows_per_second,
+                "build_seconds": run.certificate.build_seconds,
+                "artifact_mb": run.certificate.artifact_mb,
+                "gate.value": run.gate.value,
+                "certificate.largest_difference": run.certificate.largest_difference,
+                "certificate.rows_per_second": run.certificate.rows_per_second,
             }
-        told = run["forecast"]
-        expected = {f"forecast.{name}": told[name] for name in ("seconds", "rows_per_second", "cost", "error_percent")}
-        expected["cost"] = told["actual"]["cost"]
-        numbers |= {name: value for name, value in expected.items() if value is not None}
+        if told := run.forecast:
+            expected = {
+                "seconds": told.seconds,
+                "rows_per_second": told.rows_per_second,
+                "cost": told.cost,
+                "error_percent": told.error_percent,
+            }
+            numbers |= {f"forecast.{name}": value for name, value in expected.items() if value is not None}
+            numbers |= {} if told.actual.cost is None else {"cost": told.actual.cost}
         numbers["driver_peak_rss_mb"] = peak_rss_mb()
         numbers["replica_peak_rss_mb"] = tally.replica_peak_rss_mb
         return numbers
@@ -202,6 +205,6 @@ def _redacted(value: Any) -> Any:
     return redact(value) if isinstance(value, str) else value
 
 
-def _dataset(path: str, digest: str, context: str) -> dict[str, str]:
+def _dataset(path: str, digest: str, context: str) -> Dataset:
     source = redact(absolute(path))
-    return {"name": source.rstrip("/").rpartition("/")[2], "digest": digest, "source": source, "context": context}
+    return Dataset(name=source.rstrip("/").rpartition("/")[2], digest=digest, source=source, context=context)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pyarrow as pa
 
 from optinfer.config import JobConfig
 from optinfer.data import sinks, sources
 from optinfer.data.carrying import require_carried
 from optinfer.data.fragments import Plan, rows_for_model
+from optinfer.data.output import Output
 from optinfer.data.places import require_apart
-from optinfer.errors import ConfigError
+from optinfer.data.storage import absolute, reaching
+from optinfer.errors import ConfigError, redact
 from optinfer.families import FAMILIES, Family
 from optinfer.models.artifact import Artifact
 
@@ -24,12 +28,39 @@ def kinds(config: JobConfig) -> tuple[str, str]:
     return sources.kind_of(config.source), sinks.kind_of(config.sink)
 
 
-def cut(config: JobConfig, source: str, model: Artifact) -> Plan:
+def cut(config: JobConfig, source: str, sink: str, model: Artifact) -> Plan:
     """List the source and cut it: smaller fragments for a larger model.
+
+    An output that was begun goes on with the version of the table that it began with.
 
     Raises:
         SourceError: a file cannot be read.
     """
+    version = config.source.version
+    begun = _begun(config, source, sink) if version is None else None
+    if begun is not None:
+        at_begin = config.source.model_copy(update={"version": begun})
+        plan = _cut(config.model_copy(update={"source": at_begin}), source, model)
+        said = (
+            f"{redact(config.source.path)} is read at version {begun}, with which {redact(config.sink.path)} was begun"
+        )
+        return replace(plan, warnings=(*plan.warnings, f"{said}; later rows are for a job with another sink.path"))
+    return _cut(config, source, model)
+
+
+def _begun(config: JobConfig, source: str, sink: str) -> int | None:
+    """Return the version of the table that the output holds rows of, and not yet all; None where there is none."""
+    if not sources.SOURCES.get(source).versioned:
+        return None
+    output = Output(config.sink.path, sink)
+    with reaching(config.sink.path):
+        job = output.binding.job()
+        version = job.version_of(redact(absolute(config.source.path))) if job else None
+        unfinished = version is not None and output.manifest() is None and bool(output.sink.committed())
+    return version if unfinished else None
+
+
+def _cut(config: JobConfig, source: str, model: Artifact) -> Plan:
     needed = [*config.source.columns_read, *config.sink.columns, *([config.gate.label] if config.gate.label else [])]
     rows = rows_for_model(FAMILIES.get(config.model.family).fragment_rows, model.size_bytes)
     return sources.SOURCES.get(source).plan(config.source, list(dict.fromkeys(needed)), rows)

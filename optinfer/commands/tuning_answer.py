@@ -2,70 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from optinfer.commands.resolved import Resolved
 from optinfer.records.text import tune_table
-from optinfer.records.tuning import Tuned
+from optinfer.records.tuning import Finalist, Tuned, TuneRecord
+from optinfer.tracking.events import Finished, Started
 from optinfer.tracking.plot import draw_tuning, drawn
 from optinfer.tuning.node_trials import NodeTrials
 from optinfer.tuning.search import Rounds, Search
 
-__all__ = ["answer", "params", "plotted", "summary", "tune_table"]
-
 Say = Callable[[str], None]
 
 
-def answer(
-    job: Resolved,
-    run_id: str,
-    trials: NodeTrials,
-    search: Search,
-    rounds: Rounds,
-    chosen: Tuned,
-) -> dict[str, Any]:
-    default = trials.default(next(iter(trials.proved)))
-    return {
-        "status": "done",
-        "run_id": run_id,
-        "job": job.config.name,
-        "model": trials.model,
-        "objective": job.config.tuning.objective,
-        "budget": "max_batch_tokens" if trials.by_tokens else "max_batch_size",
-        "sample": trials.sample.as_dict(),
-        "memory_mb": trials.memory_mb,
-        "space": {**asdict(trials.space), "points": len(trials.space.points)},
-        "trials": [asdict(outcome) for outcome in search.outcomes],
-        "default": asdict(default),
-        "finalists": [{**asdict(point), "rows_per_second": list(rates)} for point, rates in rounds.items()],
-        "winner": asdict(chosen),
-    }
+@dataclass(frozen=True)
+class Searched:
+    """A search that ended.
+
+    Attributes:
+        rounds: of those that met again.
+        earlier: trials that were measured by an earlier search.
+        left_out: variant -> why it was not searched.
+    """
+
+    trials: NodeTrials
+    search: Search
+    rounds: Rounds
+    earlier: int
+    left_out: Mapping[str, str]
 
 
-def params(job: Resolved) -> dict[str, Any]:
-    tuning = job.config.tuning
-    return {
-        **job.params,
-        **{f"tuning.{name}": value for name, value in tuning.model_dump().items()},
-    }
+def answer(job: Resolved, run_id: str, searched: Searched, chosen: Tuned, kept: Path, journal: Path) -> TuneRecord:
+    trials = searched.trials
+    return TuneRecord(
+        run_id=run_id,
+        job=job.config.name,
+        model=trials.model,
+        objective=job.config.tuning.objective,
+        budget="max_batch_tokens" if trials.by_tokens else "max_batch_size",
+        sample=trials.sample.told,
+        memory_mb=trials.memory_mb,
+        space=trials.space,
+        trials=tuple(searched.search.outcomes),
+        default=trials.default(next(iter(trials.proved))),
+        finalists=tuple(
+            Finalist(point=point, rows_per_second=tuple(rates)) for point, rates in searched.rounds.items()
+        ),
+        winner=chosen,
+        trials_earlier=searched.earlier,
+        left_out=searched.left_out,
+        record=str(kept),
+        journal=str(journal),
+    )
 
 
-def summary(record: dict[str, Any]) -> dict[str, Any]:
-    winner = record["winner"]
+def started(job: Resolved, run_id: str) -> Started:
+    tuning = {f"tuning.{name}": value for name, value in job.config.tuning.model_dump().items()}
+    return Started(
+        run_name=f"{job.config.name} tune", params={**job.params, **tuning}, tags={"optinfer.run_id": run_id}
+    )
+
+
+def finished(record: TuneRecord) -> Finished:
+    winner, default = record.winner, record.winner.default_rows_per_second
     metrics = {
-        "trials": float(len(record["trials"])),
-        "rows_per_second": winner["rows_per_second"],
-        "sample.largest_deviation": record["sample"]["largest_deviation"],
+        "trials": float(len(record.trials)),
+        "rows_per_second": winner.rows_per_second,
+        "sample.largest_deviation": record.sample.largest_deviation,
     }
-    if winner["default_rows_per_second"]:
-        metrics["default.rows_per_second"] = winner["default_rows_per_second"]
-        metrics["gain"] = winner["rows_per_second"] / winner["default_rows_per_second"]
-    return {"tags": {"optinfer.winner": winner["variant"]}, "metrics": metrics}
+    if default:
+        metrics |= {"default.rows_per_second": default, "gain": winner.rows_per_second / default}
+    artifacts = {"table.md": tune_table(record), "record.json": json.dumps(record.as_dict(), indent=1, default=str)}
+    return Finished(metrics=metrics, tags={"optinfer.winner": winner.variant}, artifacts=artifacts)
 
 
-def plotted(record: dict[str, Any], folder: Path, say: Say) -> list[Path]:
+def plotted(record: TuneRecord, folder: Path, say: Say) -> list[Path]:
     """Draw the comparison into `folder`; nothing where that cannot be done, and say why."""
     return drawn(draw_tuning, record, folder / "tuning.png", say)

@@ -10,9 +10,11 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Collection, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,8 +24,11 @@ from optinfer.data.sinks import Sink
 from optinfer.data.state import as_json, parquet_bytes
 from optinfer.data.storage import STATE, Folder
 from optinfer.errors import OutputConflictError, redact
+from optinfer.records.binding import Bound, FrozenJob
+from optinfer.records.record import decoded
 
 _JOB, _PLAN, _VARIANT = (f"{STATE}/{name}" for name in ("job.json", "plan.parquet", "variant.json"))
+R = TypeVar("R")
 _is_part = re.compile(PART).fullmatch
 
 
@@ -38,35 +43,34 @@ class Binding:
     def shown(self) -> str:
         return redact(self._folder.url)
 
-    def freeze(self, job: dict[str, Any], plan: Plan) -> bool:
+    def freeze(self, job: FrozenJob, plan: Plan) -> bool:
         """Bind this folder to a job; return True where it was bound to the same fingerprint before.
 
         A folder without a committed part may be bound anew. One with parts whose frozen job is gone or garbage is
         bound to what their footers say.
 
         Args:
-            job: `fingerprint` and the `fields` it was made of.
             plan: written beside the job.
 
         Raises:
             OutputConflictError: the folder holds another job's output, or Parquet files of unknown origin.
         """
         known = self.job() or self._job_of_the_parts(job)
-        again = known is not None and known["fingerprint"] == job["fingerprint"]
+        again = known is not None and known.fingerprint == job.fingerprint
         if known is not None and not again and self._has_parts():  # else it was refused by its gate, say
             raise OutputConflictError(
-                f"{self.shown} belongs to another job; it differs in:\n{_differences(known['fields'], job['fields'])}\n"
+                f"{self.shown} belongs to another job; it differs in:\n{_differences(known.fields, job.fields)}\n"
                 "choose a new sink.path, or delete the folder to score everything again"
             )
         if not again or self.planned_fragments() != len(plan.fragments):
             self._keep(_PLAN, parquet_bytes(_plan_table(plan)))
         if not again or self.job() is None:
-            self._keep(_JOB, as_json(job))
+            self._keep(_JOB, as_json(job.as_dict()))
         for name in (_PLAN, _JOB):
             self._state[name] = self._folder.read(name) or self._state.get(name, b"")
         return again
 
-    def _job_of_the_parts(self, job: dict[str, Any]) -> dict[str, Any] | None:
+    def _job_of_the_parts(self, job: FrozenJob) -> FrozenJob | None:
         """Return the job where its frozen record is lost and the parts are its own, None where there is no part.
 
         Raises:
@@ -81,10 +85,10 @@ class Binding:
             raise OutputConflictError(
                 f"{self.shown} holds Parquet files that optinfer did not write; choose an empty sink.path"
             )
-        if part.fingerprint != job["fingerprint"]:
+        if part.fingerprint != job.fingerprint:
             raise OutputConflictError(
                 f"{self.shown}/{_JOB} is missing or cannot be read, and the parts beside it are of another job "
-                f"(fingerprint {part.fingerprint}, this one {job['fingerprint']}); "
+                f"(fingerprint {part.fingerprint}, this one {job.fingerprint}); "
                 "choose a new sink.path, or put that file back"
             )
         return job
@@ -98,13 +102,13 @@ class Binding:
 
     def bound_variants(self) -> tuple[str, ...]:
         """Return the variants that commit rows here, pool by pool; none while none did, or none is known."""
-        return tuple(str(one["variant"]) for one in _pools(self._bound()))
+        return tuple(one.variant for one in self._bound() or ())
 
-    def _bound(self) -> dict[str, Any] | None:
-        bound = read_json(self._folder, _VARIANT, "variant", "artifact")
+    def _bound(self) -> Bound | None:
+        bound = read_record(self._folder, _VARIANT, partial(decoded, Bound))
         return bound if bound and self._has_parts() else None
 
-    def bind_variant(self, chosen: dict[str, Any], found: Committed | None = None) -> None:
+    def bind_variant(self, chosen: Bound, found: Committed | None = None) -> None:
         """Fix what fills this output, so that no resume adds the rows of another artifact.
 
         Args:
@@ -113,17 +117,17 @@ class Binding:
         Raises:
             OutputConflictError: an earlier attempt committed rows with another artifact.
         """
-        bound = read_json(self._folder, _VARIANT, "variant", "artifact")
+        bound = read_record(self._folder, _VARIANT, partial(decoded, Bound))
         if bound is None and found is not None:
-            self.require_artifacts(list(_artifacts(chosen)), found)
+            self.require_artifacts([one.artifact for one in chosen], found)
         elif bound is not None and bound != chosen and self._has_parts():
             raise OutputConflictError(
-                f"{self.shown} is partly filled by {_named(bound)}, this run would use {_named(chosen)}: another "
+                f"{self.shown} is partly filled by {bound.named}, this run would use {chosen.named}: another "
                 "machine, library version or fallback; resume where it was started, or choose a new sink.path"
             )
         if bound != chosen:
-            self._folder.put(_VARIANT, as_json(chosen))
-        self._state[_VARIANT] = as_json(chosen)
+            self._folder.put(_VARIANT, as_json(chosen.as_dict()))
+        self._state[_VARIANT] = as_json(chosen.as_dict())
 
     def require_artifacts(self, allowed: Collection[str], found: Committed) -> None:
         """Refuse parts that another artifact made.
@@ -137,9 +141,9 @@ class Binding:
                 "no output mixes in another; choose a new sink.path"
             )
 
-    def job(self) -> dict[str, Any] | None:
+    def job(self) -> FrozenJob | None:
         """Return the frozen job, None where there is none, or garbage."""
-        return read_json(self._folder, _JOB, "fingerprint", "fields")
+        return read_record(self._folder, _JOB, partial(decoded, FrozenJob))
 
     def planned_fragments(self) -> int | None:
         """Return how many fragments were planned, None where the frozen plan is gone or garbage."""
@@ -148,6 +152,14 @@ class Binding:
         except (pa.ArrowException, OSError):
             return None
 
+    def planned_rows(self) -> np.ndarray[Any, Any] | None:
+        """Return the (fragments,) rows of each planned fragment, None where the frozen plan is gone or garbage."""
+        try:
+            plan = pq.read_table(io.BytesIO(self._folder.read(_PLAN) or b""), columns=["start", "stop"])
+        except (pa.ArrowException, OSError):
+            return None
+        return np.asarray(plan["stop"].to_numpy() - plan["start"].to_numpy())
+
     def put_back_state(self) -> tuple[str, ...]:
         """Put back what was bound here where it is gone or garbage; return the names.
 
@@ -155,7 +167,7 @@ class Binding:
             OutputConflictError: another job has bound the folder meanwhile.
         """
         job = self.job()
-        if job and job["fingerprint"] != json.loads(self._state[_JOB])["fingerprint"]:
+        if job and job.fingerprint != json.loads(self._state[_JOB])["fingerprint"]:
             raise OutputConflictError(
                 f"{self.shown} was emptied and given to another job while this one ran; choose a new sink.path"
             )
@@ -165,32 +177,15 @@ class Binding:
         return gone
 
 
-def read_json(folder: Folder, name: str, *keys: str) -> dict[str, Any] | None:
-    """Return a state file, None where it is gone, or not what was written there."""
+def read_record(folder: Folder, name: str, make: Callable[[object], R]) -> R | None:
+    """Return the record in a state file, None where it is gone, or not what was written there."""
     try:
-        found = json.loads(folder.read(name) or b"")
+        return make(json.loads(folder.read(name) or b""))
     except ValueError:
         return None
-    return found if isinstance(found, dict) and all(key in found for key in keys) else None
 
 
-def _pools(bound: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """Yield what each pool is bound to: the next one's lies inside the one before."""
-    while bound is not None:
-        yield bound
-        bound = bound.get("beside")
-
-
-def _artifacts(chosen: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(one["artifact"] for one in _pools(chosen))
-
-
-def _named(identity: dict[str, Any]) -> str:
-    """Name what fills an output: one variant, or more."""
-    return " and ".join(f"{one['variant']} (artifact {one['artifact']})" for one in _pools(identity))
-
-
-def fingerprint(fields: dict[str, Any]) -> str:
+def fingerprint(fields: Mapping[str, object]) -> str:
     return hashlib.sha256(as_json(fields)).hexdigest()[:16]
 
 
@@ -204,11 +199,11 @@ def _plan_table(plan: Plan) -> pa.Table:
     return pa.table(columns, metadata={"files": json.dumps(files, default=str)})
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
+def _differences(old: Mapping[str, object], new: Mapping[str, object], prefix: str = "") -> str:
     lines = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
             nested = _differences(before, after, f"{prefix}{key}.")
             lines += [nested] if nested else []
         elif before != after:
@@ -216,6 +211,6 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
     return "\n".join(lines)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 120 else text[:117] + "..."

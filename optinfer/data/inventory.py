@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,7 @@ from optinfer.data.fragments import part_name
 from optinfer.data.output_listing import Differences, Listing, differences, listed
 from optinfer.data.state import parquet_bytes
 from optinfer.data.storage import STATE, Folder
+from optinfer.records.manifest import Inventory, Manifest
 
 INVENTORY = f"{STATE}/parts.parquet"
 _TAKEN_OVER = ("fragment", "bytes", "sha256", "quarantine_file", "quarantine_bytes")
@@ -32,31 +32,31 @@ def of(committed: pa.Table, total: int) -> pa.Table:
     return pa.table({**columns, **{name: committed.column(name) for name in _TAKEN_OVER}})
 
 
-def keep(folder: Folder, table: pa.Table) -> dict[str, Any]:
+def keep(folder: Folder, table: pa.Table) -> Inventory:
     """Write an inventory; return what the manifest says of it."""
     data = parquet_bytes(table)
     folder.put(INVENTORY, data)
-    return {
-        "file": INVENTORY,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "count": table.num_rows,
-        "bytes": _sum(table, "bytes"),
-        "quarantine_files": len(table) - table.column("quarantine_file").null_count,
-        "quarantine_bytes": _sum(table, "quarantine_bytes"),
-    }
+    return Inventory(
+        file=INVENTORY,
+        sha256=hashlib.sha256(data).hexdigest(),
+        count=table.num_rows,
+        bytes=_sum(table, "bytes"),
+        quarantine_files=len(table) - table.column("quarantine_file").null_count,
+        quarantine_bytes=_sum(table, "quarantine_bytes"),
+    )
 
 
 def _sum(table: pa.Table, column: str) -> int:
     return int(pc.sum(table.column(column)).as_py() or 0)
 
 
-def damage(folder: Folder, manifest: dict[str, Any], planned: int | None) -> tuple[Listing, Differences]:
+def damage(folder: Folder, manifest: Manifest) -> tuple[Listing, Differences]:
     """List a finished output and hold it against its inventory, or its plan where it was finished without one."""
-    total = int(manifest["run"].get("fragments", planned or 0))
+    total = manifest.run.fragments
     listing = listed(folder, total)
-    if "parts" not in manifest:
+    if manifest.parts is None:
         return listing, _unlike_the_plan(listing, total)
-    known = _read(folder, manifest["parts"])
+    known = _read(folder, manifest.parts)
     if known is None:
         lost = f"{INVENTORY} is missing, or not the one that was written"
         return listing, Differences(np.array([], dtype=np.int64), (lost,), (), listing.foreign)
@@ -72,8 +72,8 @@ def _unlike_the_plan(listing: Listing, total: int) -> Differences:
     return Differences(found.lost, found.reasons, (), listing.foreign)
 
 
-def _read(folder: Folder, told: dict[str, Any]) -> pa.Table | None:
+def _read(folder: Folder, told: Inventory) -> pa.Table | None:
     data = folder.read(INVENTORY)
-    if data is None or hashlib.sha256(data).hexdigest() != told.get("sha256"):
+    if data is None or hashlib.sha256(data).hexdigest() != told.sha256:
         return None
     return pq.read_table(io.BytesIO(data), columns=list(_TAKEN_OVER))

@@ -3,10 +3,13 @@
 The lock only saves work (two runs would score the same fragments); correctness comes from the conditional commit, so a
 lock taken over in a race costs time, never rows. A holder that is dead on this machine is replaced at once, one on
 another machine when its heartbeat is older than `STALE_SECONDS`.
+
+A run that ends with an error leaves beside it what that was, for whoever watches the folder from elsewhere.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
@@ -14,27 +17,63 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from types import TracebackType
 
 import psutil
 
 from optinfer.data.storage import STATE, Folder, failures, reaching
-from optinfer.errors import OutputConflictError, redact
+from optinfer.errors import INTERRUPTED, OptinferError, OutputConflictError, redact
+from optinfer.records.record import Record, decoded
+from optinfer.system import last_resort
 
 STALE_SECONDS = 60.0
 _BEAT_SECONDS = 10.0
-_NAME = f"{STATE}/lock.json"
-_RECORD = {"token": str, "host": str, "pid": int, "started": int | float, "beat": int | float}
+_NAME, _END = f"{STATE}/lock.json", f"{STATE}/ended.json"
 _log = logging.getLogger(__name__)
 
 
-class RunLock:
-    """Holds the output while in its `with` block; `clock` gives seconds since the epoch."""
+@dataclass(frozen=True, kw_only=True)
+class Holder(Record):
+    """Whoever holds an output; times in seconds since the epoch.
 
-    def __init__(self, folder: Folder, clock: Callable[[], float] = time.time) -> None:
+    Attributes:
+        started: when its process began: a process id may be another's by then.
+        since: when it took the output; None in locks of the version before.
+        beat: when it last said that it lives.
+    """
+
+    token: str
+    host: str
+    pid: int
+    started: float
+    since: float | None = None
+    beat: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadEnd(Record):
+    """How the last run of an output ended, which was not well."""
+
+    exit_code: int
+    message: str
+
+
+class RunLock:
+    """Holds the output while in its `with` block.
+
+    Args:
+        clock: gives seconds since the epoch.
+        beat_seconds: between two signs of life.
+    """
+
+    def __init__(
+        self, folder: Folder, clock: Callable[[], float] = time.time, beat_seconds: float = _BEAT_SECONDS
+    ) -> None:
         self._folder = folder
-        self._clock = clock
+        self._clock, self._beat_seconds = clock, beat_seconds
         self._token = uuid.uuid4().hex
+        self._since = clock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="optinfer-lock", daemon=True)
 
@@ -49,20 +88,26 @@ class RunLock:
             holder = self._holder()
             if holder is not None and is_live(holder, self._clock()):
                 raise OutputConflictError(
-                    f"{redact(self._folder.url)} is being written by a live run (process {holder['pid']} on "
-                    f"{holder['host']}); wait for it, or stop it and run again"
+                    f"{redact(self._folder.url)} is being written by a live run ({described(holder)}); wait for it, "
+                    "or stop it and run again"
                 )
             self._folder.put(_NAME, self._record())
+        self._folder.delete(_END)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
         holder = self._holder()
-        if holder is not None and holder["token"] == self._token:
+        if holder is not None and holder.token == self._token:
+            if error is not None and not isinstance(error, OutputConflictError):  # a folder of others stays as it is
+                with contextlib.suppress(*failures()):  # it must not hide what ended the run
+                    self._folder.put(_END, json.dumps(_bad_end(error).as_dict()).encode())
             self._folder.delete(_NAME)
 
     def _beat(self) -> None:
-        while not self._stop.wait(_BEAT_SECONDS):
+        while not self._stop.wait(self._beat_seconds):
             try:
                 if not self.renew():
                     _log.warning("another run took over %s; commits stay exactly once", redact(self._folder.url))
@@ -73,44 +118,66 @@ class RunLock:
     def renew(self) -> bool:
         """Write the lock again, with the time of now; return False where another run holds it."""
         holder = self._holder()
-        if holder is not None and holder["token"] != self._token:
+        if holder is not None and holder.token != self._token:
             return False
         self._folder.put(_NAME, self._record())
         return True
 
     def _record(self) -> bytes:
         me = psutil.Process()
-        record = {
-            "token": self._token,
-            "host": socket.gethostname(),
-            "pid": me.pid,
-            "started": me.create_time(),
-            "beat": self._clock(),
-        }
-        return json.dumps(record).encode()
+        record = Holder(
+            token=self._token,
+            host=socket.gethostname(),
+            pid=me.pid,
+            started=me.create_time(),
+            since=self._since,
+            beat=self._clock(),
+        )
+        return json.dumps(record.as_dict()).encode()
 
-    def _holder(self) -> dict[str, Any] | None:
+    def _holder(self) -> Holder | None:
         return holder(self._folder)
 
 
-def holder(folder: Folder) -> dict[str, Any] | None:
+def holder(folder: Folder) -> Holder | None:
     """Return the record of whoever holds the output, dead or alive; None where nobody does, or nobody can tell who."""
     try:
-        found = json.loads(folder.read(_NAME) or b"")
-        whole = all(isinstance(found[name], kind) for name, kind in _RECORD.items())
-    except (ValueError, TypeError, KeyError):
+        return decoded(Holder, json.loads(folder.read(_NAME) or b""))
+    except ValueError:
         return None
-    return found if whole else None
 
 
-def is_live(record: dict[str, Any], now: float) -> bool:
-    """Tell whether a lock's holder still runs; a reused process id does not count."""
-    if record["host"] != socket.gethostname():
-        return bool(now - record["beat"] < STALE_SECONDS)
+def bad_end(folder: Folder) -> BadEnd | None:
+    """Return how the last run ended; None where it ended well, was killed, or goes on."""
     try:
-        process = psutil.Process(record["pid"])
+        return decoded(BadEnd, json.loads(folder.read(_END) or b""))
+    except ValueError:
+        return None
+
+
+def _bad_end(error: BaseException) -> BadEnd:
+    if isinstance(error, OptinferError):
+        return BadEnd(exit_code=error.exit_code, message=str(error))
+    if isinstance(error, KeyboardInterrupt):
+        return BadEnd(exit_code=INTERRUPTED, message="interrupted: the same command goes on from what is committed")
+    return BadEnd(exit_code=OptinferError.exit_code, message=last_resort.said(error))
+
+
+def described(record: Holder) -> str:
+    """Say who a holder is and since when; a lock of the version before knows when its process began."""
+    moment = record.started if record.since is None else record.since
+    shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
+    return f"process {record.pid} on {record.host}, since {shown}"
+
+
+def is_live(record: Holder, now: float) -> bool:
+    """Tell whether a lock's holder still runs; a reused process id does not count."""
+    if record.host != socket.gethostname():
+        return bool(now - record.beat < STALE_SECONDS)
+    try:
+        process = psutil.Process(record.pid)
         # A killed process stays listed until its parent collects it, in some containers for ever.
         dead = process.status() == psutil.STATUS_ZOMBIE
-        return not dead and bool(abs(process.create_time() - record["started"]) < 1)
+        return not dead and bool(abs(process.create_time() - record.started) < 1)
     except psutil.NoSuchProcess:
         return False

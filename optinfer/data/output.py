@@ -8,6 +8,7 @@ _optinfer/accounts/…              what is in the parts, without opening them (
 _optinfer/variant.json            the one artifact that fills this output; two where the job has placement.cpu_variant
 _optinfer/attempts/…              parts begun in this run (see inference/isolation.py)
 _optinfer/lock.json               who is writing now (see lock.py)
+_optinfer/ended.json              how the last run ended, where that was not well
 _optinfer/parts.parquet           every part with its size and digest, when the job had ended (inventory.py)
 _manifest.json, _SUCCESS          the account, written last
 
@@ -24,13 +25,15 @@ import pyarrow as pa
 
 from optinfer.data import inventory
 from optinfer.data.account import Accounts, Committed, as_table, committed
-from optinfer.data.binding import Binding, read_json
+from optinfer.data.binding import Binding, read_record
 from optinfer.data.fragments import Plan, part_name
+from optinfer.data.lock import RunLock
 from optinfer.data.output_listing import QUARANTINE, Differences, Listing, differences, few, listed, written_again
 from optinfer.data.sinks import DEFAULT, SINKS
 from optinfer.data.state import Attempts, as_json
 from optinfer.data.storage import STATE, Folder, each
 from optinfer.errors import AccountingError, OutputConflictError, redact
+from optinfer.records.manifest import Manifest
 from optinfer.records.part import Part
 
 # Parts of which a dead driver wrote no account are read whole, for their digest; more than it can have left so are not.
@@ -56,21 +59,24 @@ class Output:
     def shown(self) -> str:
         return redact(self.folder.url)
 
-    def manifest(self) -> dict[str, Any] | None:
+    def held(self) -> RunLock:
+        """Return the lock that says who writes here."""
+        return RunLock(self.folder)
+
+    def manifest(self) -> Manifest | None:
         """Return the manifest of a finished job, None while it is unfinished, or where the manifest is garbage."""
         if self.folder.read("_SUCCESS") is None:
             return None
-        found = read_json(self.folder, "_manifest.json", "run")
-        return found if found and isinstance(found["run"], dict) else None
+        return read_record(self.folder, "_manifest.json", Manifest.of)
 
-    def finished(self, fingerprint: str) -> dict[str, Any] | None:
+    def finished(self, fingerprint: str) -> Manifest | None:
         """Return the manifest where the job of this fingerprint is done already."""
         manifest, job = self.manifest(), self.binding.job()
-        return manifest if manifest and job and job["fingerprint"] == fingerprint else None
+        return manifest if manifest and job and job.fingerprint == fingerprint else None
 
-    def damage(self, manifest: dict[str, Any]) -> tuple[Listing, Differences]:
+    def damage(self, manifest: Manifest) -> tuple[Listing, Differences]:
         """Hold a finished output against what its manifest says of its parts: one listing."""
-        return inventory.damage(self.folder, manifest, self.binding.planned_fragments())
+        return inventory.damage(self.folder, manifest)
 
     def intact(self, accounts: Accounts, total: int) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
         """Return a (fragments,) mask of the parts that need not be scored, and what is wrong: one listing.
@@ -193,11 +199,11 @@ class Output:
         return self.sink.put(plan.part_name(0), Part(fragment=0, fingerprint=fingerprint, artifact=""),
                              schema.empty_table(), None)  # fmt: skip
 
-    def finish(self, manifest: dict[str, Any], accounts: Accounts, plan: Plan) -> dict[str, Any]:
+    def finish(self, manifest: Manifest, accounts: Accounts, plan: Plan) -> Manifest:
         """Write sizes and digests of the parts, the manifest, the table, then `_SUCCESS`; the order is the promise."""
         parts = inventory.of(accounts.table(), len(plan.fragments))
-        manifest = {**manifest, "parts": inventory.keep(self.folder, parts)}
-        self.folder.put("_manifest.json", as_json(manifest))
+        manifest = replace(manifest, parts=inventory.keep(self.folder, parts))
+        self.folder.put("_manifest.json", as_json(manifest.as_dict()))
         self.sink.finish(accounts.fingerprint, parts)
         self.folder.put("_SUCCESS", b"")
         self.folder.delete(f"{STATE}/staging")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -18,9 +19,6 @@ from optinfer.data.pinned import ChangedError, PinnedFile, opened
 from optinfer.data.storage import is_local
 from optinfer.errors import CorruptFileError, OptinferError, SourceError, redact, without_secrets
 
-PATIENCE_SECONDS = 180.0
-FIRST_WAIT_SECONDS = 0.5
-_LONGEST_WAIT_SECONDS = 20.0
 # Arrow reads no fixed-size list that is null (apache/arrow#35692): the file is sound, the reader is not.
 _READER_LACKS = "Expected all lists to be of size"
 _log = logging.getLogger(__name__)
@@ -35,49 +33,98 @@ class _UndecodableError(Exception):
     """The decoder refuses the bytes; the message is its own."""
 
 
-def read_patiently(
-    url: str, decode: Callable[[PinnedFile], _Result], size: int | None = None, version: str = ""
-) -> _Result:
-    """Return what `decode` makes of a file.
+@dataclass(frozen=True)
+class Patience:
+    """How files are opened, and how long one is asked for that the store does not give.
 
-    Args:
-        size, version: what the file was planned as; without a version it may be any, but the same before and after.
-
-    Raises:
-        CorruptFileError: the decoder refuses the bytes, also when they are fetched a second time.
-        SourceError: the store does not give them, for minutes, or the file is not the one that was planned.
+    Attributes:
+        seconds: of asking, after which the job ends.
+        first_wait, longest_wait: seconds between two tries: random, up to the first, which doubles up to the longest.
+        opened: opens a file at the version that it has now.
     """
-    try:
+
+    seconds: float = 180.0
+    first_wait: float = 0.5
+    longest_wait: float = 20.0
+    opened: Callable[[str], PinnedFile] = opened
+
+    def read(
+        self, url: str, decode: Callable[[PinnedFile], _Result], size: int | None = None, version: str = ""
+    ) -> _Result:
+        """Return what `decode` makes of a file.
+
+        Args:
+            size, version: what the file was planned as; without a version it may be any, but the same before and after.
+
+        Raises:
+            CorruptFileError: the decoder refuses the bytes, also when they are fetched a second time.
+            SourceError: the store does not give them, for minutes, or the file is not the one that was planned.
+        """
         try:
-            return _reached(url, decode, size, version)
-        except _UndecodableError:  # a byte that flipped on the way is no corrupt file
-            return _reached(url, decode, size, version)
-    except _UndecodableError as error:
-        raise CorruptFileError(f"{redact(url)} is not a readable Parquet file ({error})") from error
-    except (ChangedError, FileNotFoundError) as error:
-        gone = isinstance(error, FileNotFoundError)
-        raise SourceError(
-            f"{redact(url)} changed {'since' if version else 'while'} it was planned: it "
-            f"{'is not there any more' if gone else error}; put it back, or run the job with a new sink.path to score "
-            "the table as it is now"
-        ) from error
-    except _OutOfReachError as error:
-        raise SourceError(
-            f"cannot read {redact(url)}: {_said(url, error)} (tried for up to {PATIENCE_SECONDS:.0f} s); check "
-            "credentials, permissions, endpoint and network, then run the same command again: what is committed is kept"
-        ) from error
+            try:
+                return self._reached(url, decode, size, version)
+            except _UndecodableError:  # a byte that flipped on the way is no corrupt file
+                return self._reached(url, decode, size, version)
+        except _UndecodableError as error:
+            raise CorruptFileError(f"{redact(url)} is not a readable Parquet file ({error})") from error
+        except (ChangedError, FileNotFoundError) as error:
+            gone = isinstance(error, FileNotFoundError)
+            raise SourceError(
+                f"{redact(url)} changed {'since' if version else 'while'} it was planned: it "
+                f"{'is not there any more' if gone else error}; put it back, or run the job with a new sink.path to "
+                "score the table as it is now"
+            ) from error
+        except _OutOfReachError as error:
+            raise SourceError(
+                f"cannot read {redact(url)}: {_said(url, error)} (tried for up to {self.seconds:.0f} s); check "
+                "credentials, permissions, endpoint and network, then run the same command again: what is committed "
+                "is kept"
+            ) from error
+
+    def _reached(self, url: str, decode: Callable[[PinnedFile], _Result], size: int | None, version: str) -> _Result:
+        """Try until the store answers, or patience ends."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda e: isinstance(e, _OutOfReachError) and not _final(url, e)),
+            stop=tenacity.stop_after_delay(self.seconds),
+            wait=tenacity.wait_random_exponential(multiplier=self.first_wait, max=self.longest_wait),
+            before_sleep=lambda state: self._say_once(url, state),
+            reraise=True,
+        )
+        return retrying(self._once, url, decode, size, version)
+
+    def _say_once(self, url: str, state: Any) -> None:
+        if state.attempt_number == 1:
+            said = _said(url, state.outcome.exception())
+            _log.warning("cannot read %s: %s; trying again for %.0f s", redact(url), said, self.seconds)
+
+    def _once(self, url: str, decode: Callable[[PinnedFile], _Result], size: int | None, version: str) -> _Result:
+        file = self._open(url, size, version)
+        try:
+            result = decode(file)
+            _hold(file)
+            return result
+        except (OptinferError, ChangedError, FileNotFoundError, _OutOfReachError):
+            raise
+        except Exception as error:
+            _hold(file)
+            raise _refused(url, error) from error
+        finally:
+            file.close()
+
+    def _open(self, url: str, size: int | None, version: str) -> PinnedFile:
+        try:
+            file = self.opened(url)
+        except (FileNotFoundError, OptinferError):
+            raise
+        except Exception as error:
+            raise _OutOfReachError from error
+        if version and (file.size, file.version) != (size, version):
+            file.close()
+            raise ChangedError(f"has {file.size} bytes, version {file.version}, and had {size}, version {version}")
+        return file
 
 
-def _reached(url: str, decode: Callable[[PinnedFile], _Result], size: int | None, version: str) -> _Result:
-    """Try until the store answers, or patience ends."""
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(lambda error: isinstance(error, _OutOfReachError) and not _final(url, error)),
-        stop=tenacity.stop_after_delay(PATIENCE_SECONDS),
-        wait=tenacity.wait_random_exponential(multiplier=FIRST_WAIT_SECONDS, max=_LONGEST_WAIT_SECONDS),
-        before_sleep=lambda state: _say_once(url, state),
-        reraise=True,
-    )
-    return retrying(_once, url, decode, size, version)
+PATIENT = Patience()
 
 
 def _final(url: str, error: BaseException) -> bool:
@@ -85,30 +132,9 @@ def _final(url: str, error: BaseException) -> bool:
     return is_local(url) and isinstance(error.__cause__, PermissionError)
 
 
-def _say_once(url: str, state: Any) -> None:
-    if state.attempt_number == 1:
-        said = _said(url, state.outcome.exception())
-        _log.warning("cannot read %s: %s; trying again for %.0f s", redact(url), said, PATIENCE_SECONDS)
-
-
 def _said(url: str, error: BaseException) -> str:
     cause = error.__cause__ or error
     return f"{type(cause).__name__}: {without_secrets(url, ' '.join(str(cause).split()))}"
-
-
-def _once(url: str, decode: Callable[[PinnedFile], _Result], size: int | None, version: str) -> _Result:
-    file = _open(url, size, version)
-    try:
-        result = decode(file)
-        _hold(file)
-        return result
-    except (OptinferError, ChangedError, FileNotFoundError, _OutOfReachError):
-        raise
-    except Exception as error:
-        _hold(file)
-        raise _refused(url, error) from error
-    finally:
-        file.close()
 
 
 def _refused(url: str, error: Exception) -> Exception:
@@ -124,19 +150,6 @@ def _refused(url: str, error: Exception) -> Exception:
             f"{redact(url)} cannot be read by pyarrow {pa.__version__}: {reason}; write the column another way"
         )
     return _UndecodableError(reason) if isinstance(error, (pa.ArrowException, OSError, UnicodeError)) else error
-
-
-def _open(url: str, size: int | None, version: str) -> PinnedFile:
-    try:
-        file = opened(url)
-    except (FileNotFoundError, OptinferError):
-        raise
-    except Exception as error:
-        raise _OutOfReachError from error
-    if version and (file.size, file.version) != (size, version):
-        file.close()
-        raise ChangedError(f"has {file.size} bytes, version {file.version}, and had {size}, version {version}")
-    return file
 
 
 def _hold(file: PinnedFile) -> None:

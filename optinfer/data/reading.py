@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from optinfer.data.footer import int96_columns, leaves_of, open_parquet
 from optinfer.data.fragments import Fragment
 from optinfer.data.partitions import constant
-from optinfer.data.patience import read_patiently
+from optinfer.data.patience import PATIENT, Patience
 from optinfer.data.pinned import PinnedFile
 from optinfer.data.schema import conform
 from optinfer.errors import CorruptFileError, SourceError, redact
@@ -39,8 +39,8 @@ class _Footer:
 class FragmentReader:
     """Reads fragments of one plan; safe to call from several threads."""
 
-    def __init__(self, columns: Sequence[str]) -> None:
-        self._columns = tuple(columns)
+    def __init__(self, columns: Sequence[str], patience: Patience = PATIENT) -> None:
+        self._columns, self._patience = tuple(columns), patience
         self._kept: tuple[_Version, int, pa.Table] | None = None
         self._footer: _Footer | None = None
         self._lock = threading.Lock()
@@ -54,7 +54,7 @@ class FragmentReader:
         """
         try:
             with self._lock:
-                table = read_patiently(
+                table = self._patience.read(
                     fragment.path, lambda file: self._rows(file, fragment), fragment.size, fragment.version
                 )
         except CorruptFileError as error:

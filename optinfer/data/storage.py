@@ -24,6 +24,8 @@ STATE = "_optinfer"
 _THREADS = 16
 _T = TypeVar("_T")
 _RETRIES_ON_CONFLICT = 5
+# The most names that S3 gives at once.
+_PAGE = 1000
 # Somebody may remove the whole folder between the steps of one write, and again.
 _RETRIES_ON_REMOVAL = 5
 
@@ -182,15 +184,15 @@ class Folder:
             return os.listdir(Path(self.url, under))
         return (entry.name for entry in self.entries(under))
 
-    def entries(self, under: str = "") -> Iterator[Entry]:
-        """Yield what lies directly in the folder (or `under` it), page by page."""
+    def entries(self, under: str = "", page: int = _PAGE) -> Iterator[Entry]:
+        """Yield what lies directly in the folder (or `under` it); of S3 by pages of so many names."""
         fs, root = self._fs_path
         at = f"{root}/{under}" if under else root
         with contextlib.suppress(FileNotFoundError):
             if is_local(self.url):
                 yield from _scanned(at)
             elif "s3" in fs.protocol:
-                yield from _paged(fs, at)
+                yield from _paged(fs, at, page)
             else:
                 for info in fs.ls(at, detail=True):
                     name = info["name"].rstrip("/").rpartition("/")[2]
@@ -223,13 +225,14 @@ def _scanned(at: str) -> Iterator[Entry]:
                 continue
 
 
-def _paged(fs: Any, at: str) -> Iterator[Entry]:
+def _paged(fs: Any, at: str, size: int) -> Iterator[Entry]:
     """List S3 itself: s3fs keeps a dictionary an object, a gigabyte for a million."""
     bucket, key, _ = fs.split_path(at)
     prefix = f"{key}/" if key else ""
+    asked = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/", "MaxKeys": size, **fs.req_kw}
     more: dict[str, str] = {}
     while True:
-        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, Delimiter="/", **fs.req_kw, **more)
+        page = fs.call_s3("list_objects_v2", **asked, **more)
         for below in page.get("CommonPrefixes", ()):
             yield Entry(below["Prefix"].removeprefix(prefix).rstrip("/"), None, 0)
         for found in page.get("Contents", ()):

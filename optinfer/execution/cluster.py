@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import threading
 from collections.abc import Iterator
 
 from optinfer.errors import OptinferError
 from optinfer.execution.placement import Node
+from optinfer.execution.ray_process import PROCESS, RayProcess
 from optinfer.execution.reach import chosen, require_reachable, require_startable, what_to_check
 from optinfer.system import last_resort
 
-# Only descriptions and receipts pass through the object store; rows never do.
-_OBJECT_STORE_BYTES = 256 * 2**20
-_ACCELERATOR = "accelerator_type:"
-_BUILT_IN = ("CPU", "GPU", "memory", "object_store_memory")
 _WAIT_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
@@ -30,14 +26,18 @@ class Connection:
     Ray's processes are told to die with the thread that started them.
 
     A process has one Ray. Of two jobs in two threads the second waits for the end of what the first started.
+
+    Args:
+        address: None uses `RAY_ADDRESS` or starts Ray here; `local` always starts it; else a cluster's address.
+        ray: the Ray of this process.
     """
 
     # Whoever connected this process, and who may be next.
     _turn = threading.Lock()
     _holder: Connection | None = None
 
-    def __init__(self, address: str | None) -> None:
-        self._given = address
+    def __init__(self, address: str | None, ray: RayProcess = PROCESS) -> None:
+        self._given, self._ray = address, ray
         self._thread: threading.Thread | None = None
         self._caller = 0
         self._answered, self._unneeded = threading.Event(), threading.Event()
@@ -90,7 +90,7 @@ class Connection:
     def free(self) -> list[Node]:
         """Return what was free on each node when first asked: what this job's replicas took since is its own."""
         if self._free is None:
-            self._free = free_nodes()
+            self._free = self._ray.free_nodes()
         return self._free
 
     def release(self) -> None:
@@ -106,7 +106,7 @@ class Connection:
     def _is_there(self) -> bool:
         """Tell whether this process has a Ray that this job may use: not one that ends with another thread's job."""
         holder = Connection._holder
-        if not connected_already():
+        if not self._ray.is_initialized():
             return False
         if holder is not None and (holder._caller != threading.get_ident() or holder._unneeded.is_set()):
             return False
@@ -148,7 +148,7 @@ class Connection:
 
     def _connected(self, where: str | None, named_by: str) -> None:
         try:
-            _init(where)
+            self._start(where)
         except BaseException as error:  # Ray ends its process in places; here that would leave others waiting
             self._error = OptinferError(
                 f"{_failed(where)}: {last_resort.named(error).rstrip('.')}; {what_to_check(where, named_by)}"
@@ -157,34 +157,15 @@ class Connection:
             return
         self._answered.set()
         self._unneeded.wait()
-        _shut_down()
+        self._ray.shutdown()
 
-
-def connected_already() -> bool:
-    """Tell whether this process has a Ray, without importing it: another thread may be half way through that."""
-    is_initialized = getattr(sys.modules.get("ray"), "is_initialized", None)
-    return is_initialized is not None and bool(is_initialized())
-
-
-def _init(where: str | None) -> None:
-    import ray
-
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        if where is None:
-            ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
-        else:
-            ray.init(address=where, **quiet)
-    except BaseException:
-        with contextlib.suppress(Exception):  # the processes of a start that came half way
-            _shut_down()
-        raise
-
-
-def _shut_down() -> None:
-    import ray
-
-    ray.shutdown()
+    def _start(self, where: str | None) -> None:
+        try:
+            self._ray.init(where)
+        except BaseException:
+            with contextlib.suppress(Exception):  # the processes of a start that came half way
+                self._ray.shutdown()
+            raise
 
 
 def _failed(where: str | None) -> str:
@@ -205,25 +186,3 @@ def connected(address: str | None) -> Iterator[None]:
         connection.open()
         connection.ready()
         yield
-
-
-def free_nodes() -> list[Node]:
-    """Return what is free on each live node now; other jobs' shares are left out."""
-    import ray
-    from ray._private.state import available_resources_per_node
-
-    free = available_resources_per_node()
-    totals = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-    return [_node(name, free[name], totals[name]) for name in sorted(totals) if name in free]
-
-
-def _node(name: str, free: dict[str, float], total: dict[str, float]) -> Node:
-    kinds = [name.removeprefix(_ACCELERATOR) for name in total if name.startswith(_ACCELERATOR)]
-    return Node(
-        cpus=free.get("CPU", 0.0),
-        gpus=free.get("GPU", 0.0),
-        memory_mb=free.get("memory", 0.0) / 1e6,
-        accelerator=kinds[0] if kinds else "",
-        resources={kind: amount for kind, amount in free.items() if kind not in _BUILT_IN and ":" not in kind},
-        name=name,
-    )

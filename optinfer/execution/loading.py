@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from optinfer.errors import LoadError, OptinferError
+from optinfer.execution.task import Place
 from optinfer.inference.canaries import require_proved
 from optinfer.inference.engine import Engine
 from optinfer.inference.replica import ReplicaSettings
@@ -18,22 +19,28 @@ Load = Callable[[ReplicaSettings], Engine]
 class Loading:
     """A model that loads while the first fragments are read."""
 
-    def __init__(self, load: Load, settings: ReplicaSettings) -> None:
+    def __init__(self, load: Load, settings: ReplicaSettings, place: Place | None = None) -> None:
         # What it raises, a call says: an actor whose constructor raises would be started again and again.
-        self._future = ThreadPoolExecutor(1, "optinfer-load").submit(_loaded, load, settings)
+        self._future = ThreadPoolExecutor(1, "optinfer-load").submit(_loaded, load, settings, place)
 
     @property
     def engine(self) -> Engine:
         """What `load` made of the settings, and answers here as it did where it was certified; waits for it.
 
         Raises:
-            OptinferError: the node lacks the driver's files.
+            OptinferError: the node lacks the driver's files, and cannot have them.
             LoadError: it cannot be loaded here, or is not what was certified.
         """
-        return self._future.result()
+        return self._future.result()[0]
+
+    @property
+    def settings(self) -> ReplicaSettings:
+        """The settings, with every folder where it is on this node; waits and raises as `engine` does."""
+        return self._future.result()[1]
 
 
-def _loaded(load: Load, settings: ReplicaSettings) -> Engine:
+def _loaded(load: Load, settings: ReplicaSettings, place: Place | None) -> tuple[Engine, ReplicaSettings]:
+    settings = place.placed(settings) if place else settings
     _require_here(settings)
 
     def attempt(given: ReplicaSettings) -> Engine:
@@ -43,7 +50,7 @@ def _loaded(load: Load, settings: ReplicaSettings) -> Engine:
             what = str(error) if isinstance(error, OptinferError) else f"{type(error).__name__}: {error}"
             raise LoadError(f"node {socket.gethostname()} cannot load the variant: {what}") from error
 
-    return require_proved(settings, attempt)
+    return require_proved(settings, attempt), settings
 
 
 def _require_here(settings: ReplicaSettings) -> None:

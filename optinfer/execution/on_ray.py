@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Self
 
 import psutil
 
-from optinfer.execution.cluster import Connection, connected_already
+from optinfer.execution.cluster import Connection
 from optinfer.execution.placement import Node
+from optinfer.execution.ray_process import PROCESS
 from optinfer.execution.reach import chosen
 from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
@@ -43,7 +45,7 @@ class OnRay:
 
     def machine(self) -> Node | None:
         """Return this machine where Ray will be started on it; what Ray knows of a cluster, nobody else does."""
-        if chosen(self._address)[0] is not None or connected_already():
+        if chosen(self._address)[0] is not None or PROCESS.is_initialized():
             return None
         return Node(os.cpu_count() or 1, nvidia_gpus(), memory_mb=psutil.virtual_memory().total / 1e6)
 
@@ -57,9 +59,11 @@ class OnRay:
         return self._connection.free()
 
     def stream(self, task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Generator[Receipt, None, None]:
+        from optinfer.execution.parcels import parcels
         from optinfer.execution.pipeline import stream
 
-        yield from stream(task, placements, todo)
+        here_alone = not self.growing
+        yield from stream(task if here_alone else replace(task, place=parcels(task)), placements, todo)
 
     def release(self) -> None:
         self._connection.release()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 from optinfer.errors import OptinferError
+from optinfer.execution.meter import RayMeter
 from optinfer.execution.scorer import FragmentScorer, receipts
 from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import OVERLAP, Todo
@@ -46,6 +47,7 @@ def stream(task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Ge
         dataset = ray.data.read_datasource(_source(todo, replicas), num_cpus=0, override_num_blocks=1).map(
             FragmentScorer,
             fn_constructor_args=(task,),
+            fn_constructor_kwargs={"meter": RayMeter},
             compute=ray.data.ActorPoolStrategy(
                 min_size=replicas,
                 initial_size=replicas,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import psutil
@@ -46,14 +47,26 @@ def what_to_check(where: str | None, named_by: str) -> str:
     return f"check {named_by} ({_FORMS}), or leave it out to run here"
 
 
-def require_reachable(where: str, named_by: str) -> None:
+def running() -> list[str]:
+    """Name the programs that run on this machine."""
+    return [process.info["name"] for process in psutil.process_iter(["name"])]
+
+
+def require_reachable(
+    where: str, named_by: str, seconds: float = _CONNECT_SECONDS, programs: Callable[[], Collection[str]] = running
+) -> None:
     """Refuse an address nobody listens on at once: Ray would ask it for minutes.
+
+    Args:
+        where, named_by: what `chosen` returned.
+        seconds: to wait for an answer.
+        programs: names those that run on this machine.
 
     Raises:
         OptinferError: it is no address, or nobody answers there.
     """
     if where == "auto":
-        if not any(process.info["name"] == _NODE_PROCESS for process in psutil.process_iter(["name"])):
+        if _NODE_PROCESS not in programs():
             raise OptinferError(f"no Ray runs on this machine; {what_to_check(where, named_by)}")
         return
     scheme, has_scheme, rest = where.partition("://")
@@ -64,7 +77,7 @@ def require_reachable(where: str, named_by: str) -> None:
     try:
         if not host:
             raise ValueError("there is no HOST:PORT in it")
-        with socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS) as connection:
+        with socket.create_connection((host.strip("[]"), int(port)), seconds) as connection:
             encrypted = os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true")
             if not encrypted and not _speaks_grpc(connection):
                 raise ValueError("something else than Ray listens there")

@@ -6,15 +6,16 @@ Two threads call it at a time, so one fragment's reading and committing overlap 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +31,7 @@ from optinfer.errors import (
     redact,
 )
 from optinfer.execution.loading import Load, Loading
-from optinfer.execution.task import ScoringTask
+from optinfer.execution.task import MakeMeter, Meter, ScoringTask
 from optinfer.families import as_roles
 from optinfer.inference.answers import Scored
 from optinfer.inference.isolation import IsolatedReplica
@@ -41,6 +42,12 @@ from optinfer.records.stats import Stats
 from optinfer.system import last_resort
 from optinfer.system.machine import peak_rss_mb
 
+_log = logging.getLogger(__name__)
+
+
+def _unmetered(labels: Mapping[str, str]) -> Meter:
+    return lambda receipt: None
+
 
 class FragmentScorer:
     """The actor: one replica."""
@@ -50,12 +57,14 @@ class FragmentScorer:
         task: ScoringTask,
         settings: ReplicaSettings | None = None,
         load: Load = Replica,
+        meter: MakeMeter = _unmetered,
     ) -> None:
         """Begin to load the model.
 
         Args:
             settings: the replica; None takes the task's for what Ray gave this actor.
             load: makes the engine.
+            meter: makes what counts this replica's work.
         """
         self._load_started = time.time()
         self._node = _node_name()
@@ -64,28 +73,28 @@ class FragmentScorer:
         self._sink = task.output()
         self._attempts = Attempts(task.output_url)
         self._reader = task.reader()
-        self._loading = Loading(load, self._settings)
+        self._count = _Unfailing(meter, task.labels(self._settings))
+        self._loading = Loading(load, self._settings, task.place)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Score a run of fragments, one after another, up to the first error."""
-        receipts: list[dict[str, Any]] = []
+    def __call__(self, row: Mapping[str, str]) -> dict[str, str]:
+        """Score a run of fragments, one after another, up to the first error.
+
+        An error comes back as a value, so that the driver sees it as it was.
+        """
+        answers: list[Mapping[str, object]] = []
         for named in json.loads(row["run"]):
-            receipts.append(self._answer(Fragment(**named["fragment"]), named["part"]))
-            if "error" in receipts[-1]:
+            try:
+                answers.append(self._score(Fragment(**named["fragment"]), named["part"]).told())
+            except NoVariantError as error:
+                # It loaded, and cannot run: what is compiled on the first call, say.
+                answers.append(_told(LoadError(str(error))))
                 break
-        return {"receipts": json.dumps(receipts)}
+            except Exception as error:
+                answers.append(_told(error))
+                break
+        return {"receipts": json.dumps(answers)}
 
-    def _answer(self, fragment: Fragment, part: str) -> dict[str, Any]:
-        """Score one fragment; an error comes back as a value, so that the driver sees it as it was."""
-        try:
-            return self._score(fragment, part)
-        except NoVariantError as error:
-            # It loaded, and cannot run: what is compiled on the first call, say.
-            return _told(LoadError(str(error)))
-        except Exception as error:
-            return _told(error)
-
-    def _score(self, fragment: Fragment, part: str) -> dict[str, Any]:
+    def _score(self, fragment: Fragment, part: str) -> Receipt:
         started = perf_counter()
         try:
             table = self._reader.read(fragment)
@@ -101,7 +110,7 @@ class FragmentScorer:
         elif (done := self._sink.read([part])[0]) and self._ours(done):
             return self._receipt(part, done, {}, Stats(rows_in=fragment.rows))  # a dead replica got that far
         else:
-            with IsolatedReplica(self._settings) as isolated:
+            with IsolatedReplica(self._loading.settings) as isolated:
                 scored = isolated.score(roles)
         if scored.rejected and self._task.on_error == "raise":
             row, reason = min(scored.rejected.items())
@@ -144,7 +153,7 @@ class FragmentScorer:
         quarantined: pa.Table | None,
         rejected: dict[int, str],
         stats: Stats,
-    ) -> dict[str, Any]:
+    ) -> Receipt:
         started = perf_counter()
         ours = Part(
             fragment=fragment.index,
@@ -158,7 +167,7 @@ class FragmentScorer:
         reasons = dict(Counter(rejected.values())) if made.variant == ours.variant else {}
         return self._receipt(part, made, reasons, stats)
 
-    def _receipt(self, part: str, made: Part, reasons: dict[str, int], stats: Stats) -> dict[str, Any]:
+    def _receipt(self, part: str, made: Part, reasons: dict[str, int], stats: Stats) -> Receipt:
         stats.rows_out, stats.rows_quarantined = made.rows_out, made.rows_quarantined
         stats.bytes_out = made.bytes or 0
         tokens, size = self._loading.engine.limits
@@ -176,7 +185,8 @@ class FragmentScorer:
             max_batch_tokens=tokens,
             max_batch_size=size,
         )
-        return receipt.told()
+        self._count(receipt)
+        return receipt
 
     def _unreadable(self, fragment: Fragment, reason: str) -> tuple[pa.Table, pa.Table, dict[int, str]]:
         """Quarantine a whole fragment whose file cannot be decoded: its rows are known by number only."""
@@ -186,7 +196,25 @@ class FragmentScorer:
         return empty, _located(nulls, fragment, rejected), rejected
 
 
-def receipts(answer: dict[str, Any]) -> Iterator[Receipt]:
+class _Unfailing:
+    """A meter that fails is said once and asked no more: it is no fault of the rows."""
+
+    def __init__(self, make: MakeMeter, labels: Mapping[str, str]) -> None:
+        self._make, self._labels = make, labels
+        self._meter: Meter | None = None
+        self._turn = threading.Lock()
+
+    def __call__(self, receipt: Receipt) -> None:
+        with self._turn:
+            try:
+                self._meter = self._meter or self._make(self._labels)
+                self._meter(receipt)
+            except Exception as error:
+                _log.warning("this replica's metrics end here: %s", last_resort.named(error))
+                self._meter = _unmetered(self._labels)
+
+
+def receipts(answer: Mapping[str, str]) -> Iterator[Receipt]:
     """Yield the receipts in an actor's answer.
 
     Raises:

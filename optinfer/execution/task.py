@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -10,6 +12,25 @@ from optinfer.data.sinks import SINKS, Sink
 from optinfer.data.sources import SOURCES, Reader
 from optinfer.families import Columns
 from optinfer.inference.replica import ReplicaSettings
+from optinfer.records.receipt import Receipt
+
+
+class Meter(Protocol):
+    """What counts a replica's work while it goes on, for whoever watches; it decides nothing."""
+
+    def __call__(self, receipt: Receipt) -> None:
+        """Count a committed fragment; never called by two threads at once."""
+
+
+class Place(Protocol):
+    """Brings what a replica loads to the node that it is on."""
+
+    def placed(self, settings: ReplicaSettings) -> ReplicaSettings:
+        """Return the settings with every folder where it is on this node; raises OptinferError where that cannot be."""
+
+
+# Makes the meter of one replica from its labels.
+MakeMeter = Callable[[Mapping[str, str]], Meter]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +38,15 @@ class ScoringTask:
     """What every replica of a job needs besides the model: where rows come from, and where they go.
 
     Attributes:
+        job: its name, under which its replicas' work is counted.
         pools: the replica of each pool's actors; without a GPU an actor is of the first pool that needs none.
         source, sink: kinds of tables.
         columns: family role -> source column or columns; `columns_read` names all of these.
         carried: schema of the source columns in the output.
+        place: None where replicas are on the machine that has their files.
     """
 
+    job: str = ""
     pools: tuple[ReplicaSettings, ...]
     columns: Columns
     columns_read: list[str]
@@ -33,6 +57,7 @@ class ScoringTask:
     fingerprint: str
     on_error: str
     on_bad_file: str
+    place: Place | None = None
 
     @property
     def artifacts(self) -> frozenset[str]:
@@ -43,6 +68,10 @@ class ScoringTask:
         """Return the replica of an actor that was given a GPU, or none."""
         fit = [one for one in self.pools if (one.device == "cuda") == gpu]
         return fit[0] if fit else self.pools[0]
+
+    def labels(self, settings: ReplicaSettings) -> dict[str, str]:
+        """Return what a replica's work is counted under."""
+        return {"job": self.job, "variant": settings.variant, "device": settings.device}
 
     def reader(self) -> Reader:
         """Return what reads fragments: the columns that the model needs, and those that are carried."""

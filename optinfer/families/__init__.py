@@ -17,6 +17,7 @@ from optinfer.config import FamilySettings as FamilySettings
 from optinfer.errors import ConfigError
 from optinfer.models.artifact import Artifact
 from optinfer.plugins import Kind
+from optinfer.records.proof import Reference as Reference
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Columns = Mapping[str, str | tuple[str, ...]]
@@ -55,39 +56,6 @@ class Features(ABC):
 # Two runtimes, or one row and many, round fp32 in another order: measured up to 4e-6 of the largest number on tiny
 # models and 2.5e-4 on a trained one that enlarges it (Magika). Another prompt, pooling or cut is off by 1e-2 and more.
 ROUNDING = 1e-3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reference:
-    """The answers of the library that a model came from, held against ours.
-
-    Attributes:
-        library, version: whose answers they are; empty where no other library reads this model, or it is not installed.
-        rows: how many were compared.
-        largest_difference: of any number in a finished row, as a share of the largest; None where nobody compared.
-        tolerance: what it may be: rounding, and no more.
-        note: why nobody compared, or in what the two differ most.
-    """
-
-    library: str = ""
-    version: str = ""
-    rows: int = 0
-    largest_difference: float | None = None
-    tolerance: float = 0.0
-    note: str = ""
-
-    @property
-    def agrees(self) -> bool:
-        """Tell whether nothing speaks against our answers; also where nobody compared."""
-        return self.largest_difference is None or self.largest_difference <= self.tolerance
-
-    @property
-    def said(self) -> str:
-        """Say in a line who compared what."""
-        if self.largest_difference is None:
-            return f"the baseline was held against no other library: {self.note}"
-        differ = f"{self.rows} rows differ by at most {self.largest_difference:.2g} (tolerance {self.tolerance:.1g})"
-        return f"the baseline was held against {self.library} {self.version}: {differ}"
 
 
 class Family(ABC):

@@ -7,10 +7,10 @@ torchvision's resizing differs by a grey level, and models were published with e
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +22,16 @@ from optinfer.system.quiet import muted
 
 _SAFE = {"local_files_only": True, "trust_remote_code": False}
 
+
 # From an image to what the library says: a score for each label.
-Classify = Callable[[Any], list[dict[str, Any]]]
+class Label(TypedDict):
+    """A class with its score, as pipelines of transformers give it."""
+
+    label: str
+    score: float
+
+
+Classify = Callable[[Any], list[Label]]
 
 
 def against_pipeline(folder: Path, images: Sequence[bytes], finished: pa.Table) -> Reference:
@@ -73,7 +81,7 @@ def _onnx(folder: Path, file: Path, config: dict[str, Any], gives_scores: bool, 
     known = {key: config[key] for key in ("id2label", "num_labels", "problem_type") if config.get(key) is not None}
     model = SimpleNamespace(model=SimpleNamespace(config=PreTrainedConfig(**known)))
 
-    def classify(image: Any) -> list[dict[str, Any]]:
+    def classify(image: Any) -> list[Label]:
         pixels = processor(images=load_image(image), return_tensors="np")["pixel_values"]
         given = np.moveaxis(pixels, 1, -1) if channels_last else pixels
         logits = torch.from_numpy(session.run(None, {name: np.ascontiguousarray(given, dtype=np.float32)})[answer])
@@ -83,11 +91,11 @@ def _onnx(folder: Path, file: Path, config: dict[str, Any], gives_scores: bool, 
     return classify
 
 
-def _scores(pipeline: Any, model: Any, logits: Any, function: str | None) -> list[dict[str, Any]]:
+def _scores(pipeline: Any, model: Any, logits: Any, function: str | None) -> list[Label]:
     from transformers.pipelines.text_classification import ClassificationFunction
 
     chosen = ClassificationFunction(function) if function else None
-    scores: list[dict[str, Any]] = pipeline.postprocess(
+    scores: list[Label] = pipeline.postprocess(
         model, {"logits": logits}, function_to_apply=chosen, top_k=model.model.config.num_labels
     )
     return scores
@@ -122,11 +130,11 @@ def _held(load: Callable[[], Classify], images: Sequence[bytes], finished: pa.Ta
     return Reference(**known, rows=len(images), largest_difference=largest / scale, tolerance=ROUNDING, note=note)
 
 
-def _labelled(row: dict[str, Any]) -> tuple[list[str], list[float]]:
+def _labelled(row: Mapping[str, Any]) -> tuple[list[str], list[float]]:
     return (row["labels"], row["scores"]) if "labels" in row else ([row["label"]], [row["score"]])
 
 
-def _apart(theirs: list[dict[str, Any]], labels: list[str], scores: list[float]) -> float:
+def _apart(theirs: list[Label], labels: list[str], scores: list[float]) -> float:
     """Return how far our scores are from the library's for the labels that we gave, and from its best ones.
 
     Two classes that are equally likely may change places; a label by a wrong name may not.

@@ -9,6 +9,7 @@ tell, the job's word does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,11 @@ def onnx_signature(path: Path) -> Signature:
     return Signature(tuple(inputs), tuple(_by_row(port, _axes(known.get(port.name)), axes) for port in outputs))
 
 
-def _output(value: Any, makers: dict[str, Any], known: dict[str, Any]) -> Port:
+def _output(value: Any, makers: Mapping[str, Any], known: Mapping[str, Any]) -> Port:
     node = makers.get(value.name)
     if node is not None and node.op_type == "ZipMap":
         return _scores(value.name, node, known)
-    known.setdefault(value.name, value)
-    port = _port(known[value.name])
+    port = _port(known.get(value.name, value))
     if found := _found(value.name, makers):
         return replace(port, refusal=f"comes from {found}, so it has as many rows as that finds, not one for each")
     if not port.refusal and port.scalar:
@@ -91,7 +91,7 @@ def _axes(value: Any) -> list[int | str]:
     ]
 
 
-def _scores(name: str, node: Any, known: dict[str, Any]) -> Port:
+def _scores(name: str, node: Any, known: Mapping[str, Any]) -> Port:
     """Return the array that a ZipMap makes dictionaries of: a column for each class, in the order of its node."""
     attributes = {attribute.name: attribute for attribute in node.attribute}
     if "classlabels_strings" in attributes:
@@ -132,13 +132,13 @@ def _converted(model: Any) -> bool:
     return model.producer_name in _CONVERTERS or any(opset.domain == _ML_DOMAIN for opset in model.opset_import)
 
 
-def _activation(name: str, makers: dict[str, Any]) -> str:
+def _activation(name: str, makers: Mapping[str, Any]) -> str:
     while (node := makers.get(name)) is not None and node.op_type in _SAME_VALUES:
         name = node.input[0]
     return node.op_type if node is not None and node.op_type in _ACTIVATIONS else ""
 
 
-def _found(name: str, makers: dict[str, Any]) -> str:
+def _found(name: str, makers: Mapping[str, Any]) -> str:
     while (node := makers.get(name)) is not None and node.op_type in _FOUND_ROWS:
         # The rows of what Gather gives are those of its indices.
         name = node.input[1] if node.op_type == "Gather" else node.input[0]

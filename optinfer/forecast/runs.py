@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 from optinfer.config import PlacementConfig
 from optinfer.forecast.speed import (
-    Forecast,
     Speed,
     at_lengths,
     compared,
@@ -24,6 +22,7 @@ from optinfer.forecast.speed import (
 )
 from optinfer.optimization.pools import Pools
 from optinfer.optimization.selection import Prepared
+from optinfer.records.forecast import Compared, Forecast
 from optinfer.records.placement import Placement
 from optinfer.records.tuning import Lengths
 from optinfer.system import home
@@ -64,7 +63,7 @@ class Outlook:
             return forecast(0, None, Lengths(), None, 1, None, "nothing is left to score")
         return self.of(rows)
 
-    def against(self, rows: int, seconds: float) -> dict[str, Any]:
+    def against(self, rows: int, seconds: float) -> Compared:
         """Return the forecast of a run with what came of it: `rows` rows in `seconds` seconds."""
         hourly = self._price() if self.placements else None
         return compared(self.of(rows), seconds, rows / seconds if seconds else 0.0, hourly)

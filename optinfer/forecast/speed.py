@@ -7,11 +7,11 @@ alone, multiplied, which flatters replicas that share caches). Where neither exi
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from optinfer.config import PlacementConfig
-from optinfer.optimization.certificate import Certificate
+from optinfer.records.forecast import Actual, Compared, Forecast
+from optinfer.records.proof import Certificate
 from optinfer.records.tuning import NO_LENGTHS, Lengths, Tuned
 
 CPU_NODE = "cpu"
@@ -24,22 +24,6 @@ class Speed:
     rows_per_second: float
     basis: str
     lengths: Lengths = NO_LENGTHS
-
-
-@dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """Seconds, rows per second and cost of a run; None where it is not known, with `basis` saying why or from what."""
-
-    rows: int
-    seconds: float | None
-    startup_seconds: float | None
-    rows_per_second: float | None
-    nodes: int
-    cost: float | None
-    basis: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def speed_of(tuned: Tuned | None, certificate: Certificate | None, replicas: int, threads: int) -> Speed | None:
@@ -137,14 +121,10 @@ def nodes_needed(replicas: int, cpus_per_replica: float, cpus: int) -> int:
     return max(1, math.ceil(replicas / max(int(cpus // max(cpus_per_replica, 1e-9)), 1)))
 
 
-def compared(told: Forecast, seconds: float, rows_per_second: float, cost_per_hour: float | None) -> dict[str, Any]:
-    """Return the forecast with what came of it; the error is the forecast's excess over the actual time, in percent."""
-    return {
-        **told.as_dict(),
-        "actual": {
-            "seconds": seconds,
-            "rows_per_second": rows_per_second,
-            "cost": cost(seconds, told.nodes, cost_per_hour),
-        },
-        "error_percent": None if told.seconds is None or not seconds else (told.seconds - seconds) / seconds * 100,
-    }
+def compared(told: Forecast, seconds: float, rows_per_second: float, cost_per_hour: float | None) -> Compared:
+    """Return the forecast with what came of it."""
+    return Compared(
+        **vars(told),
+        actual=Actual(seconds=seconds, rows_per_second=rows_per_second, cost=cost(seconds, told.nodes, cost_per_hour)),
+        error_percent=None if told.seconds is None or not seconds else (told.seconds - seconds) / seconds * 100,
+    )

@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from optinfer.backends import BACKENDS, Arrays, Executed, Execution
 from optinfer.errors import ConfigError, LoadError, OptinferError
-from optinfer.families import FAMILIES, Features
+from optinfer.families import FAMILIES, Family, Features
 from optinfer.inference.answers import Piece, Scored, chosen, finished, finite, in_order, require_rows
 from optinfer.inference.dedupe import Repeats, repeats
 from optinfer.inference.feed import Feed, Limits, Rows
@@ -36,6 +36,7 @@ from optinfer.inference.memory import ROW_TOO_LARGE, out_of_memory
 from optinfer.inference.preparing import culprits, described, prepare
 from optinfer.models.artifact import Artifact
 from optinfer.records.canary import Canaries
+from optinfer.records.placement import on_one_core
 from optinfer.records.stats import Stats
 from optinfer.system.quiet import hush
 
@@ -82,6 +83,7 @@ class Replica:
         clock: gives seconds; injected in tests.
         watch: is told before each step which rows of the table are now at work, none for all of them; whoever waits in
             another process learns that this one is alive, and where it was when it is not.
+        family: what rows and answers mean; None takes the one that `settings` name.
 
     Attributes:
         max_batch_tokens, max_batch_size: the limits in force; they shrink when a micro-batch does not fit into memory.
@@ -92,12 +94,12 @@ class Replica:
         settings: ReplicaSettings,
         clock: Callable[[], float] = perf_counter,
         watch: Callable[[Rows], None] = lambda rows: None,
+        family: Family | None = None,
     ) -> None:
         hush()
         started = clock()
-        family = FAMILIES.get(settings.family)
         backend = BACKENDS.get(settings.backend)
-        self.family = family.load(settings.model, settings.family_settings)
+        self.family = family or FAMILIES.get(settings.family).load(settings.model, settings.family_settings)
         if settings.artifact.format not in backend.formats:
             raise ConfigError(
                 f"backend {settings.backend} loads {', '.join(backend.formats)}, not {settings.artifact.format}; "
@@ -290,11 +292,6 @@ class Replica:
 
     def invariance(self, sample: pa.Table, scored: Scored) -> Mapping[str, float]:
         return invariance(self, sample, scored)
-
-
-def on_one_core(device: str, threads: int) -> bool:
-    """Tell whether a replica has a single core, on which preprocessing and the model take turns."""
-    return device == "cpu" and threads == 1
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Answers:
         """Return all of it as one file."""
         record = {
             "largest_difference": self.largest_difference,
-            "reference": asdict(self.reference),
+            "reference": self.reference.as_dict(),
             "rejected": {str(row): why for row, why in self.rejected.items()},
         }
         content = io.BytesIO()
@@ -116,6 +116,15 @@ def kept_apart(settings: ReplicaSettings, rows: pa.Table) -> np.ndarray[Any, Any
 def kept_here(settings: ReplicaSettings, rows: pa.Table) -> np.ndarray[Any, Any]:
     """Do what `kept_apart` does in this process, which a row may end."""
     return Replica(settings).score(rows).kept
+
+
+def path(model: str, key: str) -> Path:
+    """Return where the answers of a model to the rows of this key are kept."""
+    return home.home() / "baselines" / f"{model}-{key}.npz"
+
+
+def keep(path: Path, answers: Answers) -> None:
+    home.put(path, answers.packed())
 
 
 def read(path: Path) -> Answers | None:

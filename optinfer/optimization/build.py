@@ -30,8 +30,13 @@ from optinfer.system.quiet import muted
 _LAYOUT = 3
 
 
-def keys(variant: Variant, model_digest: str, calibration_digest: str) -> list[str]:
-    """Return the cache key of the model and of the artifact after each step."""
+def keys(
+    variant: Variant,
+    model_digest: str,
+    calibration_digest: str,
+    version: Callable[[str], str | None] = installed,
+) -> list[str]:
+    """Return the cache key of the model and of the artifact after each step; `version` tells that of a package."""
     found = [model_digest]
     for step in variant.recipe["steps"]:
         technique = TECHNIQUES.get(step["technique"])
@@ -39,7 +44,7 @@ def keys(variant: Variant, model_digest: str, calibration_digest: str) -> list[s
             "layout": _LAYOUT,
             "source": found[-1],
             **step,
-            "toolchain": {name: installed(name) for name in _toolchain(technique)},
+            "toolchain": {name: version(name) for name in _toolchain(technique)},
             "cpu": cpu_features(),
             "calibration": calibration_digest if technique.calibrates else None,
         }

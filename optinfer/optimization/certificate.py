@@ -6,11 +6,9 @@ run of a job pays nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,17 +16,16 @@ import pyarrow as pa
 
 from optinfer.backends import BACKENDS, Executed
 from optinfer.errors import LoadError
-from optinfer.families import Arrays, Reference
+from optinfer.families import Arrays
 from optinfer.inference.answers import Scored, joined
 from optinfer.inference.engine import Engine
 from optinfer.inference.invariance import scale
 from optinfer.inference.replica import ReplicaSettings
-from optinfer.optimization import canaries
+from optinfer.optimization import canaries, kept
 from optinfer.optimization.baseline import Answers
-from optinfer.optimization.gate import Fidelity, Truth, measure
-from optinfer.records.canary import Canaries
+from optinfer.optimization.gate import Truth, measure
+from optinfer.records.proof import Certificate as Certificate
 from optinfer.records.stats import Stats
-from optinfer.system import home
 from optinfer.system.machine import cpu_features, gpu, gpu_memory_mb, installed, peak_rss_mb
 
 # Rounding moves a component by about 1e-7 of the output's scale in fp32 and 4e-3 in bf16, whose kernels differ by
@@ -42,53 +39,6 @@ _WARM_UP_ROWS = 16
 _PARTS = 4
 _PART_ROWS = 64
 _NARROW = ("int4", "int8", "bf16", "fp16")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Certificate:
-    """What was measured of one artifact on one sample. Seconds, megabytes, rows per second of one replica.
-
-    Attributes:
-        reference: how the baseline, which `fidelity` compares with, was held against the model's own library.
-        mismatch: how what the runtime says it executed differs from what was asked for; empty where it does not.
-        rows_per_second_range: slowest and fastest part of the sample.
-        peak_rss_mb: most memory of a process that does nothing else but load and score.
-        gpu_memory_mb: what it took of a GPU's `gpu_total_mb`; zeros on a CPU.
-        canaries: what every replica has to answer as it was answered here.
-    """
-
-    variant: str
-    artifact: str
-    sample: str
-    precision: str
-    device: str
-    reference: Reference
-    fidelity: Fidelity
-    batch_invariant: bool
-    largest_difference: float
-    invariance: Mapping[str, float]
-    executed: Executed
-    mismatch: str
-    rows_per_second: float
-    rows_per_second_range: tuple[float, float]
-    micro_batches: int
-    micro_batch_p50_ms: float
-    micro_batch_p99_ms: float
-    padding_fraction: float
-    threads: int
-    peak_rss_mb: float
-    gpu_memory_mb: float
-    gpu_total_mb: float
-    artifact_mb: float
-    build_seconds: float
-    load_seconds: float
-    notes: tuple[str, ...]
-    measured_at: str
-    canaries: Canaries
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as records and trackers have it: without the rows of the job's table that it keeps."""
-        return {**asdict(self), "canaries": self.canaries.summary}
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +120,7 @@ def certify(
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         canaries=canaries.measured(engine, settings, answers_of, scored, ran, _tolerance(ran, baseline)),
     )
-    home.put(_path(settings.artifact.key, exam.key), json.dumps(asdict(certificate), indent=1).encode())
+    kept.put(certificate)
     return certificate
 
 
@@ -189,20 +139,6 @@ def conditions(settings: ReplicaSettings, libraries: Sequence[str]) -> dict[str,
         "batching": [tokens, settings.max_batch_size],
         "threads": settings.threads,
     }
-
-
-def read(artifact: str, key: str) -> Certificate | None:
-    """Return the certificate kept for this artifact and sample, if any; one without canaries proves no replica."""
-    return home.read_json(_path(artifact, key), _from_dict)
-
-
-def _from_dict(raw: dict[str, Any]) -> Certificate | None:
-    if "canaries" not in raw:  # of before
-        return None
-    lists = {name: tuple(raw[name]) for name in ("notes", "rows_per_second_range")}
-    fidelity = Fidelity(**{**raw["fidelity"], "outputs": tuple(raw["fidelity"]["outputs"])})
-    read = {"fidelity": fidelity, "reference": Reference(**raw["reference"]), "canaries": Canaries.of(raw["canaries"])}
-    return Certificate(**{**raw, **lists, **read})
 
 
 def mismatch(settings: ReplicaSettings, executed: Executed) -> str:
@@ -266,7 +202,3 @@ def aligned(scored: Scored, baseline: Answers) -> tuple[Arrays, np.ndarray[Any, 
         if len(ours):
             outputs[name][theirs] = given[ours]
     return outputs, answered
-
-
-def _path(artifact: str, key: str) -> Path:
-    return home.home() / "certificates" / artifact / f"{key}.json"

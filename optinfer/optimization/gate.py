@@ -8,7 +8,7 @@ judged is never the measured value but its lower 95% bound: a percentile bootstr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from optinfer.config import GateConfig
 from optinfer.errors import ConfigError, GateError, suggest
 from optinfer.families import Arrays
+from optinfer.records.proof import Fidelity, GateResult
 
 ACCURACY = "accuracy"
 _RESAMPLES = 1000
@@ -36,46 +37,6 @@ class Truth:
 
     labels: Array
     answers: Callable[[Arrays], Array]
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """How good a variant's answers are on the sample.
-
-    Attributes:
-        outputs: the model's outputs that were compared.
-        value: the metric; `ci_low` and `ci_high` are its 95% interval.
-        worst: the lowest row's value, or None for a metric of the whole sample.
-        baseline: the same metric of the baseline: 1 where its own answers are the truth.
-        relative: `value` as a share of `baseline`; `relative_low` is its lower 95% bound.
-    """
-
-    metric: str
-    outputs: tuple[str, ...]
-    value: float
-    ci_low: float
-    ci_high: float
-    worst: float | None
-    baseline: float
-    relative: float
-    relative_low: float
-    rows: int
-
-
-@dataclass(frozen=True)
-class GateResult:
-    """The verdict; `value` is the bound that must reach `threshold`: a share of the baseline where `relative`."""
-
-    metric: str
-    value: float
-    threshold: float
-    relative: bool
-    passed: bool
-    sample_rows: int
-    reason: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def cosine(baseline: Arrays, candidate: Arrays) -> Array:

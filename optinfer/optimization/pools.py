@@ -6,15 +6,16 @@ devices that are its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import reduce
 
 from optinfer.errors import GateError
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.asked import jobs_of_further_pools
 from optinfer.optimization.selection import Prepared, candidates, known
 from optinfer.optimization.workbench import Workbench
+from optinfer.records.binding import Bound
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class Pools:
         return [one.artifact for one in self.each]
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Bound:
         """Everything that must be the same when an output is resumed: each pool's, the next one inside the last."""
-        return _nested([one.identity for one in self.each])
+        return reduce(lambda inner, one: replace(one, beside=inner), reversed([one.identity for one in self.each]))
 
     @property
-    def params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, object]:
         """Describe the variants for a tracker."""
         return {name: value for at, one in enumerate(self.each) for name, value in prefixed(at, one.params).items()}
 
@@ -63,14 +64,9 @@ class Pools:
         ]
 
 
-def prefixed(pool: int, params: dict[str, Any]) -> dict[str, Any]:
+def prefixed(pool: int, params: Mapping[str, object]) -> dict[str, object]:
     """Return what is said of the pool of this number as a tracker has it: `beside.` for every pool before it."""
     return {f"{'beside.' * pool}{name}": value for name, value in params.items()}
-
-
-def _nested(identities: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    first, *rest = identities
-    return {**first, "beside": _nested(rest)} if rest else first
 
 
 def pools(bench: Workbench, only: Sequence[str] = ()) -> Iterator[Pools]:

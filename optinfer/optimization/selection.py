@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any
 
 from optinfer.backends import BACKENDS
 from optinfer.config import AUTO
 from optinfer.errors import GateError, NoVariantError
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.models.artifact import Artifact
-from optinfer.optimization.certificate import Certificate
-from optinfer.optimization.gate import GateResult, judge
+from optinfer.optimization.gate import judge
 from optinfer.optimization.variants import BASELINES, VARIANTS, Variant, require
 from optinfer.optimization.workbench import Workbench
+from optinfer.records.binding import Bound
+from optinfer.records.proof import Certificate, GateResult
 from optinfer.records.tuning import NO_LENGTHS, Lengths, Tuned
 from optinfer.system.machine import installed
 
@@ -47,19 +47,19 @@ class Prepared:
         return self.settings.artifact
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Bound:
         """Everything that must be the same when an output is resumed, so that it holds this variant's answers only."""
         backend = BACKENDS.get(self.variant.backend)
-        return {
-            "variant": self.variant.name,
-            "artifact": self.artifact.key,
-            "backend": self.variant.backend,
-            "device": self.variant.device,
-            "runtime": {name: installed(name) for name in backend.requires},
-        }
+        return Bound(
+            variant=self.variant.name,
+            artifact=self.artifact.key,
+            backend=self.variant.backend,
+            device=self.variant.device,
+            runtime={name: installed(name) for name in backend.requires},
+        )
 
     @property
-    def params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, object]:
         """Describe the variant for a tracker."""
         return {
             "variant": self.variant.name,

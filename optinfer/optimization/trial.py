@@ -17,7 +17,8 @@ from optinfer.errors import OptinferError
 from optinfer.inference.isolation import Died, IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization.baseline import Answers, answers_apart, answers_here, kept_apart, kept_here
-from optinfer.optimization.certificate import Certificate, Exam, certify
+from optinfer.optimization.certificate import Exam, certify
+from optinfer.records.proof import Certificate
 from optinfer.system.machine import gpu_memory_mb
 
 

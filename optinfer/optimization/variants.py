@@ -11,6 +11,7 @@ from optinfer.backends import BACKENDS
 from optinfer.config import AUTO, JobConfig, RecipeConfig
 from optinfer.errors import ConfigError, UnavailableError, suggest
 from optinfer.optimization.techniques import TECHNIQUES
+from optinfer.records.machine import Offer
 from optinfer.system.machine import BF16, VNNI, cpu_features
 
 # What every other variant is compared with: the model as it is, by the format it comes in.
@@ -303,21 +304,21 @@ def require_fit(variant: Variant, model_format: str) -> None:
         raise UnavailableError(f"variant {variant.name} does not fit this model: {reason}; see `optinfer variants`")
 
 
-def listing() -> list[dict[str, Any]]:
+def listing() -> list[Offer]:
     """Describe every variant that ships and whether this machine can run it."""
     found = []
     for variant in VARIANTS.values():
         reason = variant.unavailable()
         found.append(
-            {
-                "name": variant.name,
-                "available": reason is None,
-                "reason": reason,
-                "techniques": variant.techniques,
-                "backend": variant.backend,
-                "device": variant.device,
-                "about": variant.about,
-            }
+            Offer(
+                name=variant.name,
+                available=reason is None,
+                reason=reason,
+                techniques=variant.techniques,
+                backend=variant.backend,
+                device=variant.device,
+                about=variant.about,
+            )
         )
     return found
 

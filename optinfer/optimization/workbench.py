@@ -18,17 +18,16 @@ from optinfer.families import Family
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.models.artifact import Artifact
 from optinfer.optimization import baseline as baselines
-from optinfer.optimization import certificate as certificates
+from optinfer.optimization import kept
 from optinfer.optimization.baseline import Answers, require_sound
 from optinfer.optimization.build import build, cached
-from optinfer.optimization.certificate import Certificate, Exam
+from optinfer.optimization.certificate import Certificate, Exam, conditions
 from optinfer.optimization.job_sample import JobSample
 from optinfer.optimization.subject import Subject
 from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.trial import APART, Trials
 from optinfer.optimization.variants import BASELINES, Catalog, Variant, require
 from optinfer.records.tuning import NO_LENGTHS, Lengths, Tuned
-from optinfer.system import home
 
 # (model, job, metric, lengths) -> what was tuned for such a job
 LookUp = Callable[[str, JobConfig, str, Lengths], Tuned | None]
@@ -116,7 +115,7 @@ class Workbench:
 
     def certificate(self, settings: ReplicaSettings) -> Certificate | None:
         """Return what was measured of these settings before, on the same sample."""
-        return certificates.read(settings.artifact.key, self._certificate_key(settings))
+        return kept.read(settings.artifact.key, self._certificate_key(settings))
 
     def certify(self, variant: Variant, settings: ReplicaSettings) -> Certificate:
         if kept := self.certificate(settings):
@@ -180,7 +179,7 @@ class Workbench:
             variant, rows = BASELINES[self.model.format], self.sample.gate.num_rows
             self._say(f"scoring {rows} sample rows with the baseline {variant}")
             found = self._trials.answers(self._baseline_settings, self.sample.roles(self.sample.gate), self._say)
-            home.put(self._baseline_path, found.packed())
+            baselines.keep(self._baseline_path, found)
             self._say(found.reference.said)
         require_sound(found, self.config.gate)
         return found
@@ -198,7 +197,7 @@ class Workbench:
     @property
     def _baseline_path(self) -> Path:
         key = self._certificate_key(self._baseline_settings)
-        return home.home() / "baselines" / f"{self.model.key}-{key}.npz"
+        return baselines.path(self.model.key, key)
 
     def _certificate_key(self, settings: ReplicaSettings) -> str:
         """Identify what a measurement depends on besides the artifact."""
@@ -208,6 +207,6 @@ class Workbench:
             "sample": self.sample.gate_digest,
             "labels": None if labels is None else labels.tolist(),
             "metric": self.metric,
-            **certificates.conditions(settings, self.family.libraries),
+            **conditions(settings, self.family.libraries),
         }
         return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()[:16]

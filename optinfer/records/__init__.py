@@ -1,1 +1,1 @@
-"""What the commands answer, as values that text, JSON and MLflow are made from."""
+"""What the commands answer and the files say, as frozen types that text, JSON and MLflow are made from."""

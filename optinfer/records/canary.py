@@ -8,17 +8,19 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from optinfer.records.record import Record
+
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ground:
+class Ground(Record):
     """What a variant was certified on.
 
     Attributes:
@@ -33,7 +35,7 @@ class Ground:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Canaries:
+class Canaries(Record):
     """A few rows of a job's sample, each answered alone.
 
     Attributes:
@@ -43,12 +45,14 @@ class Canaries:
         tolerance: how far a number may differ, after that.
         precisions: all that the variant computes in.
         files: what was loaded: file -> its SHA-256.
+
+    Rows, answers and worth are empty in what is said of a run.
     """
 
     kinds: tuple[str, ...]
-    rows: str
-    answers: str
-    worth: Mapping[str, float]
+    rows: str = ""
+    answers: str = ""
+    worth: Mapping[str, float] = field(default_factory=dict)
     tolerance: float
     precisions: tuple[str, ...]
     files: Mapping[str, str]
@@ -67,22 +71,17 @@ class Canaries:
     @property
     def summary(self) -> dict[str, Any]:
         """Everything but the job's own rows and their answers, which are nobody's who reads of a run."""
-        kept = asdict(self)
+        kept = self.as_dict()
         return {name: kept[name] for name in ("kinds", "tolerance", "precisions", "files", "ground")}
 
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> Canaries:
-        """Return the canaries that `asdict` made plain values of, which went through JSON.
+    def require_whole(self) -> None:
+        """Refuse what a damaged file held.
 
         Raises:
-            KeyError, TypeError, ValueError: they are none.
+            ValueError: rows and answers do not belong together.
         """
-        ground = {**raw["ground"], "cpu_features": tuple(raw["ground"]["cpu_features"])}
-        lists = {name: tuple(raw[name]) for name in ("kinds", "precisions")}
-        found = cls(**{**raw, **lists, "ground": Ground(**ground)})
-        if not found.table.num_rows == len(found.kinds) == min(map(len, found.outputs.values()), default=0):
+        if not self.table.num_rows == len(self.kinds) == min(map(len, self.outputs.values()), default=0):
             raise ValueError("rows and answers do not belong together")
-        return found
 
 
 def packed_rows(table: pa.Table) -> str:

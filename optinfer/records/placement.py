@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+from optinfer.records.record import Record, decoded
 
 
 @dataclass(frozen=True)
-class Placement:
+class Placement(Record):
     """The replicas of one pool; `reasons` says where each number comes from.
 
     Attributes:
@@ -28,14 +30,31 @@ class Placement:
     pinned: dict[str, int] = field(default_factory=dict)
 
     @property
-    def params(self) -> dict[str, Any]:
+    def params(self) -> Mapping[str, object]:
         """Describe it for a tracker."""
-        return {name: value for name, value in asdict(self).items() if name != "pinned"}
+        return {name: value for name, value in self.as_dict().items() if name != "pinned"}
 
 
-def told(placements: Sequence[Placement]) -> dict[str, Any]:
+def told(each: Sequence[Placement]) -> dict[str, Any]:
     """Return placements as `--json` has them: each further pool's inside the one before, as `beside`."""
-    if not placements:
+    if not each:
         return {}
-    first, *rest = placements
-    return {**asdict(first), "beside": told(rest) or None}
+    first, *rest = each
+    return {**first.as_dict(), "beside": told(rest) or None}
+
+
+def placements(raw: object) -> tuple[Placement, ...]:
+    """Return the placements that `told` made plain; none where they are none."""
+    found = []
+    while isinstance(raw, Mapping) and raw:
+        try:
+            found.append(decoded(Placement, raw))
+        except ValueError:
+            return ()
+        raw = raw.get("beside")
+    return tuple(found)
+
+
+def on_one_core(device: str, threads: int) -> bool:
+    """Tell whether a replica has a single core, on which preprocessing and the model take turns."""
+    return device == "cpu" and threads == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -19,17 +20,26 @@ class Latencies:
     def add(self, seconds: float) -> None:
         self.buckets[math.floor(math.log(max(seconds, 1e-9)) / _BUCKET)] += 1
 
+    def counted(self) -> Iterator[tuple[float, int]]:
+        """Yield the seconds in the middle of each bucket, with how many were measured there."""
+        for bucket, count in self.buckets.items():
+            yield _middle(bucket), count
+
     def percentile(self, q: float) -> float:
         """Return the q-th percentile (0-100) in seconds; 0 where nothing was measured."""
         rank, seen = q / 100 * sum(self.buckets.values()), 0
         for bucket in sorted(self.buckets):
             seen += self.buckets[bucket]
             if seen >= rank:
-                return math.exp((bucket + 0.5) * _BUCKET)
+                return _middle(bucket)
         return 0.0
 
     def __add__(self, other: Latencies) -> Latencies:
         return Latencies(self.buckets + other.buckets)
+
+
+def _middle(bucket: int) -> float:
+    return math.exp((bucket + 0.5) * _BUCKET)
 
 
 @dataclass

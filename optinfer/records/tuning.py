@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 
+from optinfer.records.record import Record, decoded, plain
+from optinfer.records.run import MlflowRun
 from optinfer.system.machine import installed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lengths:
+class Lengths(Record):
     """Tokens a row takes, as quantiles; all 0 where rows have no lengths."""
 
     mean: float = 0.0
@@ -38,7 +42,7 @@ NO_LENGTHS = Lengths()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuned:
+class Tuned(Record):
     """The best settings of one model on one kind of node, and what they gave.
 
     Attributes:
@@ -68,3 +72,140 @@ class Tuned:
             f"{name} {was}, here {installed(name)}" for name, was in self.versions.items() if installed(name) != was
         ]
         return ", ".join(changed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeSpeed(Record):
+    """What the replicas of a node did together.
+
+    Attributes:
+        rows_per_second: all rows by the time from the common start to the last replica's end.
+        peak_rss_mb: most memory of one replica; `memory_mb` is the sum of all.
+    """
+
+    rows_per_second: float
+    seconds: float
+    rows: int
+    rows_rejected: int
+    peak_rss_mb: float
+    memory_mb: float
+    micro_batches: int
+    micro_batch_p50_ms: float
+    micro_batch_p99_ms: float
+    padding_fraction: float
+
+
+@dataclass(frozen=True, order=True)
+class Point(Record):
+    """One setting of everything that is searched; `budget` is the micro-batch's limit, in tokens or in rows."""
+
+    variant: str
+    budget: int
+    replicas: int
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.variant}, micro-batch {self.budget}, {self.replicas} x {self.threads} threads"
+
+
+@dataclass(frozen=True)
+class Space(Record):
+    """What may be tried: the points are all combinations. `layouts` holds (replicas, threads of each)."""
+
+    variants: tuple[str, ...]
+    budgets: tuple[int, ...]
+    layouts: tuple[tuple[int, int], ...]
+
+    @property
+    def points(self) -> list[Point]:
+        return [Point(v, b, r, t) for v, b, (r, t) in product(self.variants, self.budgets, self.layouts)]
+
+
+@dataclass(frozen=True)
+class Outcome(Record):
+    """A trial that ended; `value` is None for one that failed, with the `reason`.
+
+    Attributes:
+        excess_mb: memory above what is allowed; above 0 the point can be no winner.
+        measured: None, and empty in JSON, where the trial failed.
+    """
+
+    point: Point
+    value: float | None = None
+    reason: str = ""
+    excess_mb: float = 0.0
+    measured: NodeSpeed | None = None
+
+    @property
+    def valid(self) -> bool:
+        return self.value is not None and self.excess_mb <= 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "measured": plain(self.measured) or {}}
+
+    @classmethod
+    def of(cls, raw: Mapping[str, object]) -> Outcome:
+        """Return the outcome that plain values describe.
+
+        Raises:
+            ValueError: they are none.
+        """
+        return decoded(cls, {**raw, "measured": raw.get("measured") or None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningSample(Record):
+    """The rows that every trial scored, and how their lengths compare with those of a larger, separate draw."""
+
+    rows: int
+    digest: str
+    lengths: Lengths
+    table_lengths: Lengths
+    largest_deviation: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finalist(Record):
+    """A point that met the others again; `rows_per_second` of the node, by round."""
+
+    point: Point
+    rows_per_second: tuple[float, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self.point.as_dict(), "rows_per_second": list(self.rows_per_second)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneRecord(Record):
+    """What `tune` answers.
+
+    Attributes:
+        budget: the key of the micro-batch's limit that was searched.
+        trials_earlier: how many of `trials` an earlier search had measured.
+        left_out: variant -> why it was not searched.
+        record: file with the winner, which later jobs use.
+    """
+
+    status: str = "done"
+    run_id: str
+    job: str
+    model: str
+    objective: str
+    budget: str
+    sample: TuningSample
+    memory_mb: float
+    space: Space
+    trials: tuple[Outcome, ...]
+    default: Point
+    finalists: tuple[Finalist, ...]
+    winner: Tuned
+    trials_earlier: int = 0
+    left_out: Mapping[str, str]
+    record: str
+    journal: str
+    plot: str | None = None
+    mlflow: MlflowRun | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        told = super().as_dict()
+        return {**told, "space": {**told["space"], "points": len(self.space.points)}}

@@ -24,6 +24,7 @@ from optinfer.families import FAMILIES
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.selection import Prepared
 from optinfer.optimization.techniques import TECHNIQUES
+from optinfer.records.comparison import Registered
 from optinfer.system.machine import installed
 from optinfer.system.quiet import muted
 from optinfer.tracking.mlflow_tracker import open_experiment
@@ -36,15 +37,12 @@ _ALWAYS = (
 _SECONDS = 600.0
 
 
-def register(name: str, prepared: Prepared, rows: pa.Table, uri: str, experiment: str) -> dict[str, Any]:
+def register(name: str, prepared: Prepared, rows: pa.Table, uri: str, experiment: str) -> Registered:
     """Log the variant as a new version of the MLflow model `name` and load it back.
 
     Args:
         rows: a few rows, a column per role: they become the signature's example, and are scored by what was logged.
         uri: MLflow's store.
-
-    Returns:
-        `name`, `version`, `uri` and `run_id`.
 
     Raises:
         OptinferError: what was logged does not load, or answers otherwise.
@@ -73,7 +71,7 @@ def register(name: str, prepared: Prepared, rows: pa.Table, uri: str, experiment
             )
         _require_the_same(logged.model_uri, uri, rows, expected, Path(folder))
         number = mlflow.register_model(logged.model_uri, name).version
-    return {"name": name, "version": number, "uri": f"models:/{name}/{number}", "run_id": run.info.run_id}
+    return Registered(name=name, version=number, uri=f"models:/{name}/{number}", run_id=run.info.run_id)
 
 
 # What a client does with the model, in a process that sees neither this one's modules nor the working directory.

@@ -18,6 +18,7 @@ _CHATTY = (
     "nncf",
     "onnx_ir",
     "onnxscript",
+    "openlineage",
     "ray.data",
     "torch.onnx",
     "torch.utils._pytree",

@@ -8,9 +8,8 @@ each, nothing overlaps with the model but waiting: there all parts count alike.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
 
+from optinfer.records.run import Breakdown
 from optinfer.records.stats import Stats
 from optinfer.tracking.tally import Tally
 
@@ -32,27 +31,6 @@ _ADVICE = {
     "startup": "start-up took most of the time: score more rows in one job, or on a cluster that is already running",
     "replicas": "replicas had nothing to do for part of the time: fewer replicas, or smaller source.fragment_rows",
 }
-
-
-@dataclass(frozen=True)
-class Breakdown:
-    """Seconds by part.
-
-    Attributes:
-        startup_seconds: command to first committed fragment, by step; the rest of it is the first fragment.
-        replica_seconds: seconds of all replicas by part; `wait` is a fragment's wait for its turn in the model.
-        model_share: share of the loaded replicas' time that the model was busy; None where nothing tells.
-        bottleneck: the part that limits, `infer` where the model does.
-    """
-
-    startup_seconds: dict[str, float]
-    replica_seconds: dict[str, float]
-    model_share: float | None
-    bottleneck: str
-    advice: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def break_down(

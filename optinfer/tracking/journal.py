@@ -1,7 +1,6 @@
 """The local, append-only record of a run: one JSON object a line, on disk before anything else hears of it.
 
-Events: `start` (params, tags, inputs), `receipt` (one fragment), `finish` (status, metrics, artifacts), `error` (the
-traceback of what ended the run).
+What the events hold: events.py.
 """
 
 from __future__ import annotations
@@ -16,14 +15,20 @@ from typing import Any
 
 from optinfer.errors import OptinferError
 from optinfer.system import home, last_resort
+from optinfer.tracking.events import Event, Failed
 
 
 class Journal:
-    """Appends events; `clock` gives seconds since the epoch. A `with` block closes it, with the error that ended it."""
+    """Appends events; a `with` block closes it, with the error that ended it.
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+    Args:
+        clock: gives seconds since the epoch.
+        sync: brings what was written to a file, by its descriptor, onto the disk.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float], sync: Callable[[int], None] = os.fsync) -> None:
         self.path = path
-        self._clock = clock
+        self._clock, self._sync = clock, sync
         with home.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - held open for the run
@@ -38,23 +43,24 @@ class Journal:
             self.keep(error)
         self.close()
 
-    def write(self, event: str, **values: Any) -> dict[str, Any]:
-        """Append one event and return it; it is on disk when this returns.
+    def write(self, event: Event) -> float:
+        """Append one event and return its time; it is on disk when this returns.
 
         Raises:
             OptinferError: it cannot be written: the disk is full, say.
         """
-        record = {"event": event, "time": self._clock(), **values}
+        time = self._clock()
+        record = {"event": event.kind, "time": time, **event.as_dict()}
         with home.writing(self.path):
             self._file.write(json.dumps(record, default=str) + "\n")
             self._file.flush()
-            os.fsync(self._file.fileno())
-        return record
+            self._sync(self._file.fileno())
+        return time
 
     def keep(self, error: BaseException) -> None:
         """Append an error with its traceback, where that is possible: it must not be hidden by another."""
         with contextlib.suppress(OptinferError, ValueError):
-            self.write("error", message=last_resort.named(error), traceback=last_resort.whole(error))
+            self.write(Failed(message=last_resort.named(error), traceback=last_resort.whole(error)))
             setattr(error, last_resort.KEPT_IN, str(self.path))
 
     def close(self) -> None:

@@ -9,12 +9,13 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from optinfer.backends import BACKENDS
 from optinfer.config import AUTO, JobConfig
+from optinfer.records.record import decoded
 from optinfer.records.tuning import Lengths, Tuned
 from optinfer.system import home
 from optinfer.system.machine import cpu_features, gpu, installed, nvidia_gpus
@@ -31,13 +32,13 @@ def versions(backend: str) -> dict[str, str]:
 def write(tuned: Tuned, model: str, config: JobConfig, metric: str) -> Path:
     """Keep a record for jobs with this model, on this kind of machine, with these fixed settings."""
     path = _folder() / f"{_key(model, config, metric)}-{'-'.join(map(str, tuned.lengths.bucket))}.json"
-    home.put(path, json.dumps(asdict(tuned), indent=1).encode())
+    home.put(path, json.dumps(tuned.as_dict(), indent=1).encode())
     return path
 
 
 def read(path: Path) -> Tuned | None:
     """Return a record, None where it is damaged."""
-    return home.read_json(path, lambda raw: Tuned(**{**raw, "lengths": Lengths(**raw["lengths"])}))
+    return home.read_json(path, partial(decoded, Tuned))
 
 
 def lookup(model: str, config: JobConfig, metric: str, lengths: Lengths) -> Tuned | None:
@@ -66,7 +67,7 @@ def _nearest(key: str, lengths: Lengths) -> list[Path]:
     return [path for _, path in sorted(near)]
 
 
-def fixed(config: JobConfig) -> dict[str, Any]:
+def fixed(config: JobConfig) -> dict[str, object]:
     """Return the settings of a job that a search leaves alone, as the user gave them."""
     placement, batching = config.placement, config.batching
     return {
@@ -82,7 +83,7 @@ def fixed(config: JobConfig) -> dict[str, Any]:
     }
 
 
-def machine() -> dict[str, Any]:
+def machine() -> dict[str, object]:
     """Return what of this machine a speed depends on."""
     gpus = nvidia_gpus()
     return {"cpu": cpu_features(), "cpus": os.cpu_count(), "gpus": gpus, "gpu": gpu() if gpus else None}

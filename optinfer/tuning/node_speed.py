@@ -16,16 +16,15 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import pyarrow as pa
 
 from optinfer.errors import OptinferError
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.records.stats import Stats
+from optinfer.records.tuning import NodeSpeed
 from optinfer.system.child import Child
 from optinfer.system.machine import peak_rss_mb
 from optinfer.system.quiet import muted
@@ -34,30 +33,6 @@ from optinfer.system.quiet import muted
 _OVERLAP = 2
 _LAST_WORDS = 500
 _WARM_UP_ROWS = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeSpeed:
-    """What the replicas of a node did together.
-
-    Attributes:
-        rows_per_second: all rows by the time from the common start to the last replica's end.
-        peak_rss_mb: most memory of one replica; `memory_mb` is the sum of all.
-    """
-
-    rows_per_second: float
-    seconds: float
-    rows: int
-    rows_rejected: int
-    peak_rss_mb: float
-    memory_mb: float
-    micro_batches: int
-    micro_batch_p50_ms: float
-    micro_batch_p99_ms: float
-    padding_fraction: float
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def measure_node(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
-from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -19,24 +18,43 @@ from optinfer.errors import ConfigError, OptinferError
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.optimization.selection import Prepared
 from optinfer.optimization.workbench import Workbench
-from optinfer.records.tuning import Lengths
+from optinfer.records.tuning import Lengths, NodeSpeed, Outcome, Point, Space, TuningSample
 from optinfer.system.machine import nvidia_gpus
-from optinfer.tuning.node_speed import NodeSpeed, measure_node
-from optinfer.tuning.search import Outcome, Point, Space, budgets, layouts
+from optinfer.tuning.node_speed import measure_node
+from optinfer.tuning.search import budgets, layouts
 
 # The sample is held against so many times its rows, drawn from other places of the table.
 _CHECK_ROWS = 4
 # Rows a part holds at least: shorter ones would leave large micro-batches unfilled.
 _PART_ROWS = 256
-# Micro-batches from a quarter of the smallest default to eight times the largest.
-_BELOW, _ABOVE = 4, 8
 # A trial that takes so many times what its certificate promises (and a start besides) hangs.
 _PATIENCE, _START_SECONDS = 10.0, 60.0
 _REPLICAS_A_GPU = (1, 2, 4)
 
 
 @dataclass(frozen=True)
-class TuningSample:
+class Effort:
+    """How far a search goes, and what it measures with.
+
+    Attributes:
+        below, above: micro-batches are tried from that part of the smallest default to so many times the largest.
+        rivals: so many of the best meet the default again.
+        rounds: so often, in turns, so that a machine that slows down slows all of them.
+        measure: measures replicas of one node together; takes and gives what `measure_node` does.
+    """
+
+    below: int = 4
+    above: int = 8
+    rivals: int = 2
+    rounds: int = 3
+    measure: Callable[[ReplicaSettings, pa.Table, int, int, float, int], NodeSpeed] = measure_node
+
+
+USUAL = Effort()
+
+
+@dataclass(frozen=True)
+class Sample:
     """Rows that every trial scores, and how their lengths compare with `table`'s: a larger, separate draw."""
 
     rows: pa.Table
@@ -49,14 +67,15 @@ class TuningSample:
         pairs = [(getattr(self.lengths, name), getattr(self.table, name)) for name in ("mean", "p50", "p90", "p99")]
         return max((abs(a - b) / b for a, b in pairs if b), default=0.0)
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "rows": self.rows.num_rows,
-            "digest": digest(self.rows),
-            "lengths": vars(self.lengths),
-            "table_lengths": vars(self.table),
-            "largest_deviation": self.deviation,
-        }
+    @property
+    def told(self) -> TuningSample:
+        return TuningSample(
+            rows=self.rows.num_rows,
+            digest=digest(self.rows),
+            lengths=self.lengths,
+            table_lengths=self.table,
+            largest_deviation=self.deviation,
+        )
 
 
 class NodeTrials:
@@ -69,6 +88,7 @@ class NodeTrials:
         default: replicas and threads that the job would use now.
         cpus: of this node.
         worth: from rows per second of the node to what is searched for.
+        effort: how far the search goes.
     """
 
     def __init__(
@@ -79,8 +99,10 @@ class NodeTrials:
         default: tuple[int, int],
         cpus: int,
         worth: Callable[[float], float],
+        effort: Effort = USUAL,
     ) -> None:
         self._bench = bench
+        self.effort = effort
         self.proved = {p.variant.name: p for p in plausible}
         self.device = plausible[0].variant.device
         self._default = default
@@ -111,7 +133,7 @@ class NodeTrials:
         given = batching.max_batch_tokens if self.by_tokens else batching.max_batch_size
         most = None if self.by_tokens else self._bench.family.most_rows
         defaults = [self._default_budget(name) for name in self.proved]
-        sizes = (given,) if given != AUTO else budgets(defaults, _BELOW, _ABOVE, most)
+        sizes = (given,) if given != AUTO else budgets(defaults, self.effort.below, self.effort.above, most)
         return Space(tuple(self.proved), sizes, self._layouts())
 
     def default(self, variant: str) -> Point:
@@ -141,7 +163,7 @@ class NodeTrials:
         """
         certificate = self.proved[point.variant].certificate
         expected = certificate.load_seconds + self.sample.rows.num_rows / certificate.rows_per_second
-        return measure_node(
+        return self.effort.measure(
             self.settings(point),
             self._bench.sample.roles(self.sample.rows),
             point.replicas,
@@ -158,7 +180,7 @@ class NodeTrials:
             return Outcome(point, reason=str(error))
         excess = speed.memory_mb - self.memory_mb
         reason = f"{speed.memory_mb:.0f} MB, {self.memory_mb:.0f} are allowed" if excess > 0 else ""
-        return Outcome(point, self._worth(speed.rows_per_second), reason, excess, speed.as_dict())
+        return Outcome(point, self._worth(speed.rows_per_second), reason, excess, speed)
 
     def _default_budget(self, variant: str) -> int:
         settings = self.proved[variant].settings
@@ -188,7 +210,7 @@ class NodeTrials:
         return tuple(sorted(fit | {self._default}, reverse=True))
 
 
-def _sample(bench: Workbench, fragments: Sequence[Fragment]) -> TuningSample:
+def _sample(bench: Workbench, fragments: Sequence[Fragment]) -> Sample:
     source, wanted = bench.config.source, bench.config.tuning.sample_rows
     skip = source.on_bad_file == "quarantine"
     reader = bench.sample.reader(source.columns_read)
@@ -197,4 +219,4 @@ def _sample(bench: Workbench, fragments: Sequence[Fragment]) -> TuningSample:
     others = fragments[len(fragments) // 32 :]
     check = draw(others, reader, source.columns_read, wanted * _CHECK_ROWS, 0, skip).gate
     lengths = bench.sample.lengths_of(rows)
-    return TuningSample(rows, lengths, bench.sample.lengths_of(check) if lengths.mean else Lengths())
+    return Sample(rows, lengths, bench.sample.lengths_of(check) if lengths.mean else Lengths())

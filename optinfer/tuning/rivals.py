@@ -12,10 +12,10 @@ from optinfer.errors import GateError, OptinferError
 from optinfer.optimization.selection import Prepared, prove, rank
 from optinfer.optimization.variants import require
 from optinfer.optimization.workbench import Workbench
-from optinfer.records.tuning import Tuned
+from optinfer.records.tuning import Point, Tuned
 from optinfer.tuning import kept
 from optinfer.tuning.node_trials import NodeTrials
-from optinfer.tuning.search import Point, Rounds, preferred
+from optinfer.tuning.search import Rounds, preferred
 
 Say = Callable[[str], None]
 

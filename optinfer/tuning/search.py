@@ -10,78 +10,34 @@ import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
+
+from optinfer.records.tuning import Outcome, Point, Space
 
 # So many proposals in a row of points that were tried already: then one is drawn from those that were not.
 _REPEATS = 8
 _SEED = 0
 
 
-@dataclass(frozen=True, order=True)
-class Point:
-    """One setting of everything that is searched; `budget` is the micro-batch's limit, in tokens or in rows."""
-
-    variant: str
-    budget: int
-    replicas: int
-    threads: int
-
-    def __str__(self) -> str:
-        return f"{self.variant}, micro-batch {self.budget}, {self.replicas} x {self.threads} threads"
-
-
 # Rows per second of points, by round.
 Rounds = Mapping[Point, Sequence[float]]
-
-
-@dataclass(frozen=True)
-class Space:
-    """What may be tried: the points are all combinations. `layouts` holds (replicas, threads of each)."""
-
-    variants: tuple[str, ...]
-    budgets: tuple[int, ...]
-    layouts: tuple[tuple[int, int], ...]
-
-    @property
-    def points(self) -> list[Point]:
-        return [Point(v, b, r, t) for v, b, (r, t) in product(self.variants, self.budgets, self.layouts)]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A trial that ended; `value` is None for one that failed, with the `reason`.
-
-    Attributes:
-        excess_mb: memory above what is allowed; above 0 the point can be no winner.
-        measured: what was measured, as it goes into records.
-    """
-
-    point: Point
-    value: float | None = None
-    reason: str = ""
-    excess_mb: float = 0.0
-    measured: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def valid(self) -> bool:
-        return self.value is not None and self.excess_mb <= 0
 
 
 class Search:
     """Proposes points and remembers outcomes in `path`, one study for each `identity`."""
 
-    def __init__(self, path: Path, identity: dict[str, Any], space: Space, direction: Literal["maximize", "minimize"]):
+    def __init__(
+        self, path: Path, identity: Mapping[str, object], space: Space, direction: Literal["maximize", "minimize"]
+    ):
         import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         path.parent.mkdir(parents=True, exist_ok=True)
-        named = json.dumps({**identity, "space": asdict(space), "direction": direction}, sort_keys=True, default=str)
+        named = json.dumps({**identity, "space": space.as_dict(), "direction": direction}, sort_keys=True, default=str)
         self._space = space
         self._draw = random.Random(_SEED)
         self._states = optuna.trial.TrialState
@@ -106,7 +62,7 @@ class Search:
     def outcomes(self) -> list[Outcome]:
         """Every trial that ended, in order, those of earlier processes first."""
         return [
-            Outcome(**{**t.user_attrs["outcome"], "point": Point(**t.user_attrs["outcome"]["point"])})
+            Outcome.of(t.user_attrs["outcome"])
             for t in self._study.get_trials(deepcopy=False)
             if "outcome" in t.user_attrs
         ]
@@ -136,7 +92,7 @@ class Search:
 
     def tell(self, trial: Any, outcome: Outcome) -> None:
         """Remember how a trial ended."""
-        trial.set_user_attr("outcome", asdict(outcome))
+        trial.set_user_attr("outcome", outcome.as_dict())
         if outcome.value is None:
             self._study.tell(trial, state=self._states.FAIL)
             return

@@ -13,6 +13,7 @@ from optinfer.backends import onnxruntime_tensorrt as tensorrt
 from optinfer.errors import ConfigError, OptinferError
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.techniques import tensorrt_profile
+from optinfer.system.machine import lacks_nvidia_gpu
 
 AXES = {name: {0: "batch", 1: "sequence"} for name in ("input_ids", "attention_mask")}
 ARTIFACT = Artifact(path="/nowhere", format="onnx", entry="model.onnx", precision="fp32", key="model")
@@ -90,12 +91,13 @@ def test_a_library_is_found_where_the_loader_is_told_to_look(monkeypatch: pytest
     assert tensorrt.library("libnvinfer.so.test") == tmp_path / "libnvinfer.so.test"
 
 
-def test_what_is_missing_is_named_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_named_with_the_fix(tmp_path: Path) -> None:
     assert tensorrt.unavailable("cpu") == "TensorRT runs on cuda, not on cpu"
-    monkeypatch.setattr(tensorrt, "lacks_nvidia_gpu", lambda: "no GPU here")
-    assert tensorrt.unavailable("cuda") == "no GPU here"
-    monkeypatch.setattr(tensorrt, "lacks_nvidia_gpu", lambda: None)
-    monkeypatch.setattr(tensorrt, "library", lambda name: None)
-    assert "pip install 'tensorrt-cu13<11'" in (tensorrt.unavailable("cuda") or "")
-    monkeypatch.setattr(tensorrt, "library", Path)
-    assert tensorrt.unavailable("cuda") is None
+    assert tensorrt.lacking("no GPU here", None) == "no GPU here"
+    assert "pip install 'tensorrt-cu13<11'" in (tensorrt.lacking(None, None) or "")
+    assert tensorrt.lacking(None, tmp_path / "libnvinfer.so.10") is None
+
+
+def test_a_machine_without_a_gpu_says_so() -> None:
+    if reason := lacks_nvidia_gpu():
+        assert tensorrt.unavailable("cuda") == reason

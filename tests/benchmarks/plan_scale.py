@@ -53,12 +53,16 @@ from optinfer.commands.resolved import Resolved, resolve
 from optinfer.commands.status import status
 from optinfer.config import JobConfig
 from optinfer.data.account import Accounts
+from optinfer.data.inventory import INVENTORY
 from optinfer.data.output import Output
 from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.data.storage import STATE
 from optinfer.execution.todo import Todo
 from optinfer.job_file import parse_job
+from optinfer.records.binding import Bound, FrozenJob
+from optinfer.records.manifest import Manifest
 from optinfer.records.part import Part
+from optinfer.records.run import RunRecord
 from optinfer.system.machine import peak_rss_mb
 from optinfer.tracking.tally import Tally
 
@@ -144,7 +148,7 @@ def commit_half(scale: Scale, phase: Phase) -> None:
     (first, *others), name = planned.plan.fragments[::2], planned.plan.part_name
     output.attempts.begin(name(first.index))
     made = output.sink.put(name(first.index), _part(planned, first.index), scored(first.rows), None)
-    output.binding.bind_variant({"variant": scale.job.variant, "artifact": _ARTIFACT})
+    output.binding.bind_variant(Bound(variant=scale.job.variant, artifact=_ARTIFACT))
     accounts.add(made)
     footer = made.footer
     with phase.step("write"):
@@ -227,12 +231,13 @@ def listing(scale: Scale, phase: Phase) -> None:
     with phase.step("compare"):
         assert not output.compare(accounts, planned.plan).named()
     with phase.step("finish"):
-        manifest = output.finish({"run": {"fragments": scale.fragments}}, accounts, planned.plan)
+        run = RunRecord(run_id="bench", fragments=scale.fragments, rows_in=planned.plan.rows)
+        manifest = output.finish(Manifest(run=run), accounts, planned.plan)
     with phase.step("damage"):
         assert not output.damage(manifest)[1].named()
     with phase.step("status"):
-        assert status(output.folder.url)["state"] == "done"
-    phase.counts = {"inventory_bytes": os.path.getsize(f"{output.folder.url}/{manifest['parts']['file']}")}
+        assert status(output.folder.url).state == "done"
+    phase.counts = {"inventory_bytes": os.path.getsize(f"{output.folder.url}/{INVENTORY}")}
 
 
 def finish(scale: Scale, phase: Phase) -> None:
@@ -249,7 +254,7 @@ def _freeze(planned: Resolved, phase: Phase) -> None:
     with phase.step("fingerprint"):
         fingerprint = planned.fingerprint
     with phase.step("freeze"):
-        frozen = {"fingerprint": fingerprint, "fields": planned.fields}
+        frozen = FrozenJob(fingerprint=fingerprint, fields=planned.fields)
         Output(planned.config.sink.path).binding.freeze(frozen, planned.plan)
 
 

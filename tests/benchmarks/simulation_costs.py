@@ -35,6 +35,7 @@ from optinfer.execution.todo import Todo
 from optinfer.records.part import Part
 from optinfer.records.placement import Placement
 from optinfer.records.stats import Stats
+from optinfer.tracking.events import Committed, Started
 from optinfer.tracking.journal import Journal
 from optinfer.tracking.tally import Tally
 
@@ -163,7 +164,7 @@ def _receipts(folder: Path, receipts: int = 3000) -> dict[str, float]:
     started = perf_counter()
     for answer in answers:
         (receipt,) = heard({"receipts": answer})
-        journal.write("receipt", **receipt.as_dict())
+        journal.write(Committed(receipt))
         accounts.add(receipt.made)
         tally.add(receipt)
         tally.check_threshold("_quarantine")
@@ -200,12 +201,12 @@ def _points(folder: Path, points: int = 200) -> dict[str, float]:
     """Measure MLflow's points of progress as mlflow_tracker.py sends them, to SQLite."""
     from optinfer.tracking.mlflow_tracker import _Sender
 
-    base = {"run_name": "r", "params": {}, "tags": {}, "inputs": []}
+    (receipt,) = heard({"receipts": json.dumps([_receipt(0)])})
     sender = _Sender(f"sqlite:///{folder}/mlflow.db", "costs")
-    sender.send({"event": "start", "time": 0.0, **base})
+    sender.send(0.0, Started(run_name="r", params={}, tags={}))
     file = Path(folder, "mlflow.db")
     before = file.stat().st_size
-    seconds = _each(points, lambda i: sender.send({"event": "receipt", "time": 1.0 + i, "stats": {"rows_in": _ROWS}}))
+    seconds = _each(points, lambda i: sender.send(1.0 + i, Committed(receipt)))
     return {"point_seconds": seconds, "point_bytes": (file.stat().st_size - before) / points}
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import throughput
 from line_up import Bench, chosen, compete, line_up, rotated
 from running import ContestantError
 from scoreboard import (
@@ -168,10 +167,16 @@ def test_an_unknown_variant_is_refused_before_anything_runs(source, model, capsy
     assert "onnx-fp32" in capsys.readouterr().err
 
 
-def test_the_last_stdout_line_is_the_record(source, model, monkeypatch, capsys):
-    monkeypatch.setattr(throughput, "prepare", lambda bench, variants: ({}, [{"name": "v", "reason": "no"}]))
-    monkeypatch.setattr(throughput, "line_up", lambda bench, ready: {NAIVE: lambda: run(1), REFERENCE: lambda: run(2)})
-    assert main(["--source", source, "--model", model, "--rows", "9", "--naive-rows", "2"]) == 0
+def test_the_last_stdout_line_is_the_record(source, model, capsys):
+    options = ["--source", source, "--model", model, "--rows", "9", "--naive-rows", "2"]
+    assert (
+        main(
+            options,
+            prepare=lambda bench, variants: ({}, [{"name": "v", "reason": "no"}]),
+            line_up=lambda bench, ready: {NAIVE: lambda: run(1), REFERENCE: lambda: run(2)},
+        )
+        == 0
+    )
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (record["rows"], record["naive_rows"], record["source"]) == (3, 2, source)
     assert [result["name"] for result in record["results"]] == [NAIVE, REFERENCE]

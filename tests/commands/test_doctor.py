@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from optinfer.commands.doctor import examine
+from optinfer.records.machine import Check
 from tests.conftest import MakeJob, RunCli, WriteTable, everything_under
 
 
-def details(checks: list[dict[str, object]]) -> dict[str, str]:
-    return {str(c["name"]): f"{c['ok']} {c['detail']}" for c in checks}
+def details(checks: list[Check]) -> dict[str, str]:
+    return {check.name: f"{check.ok} {check.detail}" for check in checks}
 
 
 def test_a_fit_machine_is_ok_and_left_as_it_was(tmp_path: Path, make_job: MakeJob, write_table: WriteTable) -> None:

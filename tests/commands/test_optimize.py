@@ -57,11 +57,11 @@ def job(make_job: MakeJob, table: Path, tmp_path: Path, tracking: str) -> Any:
 class TestComparison:
     def test_candidates_are_ranked_and_refused_with_reasons(self, job: Callable[..., Any], tmp_path: Path) -> None:
         record = optinfer.optimize(job(), NAMES, plot=str(tmp_path / "plot.png"))
-        assert [c["variant"] for c in record["candidates"] if not c["passed"]].sort() == NAMES[2:].sort()
-        speeds = [c["certificate"]["rows_per_second"] for c in record["candidates"] if c["passed"]]
+        assert [c.variant for c in record.candidates if not c.passed].sort() == NAMES[2:].sort()
+        speeds = [c.certificate.rows_per_second for c in record.candidates if c.passed]
         assert speeds == sorted(speeds, reverse=True)
-        assert record["winner"] == record["candidates"][0]["variant"] in NAMES[:2]
-        assert record["winner"] in record["pareto"]
+        assert record.winner == record.candidates[0].variant in NAMES[:2]
+        assert record.winner in record.pareto
         assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
         assert not (tmp_path / "out").exists(), "nothing is scored"
 
@@ -70,7 +70,7 @@ class TestComparison:
         said: list[str] = []
         again = optinfer.optimize(job(), NAMES, say=said.append)
         assert not [line for line in said if line.startswith(("building", "certifying", "scoring"))]
-        assert [c["certificate"] for c in again["candidates"]] == [c["certificate"] for c in first["candidates"]]
+        assert [c.certificate for c in again.candidates] == [c.certificate for c in first.candidates]
 
     def test_mlflow_has_a_run_for_each_variant_with_the_same_metrics(
         self, job: Callable[..., Any], tracking: str
@@ -79,12 +79,12 @@ class TestComparison:
 
         record = optinfer.optimize(job(), NAMES)
         client = MlflowClient(tracking_uri=tracking)
-        parent = client.get_run(record["mlflow"]["run_id"])
+        parent = client.get_run(record.mlflow.run_id)
         children = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
         assert {run.info.run_name for run in children} == set(NAMES)
         assert len({frozenset(run.data.metrics) for run in children}) == 1
         assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
-        assert parent.data.tags["optinfer.winner"] == record["winner"]
+        assert parent.data.tags["optinfer.winner"] == record.winner
         assert {f.path for f in client.list_artifacts(parent.info.run_id)} == {"pareto.png", "record.json", "table.md"}
         assert client.list_artifacts(children[0].info.run_id)[0].path == "certificate.json"
 
@@ -92,9 +92,9 @@ class TestComparison:
         said: list[str] = []
         uri = f"http://user:secret@127.0.0.1:{free_port}"
         record = optinfer.optimize(job(tracking={"uri": uri}), ["torch-fp32"], say=said.append)
-        assert record["winner"] == "torch-fp32"
-        assert "did not take everything" in record["mlflow"]["warning"]
-        assert "secret" not in json.dumps(record) + "".join(said)
+        assert record.winner == "torch-fp32"
+        assert "did not take everything" in record.mlflow.warning
+        assert "secret" not in json.dumps(record.as_dict()) + "".join(said)
 
     def test_the_registered_winner_scores_in_a_process_without_optinfer(
         self, job: Callable[..., Any], tracking: str, table: Path, tmp_path: Path
@@ -103,11 +103,11 @@ class TestComparison:
         import sys
 
         record = optinfer.optimize(job(), ["torch-fp32", "onnx-fp32"], register="encoder")
-        assert record["registered"]["uri"] == f"models:/encoder/{record['registered']['version']}"
+        assert record.registered.uri == f"models:/encoder/{record.registered.version}"
         code = (
             "import sys, mlflow, numpy as np, pandas as pd, pyarrow.parquet as pq\n"
             f"mlflow.set_tracking_uri({tracking!r})\n"
-            f"model = mlflow.pyfunc.load_model({record['registered']['uri']!r})\n"
+            f"model = mlflow.pyfunc.load_model({record.registered.uri!r})\n"
             "assert model.metadata.signature.inputs.input_names() == ['text'], model.metadata.signature\n"
             f"rows = pq.read_table({str(table)!r}, columns=['text']).slice(0, 4).to_pandas()\n"
             "answers = model.predict(pd.concat([rows, pd.DataFrame({'text': [None]})], ignore_index=True))\n"

@@ -44,19 +44,19 @@ class TestOnRay:
         assert [row["id"] for row in rows] == ids(source)
         assert [row["section"] for row in rows] == pq.read_table(source)["section"].to_pylist()
         assert {len(row["embedding"]) for row in rows} == {384}
-        assert (record["status"], record["rows_in"], record["rows_out"]) == ("done", 100, 100)
-        assert (record["fragments"], record["fragments_resumed"]) == (7, 0)
-        assert record["placement"]["replicas"] == 2
+        assert (record.status, record.rows_in, record.rows_out) == ("done", 100, 100)
+        assert (record.fragments, record.fragments_resumed) == (7, 0)
+        assert record.placement[0].replicas == 2
 
     def test_a_job_from_s3_to_s3(self, make_job: MakeJob, source: Path, bucket: str) -> None:
         fs = fsspec.filesystem("s3", use_listings_cache=False)
         fs.put(str(source), f"{bucket}/table/batch=1/a.parquet")
         job = make_job(f"{bucket}/table/", f"{bucket}/out/", sink__columns=["id", "section"])
-        assert optinfer.run(job)["rows_out"] == 100
+        assert optinfer.run(job).rows_out == 100
 
         rows = pads.dataset(f"{bucket.removeprefix('s3://')}/out", filesystem=fs, format="parquet").to_table()
         assert rows["id"].to_pylist() == ids(source)
-        assert optinfer.run(job)["status"] == "nothing to do"
+        assert optinfer.run(job).status == "nothing to do"
 
     def test_a_row_error_stops_the_job_as_itself(
         self, make_job: MakeJob, write_table: WriteTable, tmp_path: Path, sink: Path
@@ -101,7 +101,7 @@ class TestOutput:
         manifest = json.loads((sink / "_manifest.json").read_text())
         assert (sink / "_SUCCESS").exists()
         assert manifest["run"]["rows_in"] == manifest["run"]["rows_out"] == 100
-        assert manifest["run"]["run_id"] == record["run_id"]
+        assert manifest["run"]["run_id"] == record.run_id
         assert manifest["job"]["variant"] == "fake"
         assert sorted(p.name for p in sink.iterdir() if p.is_file()) == [
             "_SUCCESS", "_manifest.json", *(f"part-{i:06d}.parquet" for i in range(7)),
@@ -132,7 +132,7 @@ class TestOutput:
         columns = {"id": [str(i) for i in range(32)], "text": [f"package {i % 10}" for i in range(32)]}
         source = write_table(tmp_path / "repeated.parquet", columns=columns)  # two fragments of 16 rows
         record = optinfer.run(make_job(source, sink, batching__dedupe=dedupe))
-        assert (record["rows_in"], record["rows_out"], record["rows_deduplicated"]) == (32, 32, saved)
+        assert (record.rows_in, record.rows_out, record.rows_deduplicated) == (32, 32, saved)
         rows = read_rows(sink)
         assert [row["id"] for row in rows] == columns["id"]
         assert rows[0]["embedding"] == pytest.approx(rows[10]["embedding"], abs=1e-6)
@@ -144,7 +144,7 @@ class TestOutput:
         self, make_job: MakeJob, write_table: WriteTable, tmp_path: Path, sink: Path
     ) -> None:
         record = optinfer.run(make_job(write_table(tmp_path / "empty.parquet", rows=0), sink))
-        assert (record["status"], record["rows_in"], record["rows_out"]) == ("done", 0, 0)
+        assert (record.status, record.rows_in, record.rows_out) == ("done", 0, 0)
         table = pq.read_table(sink)
         assert table.num_rows == 0
         assert table.schema.names == ["id", "embedding"]
@@ -153,7 +153,7 @@ class TestOutput:
     def test_a_table_of_one_row_is_scored(
         self, make_job: MakeJob, write_table: WriteTable, tmp_path: Path, sink: Path
     ) -> None:
-        assert optinfer.run(make_job(write_table(tmp_path / "one.parquet", rows=1), sink))["rows_out"] == 1
+        assert optinfer.run(make_job(write_table(tmp_path / "one.parquet", rows=1), sink)).rows_out == 1
 
 
 @pytest.mark.usefixtures("without_ray")
@@ -166,7 +166,7 @@ class TestQuarantine:
 
     def test_nulls_are_quarantined_and_the_rest_is_scored(self, make_job: MakeJob, odd: Path, sink: Path) -> None:
         record = optinfer.run(make_job(odd, sink, sink__error_threshold=8))
-        assert (record["rows_in"], record["rows_out"], record["rows_quarantined"]) == (40, 32, 8)
+        assert (record.rows_in, record.rows_out, record.rows_quarantined) == (40, 32, 8)
         assert [row["id"] for row in read_rows(sink)] == [f"r{i}" for i in range(40) if i % 5 != 1]
         assert json.loads((sink / "_manifest.json").read_text())["quarantine_reasons"] == {"text is null": 8}
 
@@ -188,15 +188,15 @@ class TestQuarantine:
         with pytest.raises(errors.QuarantineError):
             optinfer.run(make_job(odd, sink, sink__error_threshold=0))
         record = optinfer.run(make_job(odd, sink, sink__error_threshold=8))
-        assert record["fragments_resumed"] > 0
-        assert (record["rows_out"], record["rows_quarantined"]) == (32, 8)
+        assert record.fragments_resumed > 0
+        assert (record.rows_out, record.rows_quarantined) == (32, 8)
 
     def test_a_fragment_of_nulls_only_leaves_an_empty_part(
         self, make_job: MakeJob, write_table: WriteTable, tmp_path: Path, sink: Path
     ) -> None:
         columns = {"id": [f"r{i}" for i in range(32)], "text": [None] * 16 + ["x"] * 16}
         source = write_table(tmp_path / "half.parquet", columns=columns)
-        assert optinfer.run(make_job(source, sink, sink__error_threshold=16))["rows_out"] == 16
+        assert optinfer.run(make_job(source, sink, sink__error_threshold=16)).rows_out == 16
         assert pq.read_table(sink).num_rows == 16
 
     def test_a_truncated_file_is_left_out_and_named_where_the_job_says_so(
@@ -207,7 +207,7 @@ class TestQuarantine:
         broken.write_bytes(broken.read_bytes()[:-100])
         said: list[str] = []
         record = optinfer.run(make_job(tmp_path / "table", sink, source__on_bad_file="quarantine"), say=said.append)
-        assert record["rows_out"] == 20
+        assert record.rows_out == 20
         assert [f["path"] for f in json.loads((sink / "_manifest.json").read_text())["bad_files"]] == [str(broken)]
         assert any("b.parquet is left out" in line for line in said)
 
@@ -232,7 +232,7 @@ class TestQuarantine:
     ) -> None:
         job = make_job(rotten, sink, source__on_bad_file="quarantine", sink__error_threshold=16)
         record = optinfer.run(job)
-        assert (record["rows_out"], record["rows_quarantined"]) == (16, 16)
+        assert (record.rows_out, record.rows_quarantined) == (16, 16)
         assert pq.read_table(sink).num_rows == 16
         quarantined = pads.dataset(sorted((sink / "_quarantine").iterdir()), format="parquet").to_table()
         assert quarantined["_row"].to_pylist() == list(range(16, 32))
@@ -244,8 +244,8 @@ class TestResume:
         first = optinfer.run(make_job(source, sink))
         before = {p: p.stat().st_mtime_ns for p in sink.rglob("*")}
         again = optinfer.run(make_job(source, sink))
-        assert again["status"] == "nothing to do"
-        assert (again["run_id"], again["fragments_resumed"]) == (first["run_id"], first["fragments"])
+        assert again.status == "nothing to do"
+        assert (again.run_id, again.fragments_resumed) == (first.run_id, first.fragments)
         assert {p: p.stat().st_mtime_ns for p in sink.rglob("*")} == before
 
     def test_resume_skips_committed_fragments(self, make_job: MakeJob, source: Path, sink: Path) -> None:
@@ -256,7 +256,7 @@ class TestResume:
 
         record = optinfer.run(make_job(source, sink))
         after = {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in sink.glob("*.parquet")}
-        assert (record["fragments"], record["fragments_resumed"]) == (7, 6)
+        assert (record.fragments, record.fragments_resumed) == (7, 6)
         assert {name: after[name] for name in before} == before
         assert [row["id"] for row in read_rows(sink)] == ids(source)
 
@@ -266,7 +266,7 @@ class TestResume:
         optinfer.run(make_job(source, sink))
         (sink / "_SUCCESS").unlink()
         record = optinfer.run(make_job(source, sink))
-        assert (record["status"], record["fragments_resumed"], record["rows_out"]) == ("done", 7, 100)
+        assert (record.status, record.fragments_resumed, record.rows_out) == ("done", 7, 100)
         assert (sink / "_SUCCESS").exists()
 
     @pytest.mark.parametrize(
@@ -300,19 +300,19 @@ class TestResume:
     def test_how_a_job_runs_may_change_between_attempts(self, make_job: MakeJob, source: Path, sink: Path) -> None:
         optinfer.run(make_job(source, sink))
         changed = make_job(source, sink, placement={"replicas": 1}, tracking={"experiment": "other"}, name="other")
-        assert optinfer.run(changed)["status"] == "nothing to do"
+        assert optinfer.run(changed).status == "nothing to do"
 
     def test_an_output_without_a_row_may_be_given_to_another_job(
         self, make_job: MakeJob, source: Path, sink: Path
     ) -> None:
         with pytest.raises(errors.GateError):
             optinfer.run(make_job(source, sink, gate__min=1.1))
-        assert optinfer.run(make_job(source, sink, sink__columns=["section"]))["rows_out"] == 100
+        assert optinfer.run(make_job(source, sink, sink__columns=["section"])).rows_out == 100
 
     def test_two_runs_at_once_are_refused(self, make_job: MakeJob, source: Path, sink: Path) -> None:
         with RunLock(Folder(str(sink))), pytest.raises(errors.OutputConflictError, match="live run"):
             optinfer.run(make_job(source, sink))
-        assert optinfer.run(make_job(source, sink))["rows_out"] == 100
+        assert optinfer.run(make_job(source, sink)).rows_out == 100
 
 
 @pytest.mark.usefixtures("without_ray")
@@ -404,7 +404,7 @@ class TestRefusals:
         said: list[str] = []
         job = make_job(source, sink, variant="worse", gate={"min": 0.99, "sample_rows": 8, "fallback": "torch-fp32"})
         record = optinfer.run(job, say=said.append)
-        assert record["variant"] == "torch-fp32"
+        assert record.variant == "torch-fp32"
         assert any("worse does not score: cosine" in line for line in said)
         assert "worse does not score" in (sink / "_manifest.json").read_text()
 
@@ -429,9 +429,9 @@ class TestTracking:
 
         record = optinfer.run(make_job(source, sink))
         client = MlflowClient(tracking_uri=home.default_tracking_uri())
-        run = client.get_run(record["mlflow"]["run_id"])
+        run = client.get_run(record.mlflow.run_id)
         assert run.info.status == "FINISHED"
-        assert run.data.tags["optinfer.fingerprint"] == record["fingerprint"]
+        assert run.data.tags["optinfer.fingerprint"] == record.fingerprint
         promised = (
             "variant techniques backend precision device batching.max_batch_tokens placement.replicas "
             "placement.threads_per_replica model.digest data.digest"
@@ -456,10 +456,10 @@ class TestTracking:
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         said: list[str] = []
         record = optinfer.run(make_job(source, sink, tracking__uri=f"http://127.0.0.1:{free_port}"), say=said.append)
-        assert record["status"] == "done"
-        assert "did not take everything" in record["mlflow"]["warning"]
+        assert record.status == "done"
+        assert "did not take everything" in record.mlflow.warning
         assert any(line.startswith("warning: MLflow at http://127.0.0.1") for line in said)
-        events = list(read_journal(home.runs() / record["run_id"] / "journal.jsonl"))
+        events = list(read_journal(home.runs() / record.run_id / "journal.jsonl"))
         kinds = [event["event"] for event in events]
         assert kinds[0] == "start"
         assert kinds.count("receipt") == 7

@@ -19,6 +19,7 @@ import pytest
 from optinfer.backends import BACKENDS, Backend
 from optinfer.data.sinks import SINKS
 from optinfer.data.sources import SOURCES
+from optinfer.deployment.targets import TARGETS
 from optinfer.errors import ConfigError
 from optinfer.families import FAMILIES, FamilySettings
 from optinfer.inference.preparing import prepare
@@ -33,7 +34,8 @@ from tests.contract.models import CASES, Case
 
 HEAVY = ("ray", "torch", "mlflow", "onnxruntime", "openvino", "nncf", "transformers", "onnx")
 KINDS: dict[str, Kind[Any]] = {
-    "backends": BACKENDS, "techniques": TECHNIQUES, "families": FAMILIES, "sources": SOURCES, "sinks": SINKS
+    "backends": BACKENDS, "techniques": TECHNIQUES, "families": FAMILIES, "sources": SOURCES, "sinks": SINKS,
+    "targets": TARGETS,
 }  # fmt: skip
 OWN = {
     plural: [file.stem for file in sorted(Path(next(iter(import_module(kind.room).__path__))).glob("[!_]*.py"))]

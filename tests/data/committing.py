@@ -8,13 +8,14 @@ import pyarrow as pa
 
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
+from optinfer.data.sinks import Sink
 from optinfer.records.part import Part
 from optinfer.records.receipt import Receipt
 from optinfer.records.stats import Stats
 
 
 def put(
-    output: Output,
+    output: Output | Sink,
     name: str,
     fragment: Fragment,
     fingerprint: str,
@@ -27,7 +28,8 @@ def put(
     part = Part(
         fragment=fragment.index, fingerprint=fingerprint, artifact=artifact, variant=variant, rows_in=fragment.rows
     )
-    return output.sink.put(name, part, scored, quarantined, allowed)
+    sink = output.sink if isinstance(output, Output) else output
+    return sink.put(name, part, scored, quarantined, allowed)
 
 
 def lying(output: Output, name: str) -> Part | None:

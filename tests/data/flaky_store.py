@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import http.client
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-Fault = Callable[["_Handler", int, bytes], bool]
+Fault = Callable[["_Handler"], bool]
+Headers = Mapping[str, str]
 
 
 def refusal(status: int, code: str) -> Fault:
-    """Answer with an error of S3's."""
+    """Answer with an error of S3's, which does not get the request."""
 
-    def answer(handler: _Handler, _: int, __: bytes) -> bool:
+    def answer(handler: _Handler) -> bool:
         body = f"<Error><Code>{code}</Code><Message>{code} (made up)</Message></Error>".encode()
         handler.respond(status, {"Content-Type": "application/xml"}, body)
         return True
@@ -23,41 +24,60 @@ def refusal(status: int, code: str) -> Fault:
     return answer
 
 
-def reset(handler: _Handler, status: int, body: bytes) -> bool:
+def reset(handler: _Handler) -> bool:
     """Break the connection without an answer."""
     handler.close_connection = True
     return True
 
 
-def cut_short(handler: _Handler, status: int, body: bytes) -> bool:
+def cut_short(handler: _Handler) -> bool:
     """Announce the whole body and send half of it."""
+    status, body = handler.pass_on()
     handler.respond(status, {**handler.answered, "Content-Length": str(len(body))}, body[: len(body) // 2])
     handler.close_connection = True
     return True
 
 
-def half_the_range(handler: _Handler, status: int, body: bytes) -> bool:
+def half_the_range(handler: _Handler) -> bool:
     """Send half of what was asked for as if it were all."""
+    status, body = handler.pass_on()
     handler.respond(status, handler.unsigned, body[: len(body) // 2])
     return True
 
 
-def flipped_byte(handler: _Handler, status: int, body: bytes) -> bool:
+def flipped_byte(handler: _Handler) -> bool:
     """Change a byte in the middle."""
+    status, body = handler.pass_on()
     middle = len(body) // 2
     handler.respond(status, handler.unsigned, body[:middle] + bytes([body[middle] ^ 0xFF]) + body[middle + 1 :])
     return True
 
 
+def is_read(method: str, path: str, headers: Headers) -> bool:
+    """Tell whether a request reads an object's bytes."""
+    return method == "GET" and "Range" in headers
+
+
 class FlakyStore:
-    """Faults to come, one for each read of an object; `forever` is the fault of all that follow."""
+    """Faults to come, one for each request that `meets` them; `forever` is the fault of all that follow.
+
+    Attributes:
+        ignored: headers that the store does not know, in lower case.
+        asked: method and path of every request.
+    """
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
         self.forever: Fault | None = None
+        self.meets: Callable[[str, str, Headers], bool] = is_read
+        self.ignored: set[str] = set()
+        self.asked: list[tuple[str, str]] = []
         self.url = ""
 
-    def next(self) -> Fault | None:
+    def next(self, method: str, path: str, headers: Headers) -> Fault | None:
+        self.asked.append((method, path))
+        if not self.meets(method, path, headers):
+            return None
         return self.faults.pop(0) if self.faults else self.forever
 
 
@@ -65,6 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     store: FlakyStore
     behind: str
+    sent: bytes
     answered: dict[str, str]
 
     @property
@@ -72,12 +93,22 @@ class _Handler(BaseHTTPRequestHandler):
         """The answer's headers as of a store that sends no checksums."""
         return {name: value for name, value in self.answered.items() if "checksum" not in name.lower()}
 
-    def _pass_on(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    def _serve(self) -> None:
+        self.sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = self.store.next(self.command, self.path, dict(self.headers))
+        if fault is None or not fault(self):
+            status, found = self.pass_on()
+            self.respond(status, self.answered, found)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve
+
+    def pass_on(self) -> tuple[int, bytes]:
+        """Ask the store behind; return its status and body, and keep its headers."""
         parts = urlsplit(self.behind)
         connection = http.client.HTTPConnection(str(parts.hostname), parts.port)
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
-        connection.request(self.command, self.path, body, headers)
+        unknown = {"host", *self.store.ignored}
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in unknown}
+        connection.request(self.command, self.path, self.sent, headers)
         response = connection.getresponse()
         found = response.read()
         dropped = ("transfer-encoding", "connection", "content-length")
@@ -85,12 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             self.answered["Content-Length"] = response.getheader("Content-Length") or "0"
         connection.close()
-        is_read = self.command == "GET" and "Range" in self.headers
-        fault = self.store.next() if is_read else None
-        if fault is None or not fault(self, response.status, found):
-            self.respond(response.status, self.answered, found)
-
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on
+        return response.status, found
 
     def respond(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response_only(status)

@@ -16,6 +16,7 @@ from optinfer.data.output import Output
 from optinfer.records.part import Part
 from tests.conftest import everything_under, fragments
 from tests.data.committing import lying, put
+from tests.data.flaky_store import FlakyStore
 
 ROWS = 3
 PLAN = Plan(files=(), fragments=fragments(*((ROWS * i, ROWS * i + ROWS) for i in range(5))), schema=pa.schema([]))
@@ -49,18 +50,17 @@ def part(fragment: int, rows_out: int, artifact: str = "a1", **more: Any) -> Par
     return Part(fragment=fragment, artifact=artifact, rows_in=rows_in, rows_out=rows_out, **more)
 
 
-def refuse_to_open(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(part: str) -> None:
-        raise AssertionError(f"{part} was opened")
+def garble(output: Output, *indices: int) -> None:
+    """Write zeros over parts: whoever opens one finds that it is none."""
+    for name in (f"part-{i:06d}.parquet" for i in indices):
+        output.folder.put(name, bytes(len(output.folder.read(name) or b"")))
+        assert lying(output, name) is None
 
-    monkeypatch.setattr(output.sink, "_whole", refuse)
-    monkeypatch.setattr(output.sink, "_peek", refuse)
 
-
-def test_parts_in_an_account_are_not_opened(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_in_an_account_are_not_opened(output: Output) -> None:
     commit(output, 1, 4)
     count(output, accounts(output), 1, 4)
-    refuse_to_open(output, monkeypatch)
+    garble(output, 1, 4)
     found = output.resume(accounts(output), PLAN)
     assert sorted(found.fragments.tolist()) == [1, 4]
     assert (found.rows_in, found.rows_out, found.rows_quarantined) == (6, 4, 2)
@@ -160,11 +160,15 @@ def test_an_account_that_cannot_be_read_is_dropped_and_its_parts_are_opened(outp
     assert output.resume(accounts(output), PLAN).dropped == ()
 
 
-def test_parts_that_were_opened_are_in_an_account_from_then_on(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_that_were_opened_are_in_an_account_from_then_on(bucket: str, flaky: FlakyStore) -> None:
+    output = Output(f"{bucket}/out")
     commit(output, 1, 4)
     first = output.resume(accounts(output), PLAN)
-    refuse_to_open(output, monkeypatch)
+    opened = [path for method, path in flaky.asked if method == "GET" and "/out/part-" in path]
+    assert sorted({path.rpartition("/")[2] for path in opened}) == ["part-000001.parquet", "part-000004.parquet"]
+    flaky.asked.clear()
     assert output.resume(accounts(output), PLAN).rows_in == first.rows_in == 2 * ROWS
+    assert [path for _, path in flaky.asked if "/out/part-" in path] == []
 
 
 def test_of_two_accounts_the_one_counts_whose_size_is_there(output: Output) -> None:

@@ -18,9 +18,10 @@ from optinfer.config import JobConfig, SourceConfig
 from optinfer.data import sources
 from optinfer.data.sinks import delta as sinks
 from optinfer.data.sources.delta import plan
-from optinfer.data.storage import storage_options
+from optinfer.data.storage import Folder, storage_options
 from optinfer.errors import ConfigError, OutputConflictError
 from optinfer.execution.in_process import InProcess
+from optinfer.records.run import RunRecord
 from tests.conftest import MakeJob
 
 ROWS = 48
@@ -68,7 +69,7 @@ def job(make_job: MakeJob, source: str, sink: str, **changes: Any) -> JobConfig:
     return make_job(source, sink, **settings)
 
 
-def run(config: JobConfig) -> Any:
+def run(config: JobConfig) -> RunRecord:
     return optinfer.run(config, executor=InProcess())
 
 
@@ -79,11 +80,32 @@ def test_one_version_is_scored_with_the_partitions_of_its_log(
     names = TABLE.column_names
     names.remove("text")
     record = run(job(make_job, table, f"{place}/out", source__version=version, sink__columns=names))
-    assert record["rows_out"] == count
+    assert record.rows_out == count
     expected = DeltaTable(table, version=version, storage_options=storage_options(table)).to_pyarrow_table()
     scored = opened(f"{place}/out").to_pyarrow_table()
     assert rows(scored, *names) == rows(expected, *names)
     assert scored.schema.field("at").type == pa.timestamp("us", "UTC")
+
+
+def test_an_output_that_was_begun_goes_on_with_its_version_though_the_table_moved_on(
+    make_job: MakeJob, place: str, table: str
+) -> None:
+    config = job(make_job, table, f"{place}/out")
+    first = run(config)
+    folder = Folder(f"{place}/out")
+    for name in ("_SUCCESS", "_manifest.json", "part-000000.parquet"):
+        folder.delete(name)
+    write_deltalake(table, TABLE.slice(0, 1), mode="append", storage_options=storage_options(table))
+    said: list[str] = []
+    again = optinfer.run(config, say=said.append, executor=InProcess())
+    assert (again.fingerprint, again.rows_in) == (first.fingerprint, ROWS + 10)
+    assert again.fragments_resumed == again.fragments - 1
+    assert any("is read at version 1, with which" in line for line in said)
+    assert run(config_to(config, f"{place}/other")).rows_in == ROWS + 11, "another output has the latest rows"
+
+
+def config_to(config: JobConfig, path: str) -> JobConfig:
+    return config.model_copy(update={"sink": config.sink.model_copy(update={"path": path})})
 
 
 def test_a_table_that_moves_on_is_another_job_and_its_version_the_same(
@@ -93,14 +115,14 @@ def test_a_table_that_moves_on_is_another_job_and_its_version_the_same(
     write_deltalake(table, TABLE.slice(0, 1), mode="append", storage_options=storage_options(table))
     with pytest.raises(OutputConflictError, match=r"source\.version: 1 there, 2 here"):
         run(job(make_job, table, f"{place}/out"))
-    assert run(job(make_job, table, f"{place}/out", source__version=1))["fingerprint"] == first["fingerprint"]
+    assert run(job(make_job, table, f"{place}/out", source__version=1)).fingerprint == first.fingerprint
 
 
 def test_a_table_is_one_version_that_other_readers_read(make_job: MakeJob, place: str, table: str) -> None:
     record = run(job(make_job, table, f"{place}/out", source__version=0))
-    assert run(job(make_job, table, f"{place}/out", source__version=0))["status"] == "nothing to do"
+    assert run(job(make_job, table, f"{place}/out", source__version=0)).status == "nothing to do"
     found = opened(f"{place}/out")
-    assert (found.version(), found.transaction_version(f"optinfer-{record['fingerprint']}")) == (0, 1)
+    assert (found.version(), found.transaction_version(f"optinfer-{record.fingerprint}")) == (0, 1)
     ids = sorted(TABLE["id"].to_pylist())
     assert sorted(found.to_pyarrow_table()["id"].to_pylist()) == ids
     by_polars = pl.read_delta(f"{place}/out", storage_options=storage_options(f"{place}/out"))
@@ -114,7 +136,7 @@ def test_parts_that_are_lost_and_made_again_are_in_the_table_once(make_job: Make
     config = job(make_job, str(tmp_path / "table"), str(tmp_path / "out"))
     run(config)
     (tmp_path / "out" / "part-000001.parquet").unlink()
-    assert run(config)["fragments_scored_again"] == 0
+    assert run(config).fragments_scored_again == 0
     found = DeltaTable(tmp_path / "out")
     assert sorted(found.to_pyarrow_table()["id"].to_pylist()) == sorted(TABLE["id"].to_pylist())
 
@@ -138,7 +160,7 @@ def test_vacuum_leaves_what_is_in_no_log(make_job: MakeJob, tmp_path: Path) -> N
     run(config)
     found = DeltaTable(tmp_path / "out")
     found.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
-    assert run(config)["status"] == "nothing to do"
+    assert run(config).status == "nothing to do"
     assert len(list((tmp_path / "out" / "_quarantine").iterdir())) == 1
     assert found.to_pyarrow_table().num_rows == ROWS - 1
 

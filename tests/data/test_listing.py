@@ -18,6 +18,8 @@ from optinfer.data.listing import list_source
 from optinfer.data.sources.parquet import plan as plan_source
 from optinfer.errors import ConfigError, SourceError
 from tests.conftest import MakeJob, RunCli, WriteTable, job_settings
+from tests.data import flaky_store
+from tests.data.flaky_store import FlakyStore
 
 
 def write(path: Path, first: int = 0) -> Path:
@@ -83,17 +85,11 @@ def test_a_delta_table_on_s3_is_refused(bucket: str, tmp_path: Path) -> None:
 
 
 def test_a_store_that_does_not_say_whether_there_is_a_log_is_not_taken_for_a_plain_folder(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str, tmp_path: Path, flaky: FlakyStore
 ) -> None:
     fsspec.filesystem("s3").put(str(write(tmp_path / "a.parquet")), f"{bucket}/t/a.parquet")
-    call = type(fsspec.filesystem("s3"))._call_s3
-
-    async def sometimes(self: Any, method: str, *arguments: Any, **options: Any) -> Any:
-        if "_delta_log" in str(options):
-            raise OSError(5, "internal error")
-        return await call(self, method, *arguments, **options)
-
-    monkeypatch.setattr("s3fs.S3FileSystem._call_s3", sometimes)
+    flaky.meets = lambda method, path, headers: "_delta_log" in path
+    flaky.forever = flaky_store.refusal(500, "InternalError")
     with pytest.raises(SourceError, match="cannot list"):
         plan(f"{bucket}/t/*.parquet")
 

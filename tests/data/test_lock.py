@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,7 @@ import psutil
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from optinfer.data import lock as locks
-from optinfer.data.lock import STALE_SECONDS, RunLock, holder, is_live
+from optinfer.data.lock import STALE_SECONDS, Holder, RunLock, described, holder, is_live
 from optinfer.data.storage import Folder
 from optinfer.errors import OutputConflictError
 
@@ -28,17 +29,17 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     return Folder(f"{request.getfixturevalue('bucket')}/out" if request.param == "s3" else str(tmp_path / "out"))
 
 
-def record(**changes: Any) -> dict[str, Any]:
+def record(**changes: Any) -> Holder:
     me = psutil.Process()
-    mine = {"token": "t", "host": socket.gethostname(), "pid": me.pid, "started": me.create_time(), "beat": 0.0}
-    return {**mine, **changes}
+    mine = Holder(token="t", host=socket.gethostname(), pid=me.pid, started=me.create_time(), beat=0.0)
+    return replace(mine, **changes)
 
 
 def test_a_lock_is_gone_when_its_run_ends(folder: Folder) -> None:
     with RunLock(folder):
         held = holder(folder)
         assert held is not None
-        assert held["pid"] == os.getpid()
+        assert held.pid == os.getpid()
     assert holder(folder) is None
 
 
@@ -56,15 +57,26 @@ def test_a_second_run_is_refused_while_the_first_lives(folder: Folder) -> None:
     assert held is not None, "the refused run must not take the lock away"
 
 
+def test_who_is_refused_is_told_who_holds_the_output_and_since_when(folder: Folder) -> None:
+    with RunLock(folder, clock=lambda: 1_800_000_000.0):
+        said = rf"process {os.getpid()} on {re.escape(socket.gethostname())}, since 2027-01-15 08:00:00 UTC"
+        with pytest.raises(OutputConflictError, match=said):
+            RunLock(folder).__enter__()
+
+
+def test_a_lock_of_the_version_before_says_when_its_process_began() -> None:
+    assert described(record(pid=7, host="node", started=0.0)) == "process 7 on node, since 1970-01-01 00:00:00 UTC"
+
+
 def test_the_lock_of_a_dead_process_is_taken_over_at_once(folder: Folder) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     started = psutil.Process(process.pid).create_time()
     process.wait()
-    folder.put(LOCK, json.dumps(record(pid=process.pid, started=started)).encode())
+    folder.put(LOCK, json.dumps(record(pid=process.pid, started=started).as_dict()).encode())
     with RunLock(folder):
         held = holder(folder)
         assert held is not None
-        assert held["pid"] == os.getpid()
+        assert held.pid == os.getpid()
 
 
 def test_a_killed_process_that_nobody_collected_is_dead() -> None:
@@ -90,10 +102,10 @@ def test_a_holder_on_another_machine_lives_as_long_as_its_heart_beats() -> None:
 
 def test_a_run_that_lost_its_lock_leaves_it_to_the_new_holder(folder: Folder) -> None:
     with RunLock(folder):
-        folder.put(LOCK, json.dumps(record(token="theirs")).encode())
+        folder.put(LOCK, json.dumps(record(token="theirs").as_dict()).encode())
     held = holder(folder)
     assert held is not None
-    assert held["token"] == "theirs"
+    assert held.token == "theirs"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"{}", b"null", b'{"token": 1, "pid": "x"}', b"\xff"])
@@ -103,7 +115,7 @@ def test_a_lock_that_is_garbage_is_taken_over(folder: Folder, content: bytes) ->
     with RunLock(folder):
         held = holder(folder)
         assert held is not None
-        assert held["pid"] == os.getpid()
+        assert held.pid == os.getpid()
     assert holder(folder) is None
 
 
@@ -112,25 +124,30 @@ def test_a_lock_that_was_removed_is_put_back_and_anothers_is_left(folder: Folder
         folder.delete(LOCK)
         assert lock.renew()
         assert holder(folder) is not None
-        folder.put(LOCK, json.dumps(record(token="theirs")).encode())
+        folder.put(LOCK, json.dumps(record(token="theirs").as_dict()).encode())
         assert not lock.renew()
-        assert (holder(folder) or {})["token"] == "theirs"
+        found = holder(folder)
+        assert found is not None
+        assert found.token == "theirs"
 
 
-def test_a_store_that_is_gone_for_a_beat_does_not_end_the_heartbeat(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Some of what S3's library raises is no OSError."""
-    said: list[Exception] = [EndpointConnectionError(endpoint_url="http://store"), OSError("reset")]
-    again = threading.Event()
+class GoneForABeat(Folder):
+    """A folder whose store fails twice when it is written to; some of what S3's library raises is no OSError."""
 
-    def renew(lock: RunLock) -> bool:
-        if said:
-            raise said.pop()
-        again.set()
-        return True
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.errors: list[Exception] = [EndpointConnectionError(endpoint_url="http://store"), OSError("reset")]
+        self.written = threading.Event()
 
-    monkeypatch.setattr(locks, "_BEAT_SECONDS", 0.001)
-    monkeypatch.setattr(RunLock, "renew", renew)
-    with RunLock(folder):
-        assert again.wait(10)
+    def put(self, name: str, data: bytes) -> None:
+        if self.errors:
+            raise self.errors.pop()
+        super().put(name, data)
+        self.written.set()
+
+
+def test_a_store_that_is_gone_for_a_beat_does_not_end_the_heartbeat(folder: Folder) -> None:
+    gone = GoneForABeat(folder.url)
+    with RunLock(gone, beat_seconds=0.001):
+        assert gone.written.wait(10)
+    assert holder(folder) is None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +20,22 @@ from optinfer.data.binding import fingerprint
 from optinfer.data.fragments import Fragment, Plan
 from optinfer.data.output import Output
 from optinfer.data.sinks.parquet import FOOTER_KEY, ParquetSink
+from optinfer.data.storage import Folder
 from optinfer.errors import OutputConflictError
+from optinfer.records.binding import Bound, FrozenJob
+from optinfer.records.manifest import Manifest
+from optinfer.records.run import RunRecord
 from tests.conftest import fragments
 from tests.data.committing import lying, put
+from tests.data.flaky_store import FlakyStore
 
 FRAGMENT = Fragment(3, "table.parquet", 30, 33)
 PART = "part-000003.parquet"
 PLAN = Plan(files=(), fragments=fragments(*((3 * i, 3 * i + 3) for i in range(11))), schema=pa.schema([]))
 
 
-def job(**fields: Any) -> dict[str, Any]:
-    return {"fingerprint": fingerprint(fields), "fields": fields}
+def job(**fields: Any) -> FrozenJob:
+    return FrozenJob(fingerprint=fingerprint(fields), fields=fields)
 
 
 def bad(*numbers: int) -> pa.Table:
@@ -39,13 +47,9 @@ def rows(*values: float) -> pa.Table:
     return pa.table({"id": [f"r{i}" for i in range(len(values))], "score": list(values)})
 
 
-def finish(output: Output, manifest: dict[str, Any]) -> dict[str, Any]:
-    return output.finish(manifest, Accounts(output.folder, "f1"), PLAN)
-
-
-def parts_of(output: Output) -> ParquetSink:
-    assert isinstance(output.sink, ParquetSink)
-    return output.sink
+def finish(output: Output) -> Manifest:
+    run = RunRecord(run_id="r", fragments=11, rows_in=3)
+    return output.finish(Manifest(run=run), Accounts(output.folder, "f1"), PLAN)
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -104,14 +108,10 @@ def test_quarantined_rows_lie_beside_their_part(output: Output) -> None:
     assert record.quarantine_file.startswith("_quarantine/part-000003-")
 
 
-def test_quarantine_is_written_before_the_part_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quarantine_is_written_before_the_part_that_names_it(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
-
-    def refuse(name: str, data: bytes) -> bool:
-        raise OSError(f"disk full: {name}")
-
-    monkeypatch.setattr(parts_of(output).folder, "put_new", refuse)
-    with pytest.raises(OSError, match="disk full: _quarantine/"):
+    (tmp_path / "_quarantine").touch()  # nothing can be put into it
+    with pytest.raises(OSError, match="_quarantine"):
         put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2))
     assert output.sink.committed() == set()
 
@@ -161,28 +161,30 @@ def test_a_foreign_file_with_a_parts_name_is_refused(output: Output) -> None:
 
 
 def test_committed_rows_bind_the_output_to_their_artifact(output: Output) -> None:
-    output.binding.bind_variant({"variant": "a", "artifact": "1"})
-    output.binding.bind_variant({"variant": "b", "artifact": "2"})  # nothing is committed yet
+    output.binding.bind_variant(Bound(variant="a", artifact="1"))
+    output.binding.bind_variant(Bound(variant="b", artifact="2"))  # nothing is committed yet
     put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
-    output.binding.bind_variant({"variant": "b", "artifact": "2"})
+    output.binding.bind_variant(Bound(variant="b", artifact="2"))
     with pytest.raises(OutputConflictError, match=r"partly filled by b \(artifact 2\).*would use c \(artifact 3\)"):
-        output.binding.bind_variant({"variant": "c", "artifact": "3"})
+        output.binding.bind_variant(Bound(variant="c", artifact="3"))
 
 
 def test_a_manifest_counts_only_with_its_success_marker(output: Output) -> None:
     output.binding.freeze(job(), PLAN)
     output.folder.put("_manifest.json", json.dumps({"run": {}}).encode())
     assert output.manifest() is None
-    finish(output, {"run": {"rows_in": 3}})
-    assert (output.manifest() or {})["run"] == {"rows_in": 3}
+    finish(output)
+    manifest = output.manifest()
+    assert manifest is not None
+    assert manifest.run.rows_in == 3
 
 
 def test_a_finished_output_is_finished_for_its_own_job_only(output: Output) -> None:
     mine, other = job(rows=1), job(rows=2)
     output.binding.freeze(mine, PLAN)
-    manifest = finish(output, {"run": {}})
-    assert output.finished(mine["fingerprint"]) == manifest
-    assert output.finished(other["fingerprint"]) is None
+    manifest = finish(output)
+    assert output.finished(mine.fingerprint) == manifest
+    assert output.finished(other.fingerprint) is None
 
 
 def test_an_empty_table_gives_one_part_with_a_schema(output: Output) -> None:
@@ -251,14 +253,14 @@ def test_two_variants_on_one_artifact_are_told_apart(output: Output) -> None:
 
 
 def test_an_output_is_bound_to_both_variants(output: Output) -> None:
-    both = {"variant": "a", "artifact": "1", "beside": {"variant": "b", "artifact": "2"}}
+    both = Bound(variant="a", artifact="1", beside=Bound(variant="b", artifact="2"))
     output.binding.bind_variant(both)
     assert output.binding.bound_variants() == (), "nothing is committed yet"
     put(output, PART, FRAGMENT, "f1", "1", rows(1, 2, 3), None)
     output.binding.bind_variant(both)
     assert output.binding.bound_variants() == ("a", "b")
     with pytest.raises(OutputConflictError, match=r"filled by a \(artifact 1\) and b \(artifact 2\), .* use a \(arti"):
-        output.binding.bind_variant({"variant": "a", "artifact": "1"})
+        output.binding.bind_variant(Bound(variant="a", artifact="1"))
 
 
 def reasons(output: Output, name: str) -> list[str]:
@@ -271,13 +273,9 @@ def told(reason: str, *numbers: int) -> pa.Table:
     return bad(*numbers).set_column(2, "_reason", [[reason] * len(numbers)])
 
 
-def test_a_row_is_once_in_quarantine_whatever_its_reason_was_called(
-    output: Output, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as dying:  # between its quarantine file and its part
-        create = parts_of(output).folder.create
-        dying.setattr(parts_of(output).folder, "create", lambda name, data: 0 if name == PART else create(name, data))
-        put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), told("cuda: out of memory at 0x1", 2))
+def test_a_row_is_once_in_quarantine_whatever_its_reason_was_called(output: Output) -> None:
+    put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), told("cuda: out of memory at 0x1", 2))
+    output.folder.delete(PART)  # as after a death between its quarantine file and its part
     assert output.sink.committed() == set()
     record = put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), told("out of memory at 0x2", 2))
     (name,) = output.folder.names(under="_quarantine")
@@ -295,17 +293,15 @@ def test_a_quarantine_file_that_is_no_whole_one_is_put_again(output: Output, lef
     assert reasons(output, name) == ["odd"]
 
 
-def test_attempts_that_race_leave_the_winners_quarantine_file(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    create, raced = parts_of(output).folder.create, []
+def test_attempts_that_race_leave_the_winners_quarantine_file(output: Output) -> None:
+    class Overtaken(Folder):
+        def create(self, name: str, data: bytes) -> int | None:
+            if name == PART:  # another attempt goes from start to end before this one's part
+                put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), told("in other words", 2))
+            return super().create(name, data)
 
-    def overtaken(name: str, data: bytes) -> int | None:
-        if name == PART and not raced:  # another attempt goes from start to end before this one's part
-            raced.append(name)
-            put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), told("in other words", 2))
-        return create(name, data)
-
-    monkeypatch.setattr(parts_of(output).folder, "create", overtaken)
-    record = put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), told("odd", 2))
+    overtaken = ParquetSink(output.folder.url, Overtaken)
+    record = put(overtaken, PART, FRAGMENT, "f1", "a1", rows(1, 2), told("odd", 2))
     assert [f"_quarantine/{name}" for name in output.folder.names(under="_quarantine")] == [record.quarantine_file]
     assert len(stored(output, record.quarantine_file)) == record.quarantine_bytes
 
@@ -326,21 +322,22 @@ def test_a_part_that_was_written_again_with_fewer_rows_is_none(tmp_path: Path) -
     assert lying(output, PART) is None
 
 
-def test_a_folder_that_goes_while_a_file_is_put_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-    import shutil
+def test_a_folder_that_goes_while_a_file_is_put_is_made_again(tmp_path: Path) -> None:
+    left = [2]
 
-    output, link, left = Output(str(tmp_path / "out")), os.link, [2]
+    class Removed(Folder):
+        def _from_stage(self, name: str, data: bytes, take: Callable[[Path, Path], None]) -> None:
+            def removed_before(staged: Path, target: Path) -> None:
+                if left[0]:
+                    left[0] -= 1
+                    shutil.rmtree(tmp_path / "out")
+                take(staged, target)
 
-    def removed_before(staged: Path, target: Path) -> None:
-        if left[0]:
-            left[0] -= 1
-            shutil.rmtree(tmp_path / "out")
-        link(staged, target)
+            super()._from_stage(name, data, removed_before)
 
-    monkeypatch.setattr(os, "link", removed_before)
-    put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
-    assert (output.sink.committed(), left) == ({PART}, [0])
+    sink = ParquetSink(str(tmp_path / "out"), Removed)
+    put(sink, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    assert (sink.committed(), left) == ({PART}, [0])
 
 
 def test_a_copy_of_another_part_gives_way_and_anothers_jobs_part_does_not(output: Output) -> None:
@@ -355,15 +352,22 @@ def test_a_copy_of_another_part_gives_way_and_anothers_jobs_part_does_not(output
     assert len(output.sink.committed()) == 3
 
 
-def test_removing_what_is_lost_asks_for_none_of_it(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removing_what_is_lost_asks_for_none_of_it(bucket: str, flaky: FlakyStore) -> None:
     """Where the whole folder goes during a run, all parts are lost: no store is asked for each of them."""
+    output = Output(f"{bucket}/out")
     accounts = Accounts(output.folder, "f1")
     for index in (3, 5):
         fragment = Fragment(index, "table.parquet", 30, 33)
         record = put(output, PLAN.part_name(index), fragment, "f1", "a1", rows(0.5, 0.25), bad(32))
         accounts.add(record)
     output.folder.delete(PLAN.part_name(5))
-    deleted: list[str] = []
-    monkeypatch.setattr(type(output.folder), "delete", lambda folder, name: deleted.append(name))
+    flaky.asked.clear()
     output.remove(np.arange(11), accounts.table(), 11)
-    assert [name.partition("/")[0] for name in sorted(deleted)] == ["_quarantine", "_quarantine", PART]
+    asked = {found for _, path in flaky.asked if (found := re.search(r"out/(_quarantine/)?(part-\d+)", path))}
+    assert {found.group(1, 2) for found in asked} == {
+        ("_quarantine/", "part-000003"),
+        ("_quarantine/", "part-000005"),
+        (None, "part-000003"),
+    }
+    assert output.sink.committed() == set()
+    assert output.folder.names(under="_quarantine") == []

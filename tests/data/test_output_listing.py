@@ -16,6 +16,7 @@ from optinfer.data.account import SCHEMA
 from optinfer.data.output_listing import ABSENT, Listing, differences, few, listed, written_again
 from optinfer.data.state import parquet_bytes
 from optinfer.data.storage import Folder, file_system
+from tests.data.flaky_store import FlakyStore
 
 NONE = pa.table({"file": pa.array([], pa.string()), "bytes": pa.array([], pa.int64())})
 
@@ -63,21 +64,14 @@ def test_what_pyarrow_reads_whatever_its_name_is_not_of_the_plan(folder: Folder)
     assert pads.dataset(root, format="parquet", filesystem=fs).count_rows() == 1 + len(copies)
 
 
-def test_s3_is_listed_page_by_page(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import s3fs
-
+def test_s3_is_listed_page_by_page(bucket: str, flaky: FlakyStore) -> None:
     folder = Folder(f"{bucket}/out")
     for i in range(5):
         folder.put(f"part-{i:06d}.parquet", b"x" * i)
-    call, calls = s3fs.S3FileSystem.call_s3, []
-
-    def two_at_a_time(self: Any, method: str, **options: Any) -> Any:
-        calls.append(method)
-        return call(self, method, MaxKeys=2, **options)
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "call_s3", two_at_a_time)
-    assert {entry.name: entry.size for entry in folder.entries()} == {f"part-{i:06d}.parquet": i for i in range(5)}
-    assert calls == ["list_objects_v2"] * 3
+    flaky.asked.clear()
+    found = {entry.name: entry.size for entry in folder.entries(page=2)}
+    assert found == {f"part-{i:06d}.parquet": i for i in range(5)}
+    assert ["list-type=2" in path for _, path in flaky.asked] == [True] * 3
     assert folder.names(r"part-.*") == [f"part-{i:06d}.parquet" for i in range(5)]
 
 

@@ -6,7 +6,8 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from optinfer.config import SourceConfig
-from optinfer.data import patience, pinned
+from optinfer.data import pinned
 from optinfer.data.fragments import Fragment, Plan
+from optinfer.data.listing import list_source
+from optinfer.data.partitions import partitions
+from optinfer.data.patience import PATIENT, Patience
 from optinfer.data.reading import FragmentReader
 from optinfer.data.sampling import draw
-from optinfer.data.sources import parquet as source
 from optinfer.data.sources.parquet import plan as plan_source
+from optinfer.data.sources.parquet import plan_files
 from optinfer.errors import ConfigError, CorruptFileError, SourceError
 from tests.data import flaky_store
 from tests.data.flaky_store import Fault, FlakyStore
+from tests.data.watched import Watch, WatchedFile
 
 ROWS = 64
+COLUMNS = ["id", "text"]
 CHANGED = r"a\.parquet changed since it was planned"
+# Asks again at once, where the product waits for up to twenty seconds; and gives up soon.
+QUICK, IMPATIENT = Patience(first_wait=0.001), Patience(first_wait=0.001, seconds=0.1)
 
 
 def rows(word: str = "word") -> pa.Table:
@@ -41,16 +49,13 @@ def content(word: str = "word", **options: Any) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-def plan(path: Any, **settings: Any) -> Plan:
-    return plan_source(SourceConfig(path=str(path), fragment_rows=16, **settings), ["id", "text"], wanted_rows=16)
+def plan(path: Any, patience: Patience = PATIENT, **settings: Any) -> Plan:
+    return plan_source(SourceConfig(path=str(path), fragment_rows=16, **settings), COLUMNS, 16, patience)
 
 
-def read(fragment: Fragment) -> list[str]:
-    texts: list[str] = FragmentReader(["text"]).read(fragment)["text"].to_pylist()
+def read(fragment: Fragment, patience: Patience = PATIENT) -> list[str]:
+    texts: list[str] = FragmentReader(["text"], patience).read(fragment)["text"].to_pylist()
     return texts
-
-
-Put = Callable[..., None]
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -130,37 +135,26 @@ def test_a_file_touched_since_is_another_version(tmp_path: Path) -> None:
         read(fragment)
 
 
-def during_decoding(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], Any]) -> None:
-    """Let something happen when the first row group is decoded, after the file was opened."""
-    decode = pq.ParquetFile.read_row_group
-
-    def spy(self: Any, *arguments: Any, **options: Any) -> pa.Table:
-        happens()
-        return decode(self, *arguments, **options)
-
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", spy)
+def while_decoding(happens: Callable[[], Any]) -> Patience:
+    """Let something happen when the first row group is fetched, after the file was opened and its footer read."""
+    return Watch(happens, at=1).patience
 
 
 @pytest.mark.parametrize("data", [content("next"), content()[:900], b""], ids=["other rows", "cut", "emptied"])
-def test_a_local_file_written_over_while_it_is_read_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
-) -> None:
+def test_a_local_file_written_over_while_it_is_read_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.parquet"
     path.write_bytes(content())
     fragment = plan(tmp_path).fragments[1]
-    during_decoding(monkeypatch, lambda: path.write_bytes(data))
     with pytest.raises(SourceError, match=CHANGED) as raised:
-        read(fragment)
+        read(fragment, while_decoding(lambda: path.write_bytes(data)))
     assert not isinstance(raised.value, CorruptFileError)
 
 
-def test_a_local_file_replaced_while_it_is_read_is_read_to_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_local_file_replaced_while_it_is_read_is_read_to_its_end(tmp_path: Path) -> None:
     put(str(tmp_path / "a.parquet"), content())
     fragment = plan(tmp_path).fragments[1]
-    during_decoding(monkeypatch, lambda: put(str(tmp_path / "a.parquet"), content("next")))
-    assert read(fragment) == rows()["text"].to_pylist()[16:32]
+    replaced = while_decoding(lambda: put(str(tmp_path / "a.parquet"), content("next")))
+    assert read(fragment, replaced) == rows()["text"].to_pylist()[16:32]
 
 
 def test_reads_of_an_object_are_conditional_on_what_was_opened(bucket: str) -> None:
@@ -173,18 +167,16 @@ def test_reads_of_an_object_are_conditional_on_what_was_opened(bucket: str) -> N
         file.hold()
 
 
-@pytest.mark.parametrize("at", [1, 2])
-def test_an_object_replaced_or_deleted_while_it_is_read_is_refused(
-    bucket: str, monkeypatch: pytest.MonkeyPatch, at: int
-) -> None:
+@pytest.mark.parametrize(
+    "by",
+    [lambda url: put(url, content("next")), lambda url: fsspec.filesystem("s3").rm(url)],
+    ids=["replaced", "deleted"],
+)
+def test_an_object_replaced_or_deleted_while_it_is_read_is_refused(bucket: str, by: Callable[[str], None]) -> None:
     put(f"{bucket}/a.parquet", content())
     fragment = plan(f"{bucket}/").fragments[1]
-    if at == 1:
-        during_decoding(monkeypatch, lambda: put(f"{bucket}/a.parquet", content("next")))
-    else:
-        during_decoding(monkeypatch, lambda: fsspec.filesystem("s3").rm(f"{bucket}/a.parquet"))
     with pytest.raises(SourceError, match=CHANGED) as raised:
-        read(fragment)
+        read(fragment, while_decoding(lambda: by(f"{bucket}/a.parquet")))
     assert not isinstance(raised.value, CorruptFileError)
 
 
@@ -199,75 +191,34 @@ def test_what_a_reader_keeps_is_of_one_version(folder: str) -> None:
         reader.read(before[1])
 
 
-def test_a_file_replaced_between_listing_and_footer_is_planned_as_it_is_now(
-    folder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def plan_after(happens: Callable[[], Any], folder: str, **settings: Any) -> Plan:
+    """Plan a folder, to which something happens between its listing and the first footer."""
+    listing = list_source(folder)
+    happens()
+    config = SourceConfig(path=folder, fragment_rows=16, **settings)
+    return plan_files(config, COLUMNS, 16, partitions(listing.root, listing.files))
+
+
+def test_a_file_replaced_between_listing_and_footer_is_planned_as_it_is_now(folder: str) -> None:
     put(f"{folder}/a.parquet", content())
-    list_source = source.list_source
-
-    def listed(path: str) -> Any:
-        found = list_source(path)
-        put(f"{folder}/a.parquet", content("next"))
-        return found
-
-    monkeypatch.setattr(source, "list_source", listed)
-    assert read(plan(folder).fragments[1])[0] == "next 016"
+    planned = plan_after(lambda: put(f"{folder}/a.parquet", content("next")), folder)
+    assert read(planned.fragments[1])[0] == "next 016"
 
 
-def test_a_file_deleted_between_listing_and_footer_is_said(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_deleted_between_listing_and_footer_is_said(folder: str) -> None:
     put(f"{folder}/a.parquet", content())
     put(f"{folder}/b.parquet", content())
-    list_source = source.list_source
-
-    def listed(path: str) -> Any:
-        found = list_source(path)
-        fs, stripped = fsspec.url_to_fs(f"{folder}/a.parquet")
-        fs.rm(stripped)
-        return found
-
-    monkeypatch.setattr(source, "list_source", listed)
+    fs, stripped = fsspec.url_to_fs(f"{folder}/a.parquet")
     with pytest.raises(SourceError, match=r"a\.parquet changed while it was planned"):
-        plan(folder, on_bad_file="quarantine")
+        plan_after(lambda: fs.rm(stripped), folder, on_bad_file="quarantine")
 
 
-def test_a_local_file_written_over_while_its_footer_is_read_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_local_file_written_over_while_its_footer_is_read_is_said(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_bytes(content())
-    footer = source.read_footer
-
-    def spy(*arguments: Any) -> Any:
-        path.write_bytes(content("next"))
-        return footer(*arguments)
-
-    monkeypatch.setattr(source, "read_footer", spy)
+    written_over = Watch(lambda: path.write_bytes(content("next"))).patience
     with pytest.raises(SourceError, match="changed while it was planned"):
-        plan(tmp_path, on_bad_file="quarantine")
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask again at once, where the product waits for up to twenty seconds."""
-    monkeypatch.setattr(patience, "FIRST_WAIT_SECONDS", 0.001)
-    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-
-
-@pytest.fixture
-def impatient(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give up soon: what the product does after minutes comes in a fraction of a second."""
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.1)
-
-
-@pytest.fixture
-def flaky(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, quick: None) -> Iterator[FlakyStore]:
-    file_system: Any = fsspec.get_filesystem_class("s3")
-    with flaky_store.in_front_of(s3_endpoint) as store:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
-        file_system.clear_instance_cache()  # what was connected before, and what is here
-        yield store
-    file_system.clear_instance_cache()
+        plan(tmp_path, written_over, on_bad_file="quarantine")
 
 
 FAULTS: dict[str, Fault] = {
@@ -292,19 +243,21 @@ def test_footers_and_fragments_are_read_when_the_outage_is_over(
 ) -> None:
     put(f"{bucket}/a.parquet", content())
     flaky.faults = [fault] * 3
-    fragment = plan(f"{bucket}/", on_bad_file="quarantine").fragments[1]
+    fragment = plan(f"{bucket}/", QUICK, on_bad_file="quarantine").fragments[1]
     flaky.faults = [fault] * 3
-    assert read(fragment) == rows()["text"].to_pylist()[16:32]
+    assert read(fragment, QUICK) == rows()["text"].to_pylist()[16:32]
     said = [r.message.partition(": ")[0] for r in caplog.records if r.name.startswith("optinfer")]
     assert said == [f"cannot read {bucket}/a.parquet"] * 2  # once for each read, however often it is tried
 
 
-@pytest.mark.usefixtures("impatient")
 def test_an_outage_that_lasts_ends_the_job_and_blames_no_file(bucket: str, flaky: FlakyStore, fault: Fault) -> None:
     put(f"{bucket}/a.parquet", content())
     fragment = plan(f"{bucket}/").fragments[1]
     flaky.forever = fault
-    for attempt in (lambda: read(fragment), lambda: plan(f"{bucket}/", on_bad_file="quarantine")):
+    for attempt in (
+        lambda: read(fragment, IMPATIENT),
+        lambda: plan(f"{bucket}/", IMPATIENT, on_bad_file="quarantine"),
+    ):
         with pytest.raises(SourceError, match=r"cannot read .*check credentials, permissions, endpoint") as raised:
             attempt()
         assert not isinstance(raised.value, CorruptFileError)
@@ -318,38 +271,40 @@ def test_a_byte_that_flips_on_the_way_is_fetched_again(bucket: str, flaky: Flaky
     assert not flaky.faults
 
 
-@pytest.mark.usefixtures("quick")
+class FailingDisk(WatchedFile):
+    """A file of which no byte comes, as of a disk that fails."""
+
+    def __init__(self, url: str, error: OSError) -> None:
+        super().__init__(pinned.opened(url), lambda *_: None)
+        self._error = error
+
+    def _fetch(self, start: int, stop: int) -> bytes:
+        raise self._error
+
+
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), OSError(errno.ESTALE, "Stale handle")])
-def test_a_disk_that_fails_is_no_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+def test_a_disk_that_fails_is_no_bad_file(tmp_path: Path, error: OSError) -> None:
     (tmp_path / "a.parquet").write_bytes(content())
-    fragment = plan(tmp_path).fragments[1]
-    pread, answers = os.pread, [error, error, None]
+    fragment, failures = plan(tmp_path).fragments[1], [error, error]
 
-    def sometimes(*arguments: Any) -> bytes:
-        if answers and (failure := answers.pop(0)):
-            raise failure
-        return pread(*arguments)
+    def sometimes(url: str) -> pinned.PinnedFile:
+        return FailingDisk(url, failures.pop()) if failures else pinned.opened(url)
 
-    monkeypatch.setattr(os, "pread", sometimes)
-    assert read(fragment) == rows()["text"].to_pylist()[16:32]
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.1)
-    answers.extend([error] * 100_000)
+    assert read(fragment, replace(QUICK, opened=sometimes)) == rows()["text"].to_pylist()[16:32]
+    assert not failures
     with pytest.raises(SourceError, match=r"cannot read .*a\.parquet: OSError") as raised:
-        read(fragment)
+        read(fragment, replace(IMPATIENT, opened=lambda url: FailingDisk(url, error)))
     assert not isinstance(raised.value, CorruptFileError)
 
 
-def test_a_file_of_this_machine_that_may_not_be_read_is_said_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_this_machine_that_may_not_be_read_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(content())
 
-    def deny(*_: Any) -> int:
+    def denied(url: str) -> pinned.PinnedFile:  # the tests may run as root, whom nothing is denied
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(os, "open", deny)  # the tests may run as root, whom nothing is denied
     with pytest.raises(SourceError, match=r"a\.parquet: PermissionError"):
-        plan(tmp_path, on_bad_file="quarantine")
+        plan(tmp_path, Patience(opened=denied), on_bad_file="quarantine")
 
 
 def damaged(data: bytes) -> bytes:

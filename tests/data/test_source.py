@@ -14,8 +14,9 @@ from optinfer.config import SourceConfig
 from optinfer.data.fragments import Plan
 from optinfer.data.reading import FragmentReader
 from optinfer.data.sources.parquet import plan as plan_source
-from optinfer.errors import ConfigError, SourceError
+from optinfer.errors import ConfigError, CorruptFileError, SourceError
 from tests.conftest import WriteTable
+from tests.data.watched import Watch
 
 COLUMNS = ["id", "text"]
 
@@ -161,36 +162,26 @@ def test_only_the_needed_columns_are_read(tmp_path: Path, write_table: WriteTabl
     assert FragmentReader(["id"]).read(fragment).column_names == ["id"]
 
 
-def test_unneeded_columns_are_never_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_table: WriteTable
-) -> None:
-    fragment = plan(write_table(tmp_path / "a.parquet", rows=5)).fragments[0]
-    decoded: list[str] = []
-    read_row_group = pq.ParquetFile.read_row_group
-
-    def spy(self: Any, group: int, columns: list[str]) -> pa.Table:
-        decoded.extend(columns)
-        return read_row_group(self, group, columns=columns)
-
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", spy)
-    FragmentReader(["text"]).read(fragment)
-    assert decoded == ["text"]
+def test_unneeded_columns_are_never_decoded(tmp_path: Path) -> None:
+    path, texts = tmp_path / "a.parquet", ["one", "two"]
+    table = pa.table({"id": ["sound 1", "sound 2"], "text": texts})
+    pq.write_table(
+        table, path, write_page_checksum=True, write_statistics=False, use_dictionary=False, compression="none"
+    )
+    path.write_bytes(path.read_bytes().replace(b"sound 1", b"damaged"))
+    fragment = plan(path).fragments[0]
+    assert FragmentReader(["text"]).read(fragment)["text"].to_pylist() == texts
+    with pytest.raises(CorruptFileError, match="CRC"):
+        FragmentReader(["id"]).read(fragment)
 
 
-def test_a_large_row_group_is_decoded_once_for_its_fragments(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_table: WriteTable
-) -> None:
+def test_a_large_row_group_is_fetched_once_for_its_fragments(tmp_path: Path, write_table: WriteTable) -> None:
     planned = plan(write_table(tmp_path / "a.parquet", rows=100, row_group_size=100))
-    decoded: list[int] = []
-    read_row_group = pq.ParquetFile.read_row_group
-
-    def spy(self: Any, group: int, columns: list[str]) -> pa.Table:
-        decoded.append(group)
-        return read_row_group(self, group, columns=columns)
-
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", spy)
-    ids(planned)
-    assert decoded == [0]
+    watch = Watch()
+    reader = FragmentReader(COLUMNS, watch.patience)
+    assert sum(reader.read(fragment).num_rows for fragment in planned.fragments) == 100
+    assert len(watch.files) == len(planned.fragments) > 1
+    assert [fetched > 0 for fetched in watch.fetched] == [True, *[False] * (len(planned.fragments) - 1)]
 
 
 def test_a_file_that_changed_since_it_was_planned_is_refused(tmp_path: Path, write_table: WriteTable) -> None:
@@ -212,11 +203,9 @@ def test_a_missing_s3_path_is_named(bucket: str) -> None:
         plan(f"{bucket}/nothing/")
 
 
+@pytest.mark.usefixtures("hasty_s3")
 def test_an_s3_that_nobody_serves_says_what_to_check(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"ENDPOINT_URL": f"http://127.0.0.1:{free_port}", "MAX_ATTEMPTS": "1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
-    monkeypatch.setattr("s3fs.S3FileSystem.cachable", False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port}")
     with pytest.raises(SourceError, match=r"cannot list s3://bucket/table/.*check credentials, endpoint"):
         plan("s3://bucket/table/")
 

@@ -6,11 +6,13 @@ import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from optinfer.data.storage import STATE, Folder, absolute
+from tests.data import flaky_store
+from tests.data.flaky_store import FlakyStore
+from tests.system.test_home import full_disk
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -85,30 +87,20 @@ def test_a_local_commit_leaves_nothing_but_the_file(tmp_path: Path) -> None:
     assert list((tmp_path / STATE / "staging").iterdir()) == []
 
 
-def test_a_writer_that_dies_while_staging_creates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(fd: int) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr("os.fsync", die)
+def test_a_writer_that_dies_while_staging_creates_nothing(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
-    with pytest.raises(OSError, match="no space left"):
+    with full_disk(), pytest.raises(OSError, match="File too large"):
         folder.put_new("part", b"x")
     assert folder.read("part") is None
+    assert list((tmp_path / STATE / "staging").iterdir()) == []
 
 
-def test_a_conditional_write_that_meets_a_conflict_is_tried_again(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conditional_write_that_meets_a_conflict_is_tried_again(bucket: str, flaky: FlakyStore) -> None:
     folder = Folder(f"{bucket}/out")
-    fs, _ = folder._fs_path
-    answers: list[Exception | None] = [OSError("ConditionalRequestConflict"), None]
-    pipe_file = fs.pipe_file
-
-    def sometimes(*args: Any, **options: Any) -> Any:
-        if error := answers.pop(0):
-            raise error
-        return pipe_file(*args, **options)
-
-    monkeypatch.setattr(fs, "pipe_file", sometimes, raising=False)
+    flaky.meets = lambda method, path, headers: method == "PUT"
+    flaky.faults = [flaky_store.refusal(409, "ConditionalRequestConflict")]
     assert folder.put_new("part", b"x")
+    assert not flaky.faults
     assert folder.read("part") == b"x"
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import traceback
@@ -23,18 +24,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import optinfer
 from optinfer.commands import resolved
 from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.errors import OptinferError
+from optinfer.execution.on_ray import OnRay
 from optinfer.job_file import parse_job
 from optinfer.optimization.trial import HERE
 from optinfer.optimization.variants import VARIANTS, Step, Variant
 from optinfer.system.machine import VNNI
-from tests.conftest import REPO, job_settings, wait_until
+from tests.conftest import REPO, everything_under, job_settings, wait_until
 from tests.inference.test_canaries import NUMBERS, tensor_model
-from tests.other_nodes import cpu_without
+from tests.other_nodes import cpu_without, without_folders
 
 ROWS, FRAGMENT_ROWS = 192, 16
 # What tells the answers of `faulty-cuda` from those of other variants.
@@ -57,7 +60,7 @@ class Suite:
         sink = self.folder / name
         job = parse_job(job_settings(self.source, sink, source__fragment_rows=FRAGMENT_ROWS, **changes))
         try:
-            record = optinfer.run(job, address)
+            record = optinfer.run(job, address).as_dict()
         except OptinferError as error:
             return {"refused": type(error).__name__, "message": str(error)}
         wanted = (
@@ -112,6 +115,12 @@ def digest(sink: Path) -> str:
         names += table["id"].to_pylist()
         vectors.append(table["embedding"].combine_chunks().flatten().to_numpy() * SIGNS.get(variant, 1))
     return hashlib.sha256(repr(names).encode() + np.concatenate(vectors).tobytes()).hexdigest()
+
+
+def content(sink: Path) -> str:
+    """Identify the rows of an output, whatever they are, each number to its last bit."""
+    rows = [row for part in sorted(sink.glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 def beside(work: Callable[[], Said], choreography: Callable[[], None], meeting: Meeting) -> Said:
@@ -284,13 +293,85 @@ def cpus(suite: Suite) -> dict[str, Callable[[], Said]]:
             other.terminate()
             other.wait()
         why = json.loads((sink / "_manifest.json").read_text())["variants_not_chosen"]
-        return {"variant": record["variant"], "rows_out": record["rows_out"], "not_chosen": why}
+        return {"variant": record.variant, "rows_out": record.rows_out, "not_chosen": why}
 
     return {"fallback": fallback}
 
 
+def apart(suite: Suite) -> dict[str, Callable[[], Said]]:
+    """A head that scores nothing, and two nodes with disks of their own: neither has its model or its home."""
+    store = {"object_store_memory": 128 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
+    home, model = suite.folder / "home", suite.folder / "model"
+    home.mkdir()
+    tensor_model(model)
+    os.environ["OPTINFER_HOME"] = str(home)
+    command = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        f"--address={cluster.address}",
+        "--num-cpus=2",
+        "--block",
+    ]
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    others = []
+    for count in (1, 2):  # one after the other: their ports are chosen as they start
+        others.append(subprocess.Popen([*without_folders(home, model), *command], **silent))
+        idle(2 * count)
+    numbers = {"id": [str(i) for i in range(len(NUMBERS))], "x": pa.array(NUMBERS.tolist(), pa.list_(pa.float32()))}
+    pq.write_table(pa.table(numbers), suite.source)
+    settings: dict[str, Any] = {
+        "source__columns": {"x": "x"},
+        "source__fragment_rows": max(1, len(NUMBERS) // 8),
+        "model": {"path": str(model / "model.onnx"), "family": "tensor"},
+        "gate": {"min": 0.9, "sample_rows": 8},
+        "placement": {"threads_per_replica": 1},
+    }
+
+    def fetched(node: str) -> list[str]:
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        asked = ray.remote(everything_under).options(num_cpus=0, scheduling_strategy=there)
+        names: list[str] = ray.get(asked.remote(home / "fetched"))
+        return names
+
+    def travels() -> Said:
+        idle(4)
+        said: dict[str, Said] = {}
+        for variant in ("onnx-fp32", "onnx-int8-qdq"):
+            sink = suite.folder / variant
+            record = optinfer.run(parse_job(job_settings(suite.source, sink, variant=variant, **settings)))
+            said[variant] = {"rows_out": record.rows_out, "nodes": len(record.rows_by_node), "content": content(sink)}
+        workers = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        return {"variants": said, "fetched": [fetched(node) for node in workers]}
+
+    def gone() -> Said:
+        """The model is deleted before it travels."""
+        idle(4)
+        config = parse_job(job_settings(suite.source, suite.folder / "gone", variant="onnx-fp32", **settings))
+
+        class Forgetful(OnRay):
+            def stream(self, task: Any, placements: Any, todo: Any) -> Any:
+                shutil.rmtree(model)
+                yield from super().stream(task, placements, todo)
+
+        try:
+            optinfer.run(config, executor=Forgetful())
+        except OptinferError as error:
+            return {"message": str(error)}
+        finally:
+            for other in others:
+                other.terminate()
+                other.wait()
+        return {"message": ""}
+
+    return {"travels": travels, "gone": gone}
+
+
 def main(folder: str, suite: str) -> None:
-    suites = {"sizes": sizes, "own": own, "nodes": nodes, "mixed": mixed, "cpus": cpus}
+    suites = {"sizes": sizes, "own": own, "nodes": nodes, "mixed": mixed, "cpus": cpus, "apart": apart}
     for name, scenario in suites[suite](Suite(Path(folder))).items():
         try:
             said = scenario()

@@ -15,14 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import optinfer
 from optinfer.system.machine import VNNI, cpu_features
 from tests.conftest import REPO, MakeJob, WriteTable
-from tests.execution.scenarios import FRAGMENT_ROWS, ROWS, digest
-from tests.inference.test_canaries import NUMBERS
-from tests.other_nodes import cpu_without
+from tests.execution.scenarios import FRAGMENT_ROWS, ROWS, content, digest
+from tests.inference.test_canaries import NUMBERS, tensor_model
+from tests.other_nodes import cpu_without, without_folders
 
 pytestmark = pytest.mark.slow
 
@@ -194,3 +196,44 @@ def test_int8_made_here_does_not_score_on_a_node_without_vnni_and_fp32_takes_its
     why = found["not_chosen"]["onnx-int8-qdq"]
     assert "does not score with onnx-int8-qdq: it was certified on a CPU with" in why
     assert "this one has none: its int8 answers differ" in why
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
+    folder = tmp_path_factory.mktemp("apart")
+    without_folders(folder)  # skips where that cannot be
+    return perform(folder, "apart")
+
+
+def test_nodes_without_a_shared_disk_fetch_what_they_lack_once_and_answer_as_one_process(
+    apart: dict[str, Said], tmp_path: Path, make_job: MakeJob, without_ray: None
+) -> None:
+    found = apart.get("travels", apart[""])
+    assert "error" not in found, found["error"]
+    tensor_model(tmp_path / "model")
+    numbers = {"id": [str(i) for i in range(len(NUMBERS))], "x": pa.array(NUMBERS.tolist(), pa.list_(pa.float32()))}
+    pq.write_table(pa.table(numbers), tmp_path / "table.parquet")
+    for variant, said in found["variants"].items():
+        job = make_job(
+            tmp_path / "table.parquet",
+            tmp_path / variant,
+            source__columns={"x": "x"},
+            source__fragment_rows=max(1, len(NUMBERS) // 8),
+            model={"path": str(tmp_path / "model" / "model.onnx"), "family": "tensor"},
+            variant=variant,
+            gate={"min": 0.9, "sample_rows": 8},
+            placement={"threads_per_replica": 1},
+        )
+        optinfer.run(job)
+        assert said == {"rows_out": len(NUMBERS), "nodes": 2, "content": content(tmp_path / variant)}
+    for names in found["fetched"]:
+        assert len([name for name in names if name.endswith(".onnx")]) == 2, "the model, and what int8 made of it"
+        assert not [name for name in names if ".coming" in name]
+
+
+def test_what_is_gone_where_it_was_proved_is_said_by_node_and_folder(apart: dict[str, Said]) -> None:
+    found = apart.get("gone", apart[""])
+    assert "error" not in found, found["error"]
+    assert "cannot fetch it from the driver's node: " in found["message"]
+    assert "No such file or directory" in found["message"]
+    assert "storage that all nodes share" in found["message"]

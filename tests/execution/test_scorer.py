@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -17,14 +17,16 @@ import pytest
 
 from optinfer.backends import Executed
 from optinfer.config import SourceConfig
-from optinfer.data import patience
 from optinfer.data.fragments import Fragment
 from optinfer.data.output import Output
+from optinfer.data.patience import Patience
+from optinfer.data.reading import FragmentReader
 from optinfer.data.sources.parquet import plan as plan_source
 from optinfer.execution.scorer import FragmentScorer
-from optinfer.execution.task import ScoringTask
+from optinfer.execution.task import Meter, ScoringTask
 from optinfer.inference.answers import Scored, joined
 from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.records.receipt import Receipt
 from tests.conftest import WriteTable, located
 
 PARTS = ("part-000000.parquet", "part-000001.parquet")
@@ -140,16 +142,20 @@ def test_rows_of_a_file_that_changed_are_never_quarantined(task: ScoringTask) ->
     assert Output(task.output_url).sink.committed() == set()
 
 
-def test_rows_out_of_reach_are_never_quarantined(task: ScoringTask, monkeypatch: pytest.MonkeyPatch) -> None:
+class Impatient(ScoringTask):
+    """A task whose files are asked for once."""
+
+    def reader(self) -> FragmentReader:
+        return FragmentReader(["text", "id"], Patience(seconds=0.0))
+
+
+def test_rows_out_of_reach_are_never_quarantined(task: ScoringTask) -> None:
     run = planned(task)
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
-
-    def fail(*_: Any) -> bytes:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(os, "pread", fail)
-    (receipt,) = quarantining(task, run)
-    assert (receipt["error"], "Input/output error" in receipt["message"]) == ("SourceError", True)
+    path = Path(run[0]["fragment"]["path"])
+    path.unlink()
+    path.symlink_to(path)  # which leads nowhere, and is there
+    (receipt,) = quarantining(Impatient(**vars(task)), run)
+    assert (receipt["error"], "Too many levels of symbolic links" in receipt["message"]) == ("SourceError", True)
     assert Output(task.output_url).sink.committed() == set()
 
 
@@ -251,3 +257,33 @@ def test_an_engine_that_batches_by_itself_scores_fragments(task: ScoringTask, tm
     score(other)
     for part in PARTS:
         assert pq.read_table(tmp_path / "out" / part).equals(pq.read_table(tmp_path / "other" / part))
+
+
+def test_a_meter_that_raises_fails_no_row_and_is_said_once(task: ScoringTask, caplog: pytest.LogCaptureFixture) -> None:
+    asked: list[str] = []
+
+    def raising(labels: Mapping[str, str]) -> Meter:
+        def count(receipt: Receipt) -> None:
+            asked.append(receipt.part)
+            raise RuntimeError("no agent")
+
+        return count
+
+    with caplog.at_level(logging.WARNING):
+        receipts = score(task, meter=raising)
+    assert [receipt["stats"]["rows_out"] for receipt in receipts] == [8, 8]
+    assert len(asked) == 1
+    assert [record.message for record in caplog.records if "metrics" in record.message] == [
+        "this replica's metrics end here: RuntimeError: no agent"
+    ]
+
+
+def test_a_meter_that_cannot_be_made_fails_no_row(task: ScoringTask) -> None:
+    def unmade(labels: Mapping[str, str]) -> Meter:
+        raise ImportError("no metrics here")
+
+    assert [receipt["stats"]["rows_out"] for receipt in score(task, meter=unmade)] == [8, 8]
+
+
+def test_a_replicas_work_is_counted_under_job_variant_and_device(task: ScoringTask) -> None:
+    assert task.labels(task.pools[0]) == {"job": "", "variant": "", "device": "cpu"}

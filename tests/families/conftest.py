@@ -110,7 +110,7 @@ def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteModule
     """Return a function that writes a module of the job's own into the working directory, a fresh one."""
     import sys
 
-    monkeypatch.setattr(sys, "path", [*sys.path])  # what load_class adds is gone afterwards
+    monkeypatch.syspath_prepend(tmp_path)  # and what load_class adds is gone afterwards
     monkeypatch.chdir(tmp_path)
 
     def write(name: str, code: str) -> None:

@@ -187,21 +187,21 @@ def test_every_variant_keeps_the_accuracy_on_rows_nobody_trained_on(
 ) -> None:
     gate = {"label": "section", "max_drop": 0.05, "sample_rows": 128}
     record = optinfer.run(sections_job(unseen, sink, variant=variant, gate=gate))
-    fidelity = record["certificate"]["fidelity"]
-    assert fidelity["metric"] == "accuracy"
-    assert fidelity["baseline"] > 0.6
+    fidelity = record.certificate.fidelity
+    assert fidelity.metric == "accuracy"
+    assert fidelity.baseline > 0.6
     rows = read_rows(sink)
     truth = pq.read_table(unseen)["section"].to_pylist()
     assert len(rows) == len(truth)
     assert np.mean([row["section"] == true for row, true in zip(rows, truth, strict=True)]) > 0.6
     assert all(0.25 < row["sure"] <= 1 for row in rows)
-    assert record["certificate"]["executed"]["precisions"].keys() & {"int8" if "int8" in variant else "fp32"}
+    assert record.certificate.executed["precisions"].keys() & {"int8" if "int8" in variant else "fp32"}
 
 
 def test_without_a_label_the_classs_own_metric_compares_with_the_baseline(
     sections_job: Any, unseen: Path, sink: Path
 ) -> None:
-    assert optinfer.run(sections_job(unseen, sink, variant="onnx-int8-dynamic"))["gate"]["metric"] == "top1_agreement"
+    assert optinfer.run(sections_job(unseen, sink, variant="onnx-int8-dynamic")).gate.metric == "top1_agreement"
 
 
 def test_rows_that_preprocess_cannot_take_are_quarantined_and_the_rest_is_scored(
@@ -213,7 +213,7 @@ def test_rows_that_preprocess_cannot_take_are_quarantined_and_the_rest_is_scored
     odd = write_table(tmp_path / "odd.parquet", columns={"id": ids, "text": texts})
     optinfer.run(sections_job(unseen, tmp_path / "plain"))
     record = optinfer.run(sections_job(odd, tmp_path / "odd", sink__error_threshold=2))
-    assert (record["rows_out"], record["rows_quarantined"]) == (98, 2)
+    assert (record.rows_out, record.rows_quarantined) == (98, 2)
     assert quarantined(tmp_path / "odd") == {
         ids[7]: "ValueError: a description of one word says nothing",
         ids[70]: "AttributeError: 'NoneType' object has no attribute 'split'",
@@ -356,16 +356,16 @@ def test_a_row_that_postprocess_cannot_finish_is_quarantined(
     strict = "if (shares.max(axis=1) > 0.9999).any():\n            raise ValueError('too sure to be true')\n        return pa.table"
     write_module("sections_of_this_job", SECTIONS.replace("return pa.table", strict))
     record = optinfer.run(sections_job(unseen, sink, sink__error_threshold=200))
-    assert record["rows_quarantined"] > 0
+    assert record.rows_quarantined > 0
     assert set(quarantined(sink).values()) == {"ValueError: too sure to be true"}
-    assert record["rows_out"] + record["rows_quarantined"] == 200
+    assert record.rows_out + record.rows_quarantined == 200
     assert all(row["sure"] <= 0.9999 for row in read_rows(sink))
 
 
 def test_the_class_itself_is_the_reference(sections_job: Any, unseen: Path, sink: Path) -> None:
-    reference = optinfer.run(sections_job(unseen, sink))["certificate"]["reference"]
-    assert (reference["library"], reference["rows"]) == ("torch", 64)
-    assert reference["largest_difference"] < 1e-5
+    reference = optinfer.run(sections_job(unseen, sink)).certificate.reference
+    assert (reference.library, reference.rows) == ("torch", 64)
+    assert reference.largest_difference < 1e-5
 
 
 @pytest.mark.parametrize(

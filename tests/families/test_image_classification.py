@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import shutil
@@ -22,6 +21,8 @@ from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conformance.images import ARCHITECTURES
 from tests.conformance.images import images as varied
 from tests.conftest import MakeJob, WriteTable, located, read_rows
+from tests.data import flaky_store
+from tests.data.flaky_store import FlakyStore
 from tests.families.conftest import EFFICIENTNET_PREPROCESSOR, quarantined
 
 FAMILY = "image-classification"
@@ -76,7 +77,7 @@ class TestEfficientNet:
         record = optinfer.run(image_job(images, sink))
         rows = by_name(sink)
         see_what_is_there(rows)
-        assert (record["rows_in"], record["rows_out"], record["rows_quarantined"]) == (47, 45, 2)
+        assert (record.rows_in, record.rows_out, record.rows_quarantined) == (47, 45, 2)
         assert quarantined(sink) == {
             "a text": "image cannot be decoded: it is no image that Pillow knows, or it is empty",
             "nothing": "image is null",
@@ -96,8 +97,8 @@ class TestEfficientNet:
         self, image_job: Any, images: Path, sink: Path, variant: str, gate: dict[str, Any], precision: str
     ) -> None:
         record = optinfer.run(image_job(images, sink, variant=variant, gate={**gate, "sample_rows": 32}))
-        assert record["gate"]["passed"]
-        assert precision in record["certificate"]["executed"]["precisions"]
+        assert record.gate.passed
+        assert precision in record.certificate.executed["precisions"]
         labels = {name: row["label"] for name, row in by_name(sink).items()}
         assert sum(labels[name] == label for name, label in EXPECTED.items()) >= 4
 
@@ -126,11 +127,9 @@ class TestEfficientNet:
         table = {"id": [*chosen], "content": [*chosen.values()], "is": [EXPECTED[n.split(" ")[0]] for n in chosen]}
         source = write_table(tmp_path / "labelled.parquet", columns=table)
         gate = {"label": "is", "max_drop": 0.2, "sample_rows": 16}
-        fidelity = optinfer.run(image_job(source, sink, variant="onnx-int8-dynamic", gate=gate))["certificate"][
-            "fidelity"
-        ]
-        assert fidelity["metric"] == "accuracy"
-        assert fidelity["baseline"] >= 0.8
+        fidelity = optinfer.run(image_job(source, sink, variant="onnx-int8-dynamic", gate=gate)).certificate.fidelity
+        assert fidelity.metric == "accuracy"
+        assert fidelity.baseline >= 0.8
 
     def test_bytes_paths_and_structs_of_both_give_the_same(self, efficientnet: Path, photos: dict[str, Path]) -> None:
         model, files = located(efficientnet, "image-classification"), [*photos.values()]
@@ -171,7 +170,7 @@ class TestEfficientNet:
 def test_a_job_on_ray(image_job: Any, images: Path, sink: Path) -> None:
     record = optinfer.run(image_job(images, sink))
     see_what_is_there(by_name(sink))
-    assert (record["rows_out"], record["rows_quarantined"]) == (45, 2)
+    assert (record.rows_out, record.rows_quarantined) == (45, 2)
 
 
 class TestDescription:
@@ -475,41 +474,35 @@ class TestReference:
         [("resample", 3), ("image_mean", [0.48, 0.5, 0.5]), ("size", {"shortest_edge": 37}), ("do_center_crop", False)],
     )
     def test_a_setting_that_is_not_applied_is_seen(
-        self, folder: Path, exported: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
+        self, folder: Path, exported: Path, tmp_path: Path, key: str, value: Any
     ) -> None:
         """What the reader would do if it took another value than the file gives."""
-        from optinfer.families import _pixels
-
-        read = _pixels.settings_file
-
-        def misread(where: Path) -> Any:
-            path, config = read(where) or (where, {})
-            return path, {**config, key: value, **({"size": config["crop_size"]} if key == "do_center_crop" else {})}
-
-        monkeypatch.setattr(_pixels, "settings_file", misread)
         for model in (folder, exported):
-            reference = (answer := self.scored(model))[0].reference(*answer[1:])
+            misread = Path(shutil.copytree(model, tmp_path / model.name, dirs_exist_ok=True))
+            config = json.loads((misread / "preprocessor_config.json").read_text())
+            size = {"size": config["crop_size"]} if key == "do_center_crop" else {}
+            (misread / "preprocessor_config.json").write_text(json.dumps({**config, key: value, **size}))
+            _, rows, finished = self.scored(misread)
+            reference = self.scored(model)[0].reference(rows, finished)
             assert not reference.agrees, reference.largest_difference
 
-    def test_alpha_and_orientation_are_seen(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_alpha_and_orientation_are_seen(self, folder: Path) -> None:
         """Composed on white, as the processors do by themselves, is not what the pipeline does; nor is lying on its side."""
-        from optinfer.families import _pixels
+        from PIL import Image
+        from transformers.image_transforms import convert_to_rgb
 
-        family, _, _ = self.scored(folder)
-        chosen = pa.table({"image": [data for what, data in varied() if "A in PNG" in what or "orientation 6" in what]})
+        chosen = [data for what, data in varied() if "A in PNG" in what or "orientation 6" in what]
 
-        def careless(file: Any) -> Any:
-            from PIL import Image
-            from transformers.image_transforms import convert_to_rgb
+        def careless(data: bytes) -> bytes:
+            convert_to_rgb(Image.open(io.BytesIO(data))).save(out := io.BytesIO(), "PNG", exif=b"")
+            return out.getvalue()
 
-            return contextlib.nullcontext(convert_to_rgb(Image.open(file)))
-
-        monkeypatch.setattr(_pixels, "decoded", careless)
         model = located(folder, FAMILY)
         replica = Replica(ReplicaSettings(family=FAMILY, model=model, backend="torch", artifact=model, threads=1))
-        finished = replica.score(chosen).added
-        for row in range(chosen.num_rows):
-            assert not family.reference(chosen.slice(row, 1), finished.slice(row, 1)).agrees
+        finished = replica.score(pa.table({"image": [careless(data) for data in chosen]})).added
+        for row, data in enumerate(chosen):
+            reference = replica.family.reference(pa.table({"image": [data]}), finished.slice(row, 1))
+            assert not reference.agrees
 
     def test_without_a_processors_name_nobody_compared(self, exported: Path, tmp_path: Path) -> None:
         folder = Path(shutil.copytree(exported, tmp_path / "nameless"))
@@ -577,22 +570,21 @@ class TestOutage:
         model = located(ARCHITECTURES["ViT"].write(tmp_path / "model"), FAMILY)
         return Replica(ReplicaSettings(family=FAMILY, model=model, backend="torch", artifact=model, threads=1))
 
+    @pytest.mark.parametrize(
+        ("url", "error"),
+        [
+            ("s3://photos/1.png", "PermissionError"),
+            ("s3://user:word@photos/1.png?key=secret", "ParamValidationError"),
+        ],
+    )
     def test_a_store_that_refuses_ends_the_call_and_rejects_no_row(
-        self, replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, replica: Replica, tmp_path: Path, flaky: FlakyStore, url: str, error: str
     ) -> None:
-        import fsspec
-
         (tmp_path / "photo.png").write_bytes(varied()[0][1])
-        opened = fsspec.open
-
-        def expired(url: str, mode: str) -> Any:
-            if url.startswith("s3://"):
-                raise PermissionError("ExpiredToken: the token key=secret has expired")
-            return opened(url, mode)
-
-        monkeypatch.setattr(fsspec, "open", expired)
-        paths = [str(tmp_path / "photo.png"), "s3://user:word@photos/1.png?key=secret"]
-        with pytest.raises(SourceError, match=r"image s3://photos/1\.png cannot be read: PermissionError") as refused:
+        flaky.meets = lambda method, path, headers: True
+        flaky.forever = flaky_store.refusal(403, "AccessDenied")
+        paths = [str(tmp_path / "photo.png"), url]
+        with pytest.raises(SourceError, match=rf"image s3://photos/1\.png cannot be read: {error}") as refused:
             replica.score(pa.table({"image": paths}))
         assert "word" not in str(refused.value)
         assert "key=secret" not in str(refused.value)

@@ -85,7 +85,7 @@ class TestMagika:
             gate={"metric": "top1_agreement", "min": 0.9, "sample_rows": 32},
         )
         record = optinfer.run(job)
-        assert record["rows_out"] == len(theirs)
+        assert record.rows_out == len(theirs)
         table = pa.Table.from_pylist(read_rows(sink))
         scores = np.stack(table["target_label"].to_numpy())
         assert scores.shape == (len(theirs), 214)
@@ -105,8 +105,8 @@ class TestMagika:
             variant="onnx-int8-dynamic",
             gate={"label": "label", "max_drop": 0.1, "sample_rows": 32},
         )
-        fidelity = optinfer.run(job)["certificate"]["fidelity"]
-        assert (fidelity["metric"], fidelity["baseline"]) == ("accuracy", 1.0)
+        fidelity = optinfer.run(job).certificate.fidelity
+        assert (fidelity.metric, fidelity.baseline) == ("accuracy", 1.0)
 
     def test_what_the_model_cannot_take_is_refused_or_rejected(
         self, make_job: MakeJob, write_table: WriteTable, files: list[Path], tmp_path: Path, sink: Path, model: Path
@@ -126,7 +126,7 @@ class TestMagika:
             variant="onnx-fp32",
             sink__error_threshold=4,
         )
-        assert optinfer.run(job)["rows_out"] == 24
+        assert optinfer.run(job).rows_out == 24
         assert quarantined(sink) == {
             "null": "a value is null",
             "hole": "a value is null",
@@ -305,8 +305,8 @@ class TestMeasurements:
             gate={"label": "diagnosis", "max_drop": 0.05, "sample_rows": 256},
         )
         record = optinfer.run(job)
-        assert record["certificate"]["fidelity"]["metric"] == "accuracy"
-        assert record["certificate"]["fidelity"]["baseline"] > 0.95
+        assert record.certificate.fidelity.metric == "accuracy"
+        assert record.certificate.fidelity.baseline > 0.95
         found = np.stack([row["benign"] for row in read_rows(sink)])
         assert found.shape == (len(diagnosis), 2)
         expected = network.predict_proba(measured.values)
@@ -343,7 +343,7 @@ class TestMeasurements:
             gate={"sample_rows": 64},
         )
         record = optinfer.run(job)
-        assert record["gate"]["metric"] == "r2"
+        assert record.gate.metric == "r2"
         rows = read_rows(sink)
         expected = [2 * (row["mean radius"] + row["mean texture"]) + 1 for row in rows]
         np.testing.assert_allclose([row["total"] for row in rows], expected, atol=1e-5)

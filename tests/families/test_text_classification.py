@@ -74,12 +74,12 @@ def test_every_variant_names_sections_about_as_well_as_fp32(
     record = optinfer.run(make_job(sections / "heldout.parquet", sink, **settings_of(sections, variant=variant)))
     rows = read_rows(sink)
     accuracy = np.mean([row["label"] == row["section"] for row in rows])
-    fidelity = record["certificate"]["fidelity"]
+    fidelity = record.certificate.fidelity
     assert 0.4 < accuracy < 0.95
-    assert fidelity["metric"] == "accuracy"
-    assert fidelity["baseline"] == pytest.approx(accuracy, abs=0.1)
-    assert fidelity["ci_low"] < fidelity["value"] < fidelity["ci_high"]
-    assert fidelity["relative_low"] >= 0.9
+    assert fidelity.metric == "accuracy"
+    assert fidelity.baseline == pytest.approx(accuracy, abs=0.1)
+    assert fidelity.ci_low < fidelity.value < fidelity.ci_high
+    assert fidelity.relative_low >= 0.9
     assert all(0 < row["score"] <= 1 for row in rows)
 
 

@@ -86,7 +86,7 @@ def test_a_byte_flipped_after_the_proof_ends_the_variant_and_the_next_one_scores
     said: list[str] = []
     config = job(sink, gate={"min": 0.9, "sample_rows": 8, "fallback": "onnx-fp32"})
     record = optinfer.run(config, executor=DamagedInProcess(lambda: flip(built(), -1)), say=said.append)
-    assert (record["variant"], record["rows_out"]) == ("onnx-fp32", len(NUMBERS))
+    assert (record.variant, record.rows_out) == ("onnx-fp32", len(NUMBERS))
     why = json.loads((sink / "_manifest.json").read_text())["variants_not_chosen"]["onnx-int8-qdq"]
     assert "model.onnx.data is not the file that was certified" in why
     assert any("onnx-int8-qdq does not score: a replica cannot load it: node " in line for line in said)
@@ -112,9 +112,7 @@ class TestOnRay:
     ) -> None:
         """Damaged before its files were noted, say: the kept certificate has the digests of the damaged ones."""
         first = optinfer.run(job(tmp_path / "before"), executor=InProcess())
-        certificate = (
-            home.home() / "certificates" / first["certificate"]["artifact"] / f"{first['certificate']['sample']}.json"
-        )
+        certificate = home.home() / "certificates" / first.certificate.artifact / f"{first.certificate.sample}.json"
 
         def damage() -> None:
             scale_by_a_percent(built().with_name("model.onnx"))

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from optinfer.errors import ConfigError, OptinferError, OutputConflictError
+from optinfer.execution.in_process import InProcess
+from optinfer.execution.placement import Node
+from optinfer.inference.answers import Scored
+from optinfer.inference.replica import Replica
+from optinfer.optimization.variants import VARIANTS, Variant
 from optinfer.system import home
 from optinfer.tracking.journal import read
 from tests.conftest import MakeJob, RunCli, WriteTable, everything_under, read_rows
-from tests.system.test_home import full_disk
+from tests.data.flaky_store import FlakyStore
 
 WriteJob = Callable[..., Path]
 # The program in a process of its own, with the shell saying what becomes of its streams.
@@ -48,6 +56,24 @@ def one_line(err: str) -> str:
     return line
 
 
+@dataclass(frozen=True, kw_only=True)
+class Failing(Variant):
+    """A variant that raises when it is asked whether this machine can run it."""
+
+    error: BaseException
+
+    def unavailable(self) -> str | None:
+        raise self.error
+
+
+@pytest.fixture
+def listing_fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Return a function that lets `optinfer variants` fail."""
+    return lambda error: monkeypatch.setitem(
+        VARIANTS, "failing", Failing(name="failing", backend="fake", about="", error=error)
+    )
+
+
 class TestTheLastResort:
     @pytest.mark.parametrize(
         ("error", "says"),
@@ -63,12 +89,10 @@ class TestTheLastResort:
         ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
     )
     def test_what_nobody_foresaw_is_one_line_and_the_traceback_a_file(
-        self, run_cli: RunCli, own_home: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, says: str
-    ) -> None:
-        def listing() -> Any:
-            raise error
-
-        monkeypatch.setattr("optinfer.optimization.variants.listing", listing)
+        self, run_cli: RunCli, own_home: Path, listing_fails: Callable[[BaseException], None], error: Exception,
+        says: str,
+    ) -> None:  # fmt: skip
+        listing_fails(error)
         code, out, err = run_cli("variants", "--json")
         (kept,) = (own_home / "crashes").iterdir()
         assert code == 1
@@ -80,12 +104,9 @@ class TestTheLastResort:
         assert says in failure["message"]
 
     def test_passwords_and_tokens_in_urls_are_kept_nowhere(
-        self, run_cli: RunCli, own_home: Path, monkeypatch: pytest.MonkeyPatch
+        self, run_cli: RunCli, own_home: Path, listing_fails: Callable[[BaseException], None]
     ) -> None:
-        def listing() -> Any:
-            raise RuntimeError("GET https://me:secret@host/a/b?X-Amz-Signature=hidden failed")
-
-        monkeypatch.setattr("optinfer.optimization.variants.listing", listing)
+        listing_fails(RuntimeError("GET https://me:secret@host/a/b?X-Amz-Signature=hidden failed"))
         _, _, err = run_cli("variants")
         (kept,) = (own_home / "crashes").iterdir()
         for text in (err, kept.read_text().rpartition("RuntimeError")[2]):
@@ -94,56 +115,54 @@ class TestTheLastResort:
             assert "hidden" not in text
 
     def test_it_works_without_a_place_to_keep_anything(
-        self, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+        self, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        listing_fails: Callable[[BaseException], None],
+    ) -> None:  # fmt: skip
         (tmp_path / "file").touch()
         monkeypatch.setenv("OPTINFER_HOME", str(tmp_path / "file"))
-        monkeypatch.setattr("optinfer.optimization.variants.listing", lambda: 1 / 0)
+        listing_fails(ZeroDivisionError("division by zero"))
         code, _, err = run_cli("variants")
         assert code == 1
         assert "ZeroDivisionError" in one_line(err)
         assert "no traceback is kept (cannot write" in err
 
-    @pytest.mark.usefixtures("fake_variant", "without_ray")
+    @pytest.mark.usefixtures("fake_variant")
     def test_a_runs_traceback_is_in_its_journal(
-        self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path,
-        monkeypatch: pytest.MonkeyPatch, last_journal: Callable[[], Path],
-    ) -> None:  # fmt: skip
-        monkeypatch.setattr("optinfer.commands.books.Books.resume", lambda *_: {}["gone"])
-        code, out, err = run_cli("run", write_job(source, sink), "--json")
+        self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path, last_journal: Callable[[], Path]
+    ) -> None:
+        class Strange(InProcess):
+            def start(self) -> None:
+                raise KeyError("gone")
+
+        code, out, err = run_cli("run", write_job(source, sink), "--json", executor=Strange([Node(cpus=2)]))
         (event,) = (e for e in read(last_journal()) if e["event"] == "error")
         assert code == 1
         assert "Traceback" not in err + out
         assert f"KeyError: 'gone'): please report it; the traceback is in {last_journal()}" in err
-        assert "resume" in event["traceback"]
+        assert "in start" in event["traceback"]
         assert not (home.home() / "crashes").exists()
 
-    @pytest.mark.usefixtures("fake_variant", "without_ray")
+    @pytest.mark.usefixtures("fake_variant")
     def test_a_replicas_traceback_is_in_the_journal_and_its_message_is_one_line(
-        self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path, monkeypatch: pytest.MonkeyPatch,
-        last_journal: Callable[[], Path],
-    ) -> None:  # fmt: skip
-        def strange(*_: Any) -> Any:
-            raise LookupError("nobody thought of this")
+        self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path, last_journal: Callable[[], Path]
+    ) -> None:
+        class Strange(Replica):
+            def score(self, table: pa.Table) -> Scored:
+                raise LookupError("nobody thought of this")
 
-        monkeypatch.setattr("optinfer.execution.scorer._quarantine", strange)
-        code, _, err = run_cli("run", write_job(source, sink))
+        code, _, err = run_cli("run", write_job(source, sink), executor=InProcess([Node(cpus=2)], Strange))
         (event,) = (e for e in read(last_journal()) if e["event"] == "error")
         assert code == 1
         assert "Traceback" not in err
         assert "failed: something failed that optinfer did not foresee (LookupError: nobody thought of this)" in err
-        assert "in strange" in event["traceback"]
+        assert "in score" in event["traceback"]
 
     def test_usage_errors_and_interrupts_are_objects_too(
-        self, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+        self, run_cli: RunCli, listing_fails: Callable[[BaseException], None]
     ) -> None:
         code, out, _ = run_cli("run", "--json")
         assert (code, json.loads(out)["exit_code"], json.loads(out)["error"]) == (2, 2, "MissingParameter")
-
-        def interrupt() -> None:
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr("optinfer.optimization.variants.listing", interrupt)
+        listing_fails(KeyboardInterrupt())
         code, out, _ = run_cli("variants", "--json")
         assert (code, json.loads(out)["status"], json.loads(out)["exit_code"]) == (130, "interrupted", 130)
 
@@ -183,20 +202,20 @@ class TestStreams:
         assert ended.returncode > 2
         assert (tmp_path / "journal").read_bytes() == b""
 
-    def test_a_terminal_that_is_gone_ends_no_job(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_terminal_that_is_gone_ends_no_job(self) -> None:
         from optinfer.cli import say
         from optinfer.tracking.progress import Progress
 
         full = io.TextIOWrapper(open("/dev/full", "wb", buffering=0))  # noqa: SIM115
-        monkeypatch.setattr(sys, "stderr", full)
-        say("x")
-        with Progress(10, stream=full, pause=lambda _: True) as progress:
-            progress.say("x")
-            progress.advance(1, 0)
-        monkeypatch.setattr(sys, "stderr", None)
-        say("x")
-        with Progress(10) as progress:
-            progress.advance(1, 0)
+        with contextlib.redirect_stderr(full):
+            say("x")
+            with Progress(10, stream=full, pause=lambda _: True) as progress:
+                progress.say("x")
+                progress.advance(1, 0)
+        with contextlib.redirect_stderr(None):
+            say("x")
+            with Progress(10) as progress:
+                progress.advance(1, 0)
 
     def test_characters_that_stdout_lacks_are_shown_otherwise(self, tmp_path: Path) -> None:
         (tmp_path / "jöb.yaml").write_text("[]")
@@ -235,56 +254,61 @@ class TestPlaces:
             assert "OPTINFER_HOME" in one_line(err)
         assert not sink.exists()
 
-    def test_no_temporary_folder_at_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from optinfer.commands.readiness import require_temporary
+    def test_no_temporary_folder_at_all(self) -> None:
+        script = "from optinfer.commands.readiness import require_temporary as require; require()"
+        ended = shell(f'ulimit -f 0; exec {sys.executable} -c "{script}"')  # no file may grow
+        assert ended.returncode == 1
+        last = ended.stderr.splitlines()[-1]
+        assert "OptinferError: No usable temporary" in last
+        assert "set TMPDIR to" in last
 
-        monkeypatch.setattr(tempfile, "tempdir", None)  # as in a new process
-        with full_disk(), pytest.raises(OptinferError, match=r"No usable temporary .* set TMPDIR to"):
-            require_temporary()
+    @pytest.fixture
+    def unreadable(self, source: Path) -> Path:
+        """Return a table that can be planned and not read: whoever draws a sample of it says so."""
+        table = pq.read_table(source)
+        pq.write_table(table, source, write_page_checksum=True, compression="none", use_dictionary=False)
+        meta = pq.read_metadata(source)
+        columns = [meta.row_group(0).column(i) for i in range(meta.num_columns)]
+        data = bytearray(source.read_bytes())
+        for column in columns:
+            data[column.data_page_offset + column.total_compressed_size // 2] ^= 0xFF
+        source.write_bytes(data)
+        return source
 
-    @pytest.mark.usefixtures("fake_variant", "without_ray")
-    def test_a_placement_that_never_fits_is_refused_before_a_sample_is_read(
-        self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path, monkeypatch: pytest.MonkeyPatch
+    def test_an_unreadable_table_is_found_out_by_the_sample(
+        self, write_job: WriteJob, unreadable: Path, sink: Path
     ) -> None:
-        monkeypatch.setattr("optinfer.optimization.job_sample.draw", lambda *_, **__: pytest.fail("too late"))
-        monkeypatch.setattr("ray.is_initialized", lambda: False)
-        code, _, err = run_cli("run", write_job(source, sink), "--set", "placement.replicas=4000")
-        assert code == 2
-        assert "set placement.replicas to" in one_line(err)
+        ended = shell(f"{_PROGRAM} run {write_job(unreadable, sink, variant='torch-fp32')}")
+        assert ended.returncode == 1
+        assert "is not a readable Parquet file" in ended.stderr.splitlines()[-1]
+
+    def test_a_placement_that_never_fits_is_refused_before_a_sample_is_read(
+        self, write_job: WriteJob, unreadable: Path, sink: Path
+    ) -> None:
+        job = write_job(unreadable, sink, variant="torch-fp32")
+        ended = shell(f"{_PROGRAM} run {job} --set placement.replicas=4000")
+        assert ended.returncode == 2
+        assert "set placement.replicas to" in one_line(ended.stderr)
         assert not sink.exists()
 
-    @pytest.mark.usefixtures("fake_variant")
     def test_a_ray_that_is_not_there_is_refused_before_a_sample_is_read(
-        self, run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path, monkeypatch: pytest.MonkeyPatch,
-        free_port: int,
-    ) -> None:  # fmt: skip
-        monkeypatch.setattr("optinfer.optimization.job_sample.draw", lambda *_, **__: pytest.fail("too late"))
+        self, write_job: WriteJob, unreadable: Path, sink: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
+    ) -> None:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port}")
-        monkeypatch.setattr("ray.is_initialized", lambda: False)
-        code, _, err = run_cli("run", write_job(source, sink))
-        assert code == 1
-        assert one_line(err).endswith(
+        ended = shell(f"{_PROGRAM} run {write_job(unreadable, sink, variant='torch-fp32')}")
+        assert ended.returncode == 1
+        assert one_line(ended.stderr).endswith(
             "check RAY_ADDRESS (HOST:6379, ray://HOST:10001 or auto), or leave it out to run here"
         )
         assert not sink.exists()
 
-    def test_a_store_that_overwrites_is_no_sink(self, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        from s3fs import S3FileSystem
-
+    def test_a_store_that_overwrites_is_no_sink(self, bucket: str, flaky: FlakyStore) -> None:
         from optinfer.commands.readiness import require_conditional
 
         require_conditional(f"{bucket}/out")
-        whole = S3FileSystem._pipe_file
-
-        async def careless(self: Any, path: str, data: bytes, **options: Any) -> Any:
-            return await whole(self, path, data, **{**options, "mode": "overwrite"})
-
-        with monkeypatch.context() as patch:
-            patch.setattr(S3FileSystem, "_pipe_file", careless)
-            S3FileSystem.clear_instance_cache()
-            with pytest.raises(ConfigError, match="does not create files conditionally"):
-                require_conditional(f"{bucket}/out")
-        S3FileSystem.clear_instance_cache()
+        flaky.ignored = {"if-none-match"}
+        with pytest.raises(ConfigError, match="does not create files conditionally"):
+            require_conditional(f"{bucket}/out")
         with pytest.raises(OptinferError, match="cannot use s3://no-such-bucket-here/out"):
             require_conditional("s3://no-such-bucket-here/out")
 
@@ -341,13 +365,13 @@ class TestTwoThreads:
     ) -> None:
         before = (os.getcwd(), sys.stdout, sys.stderr)
         ended = self.scored(make_job, source, tmp_path / "a", tmp_path / "b")
-        assert [record["rows_out"] for record in ended] == [40, 40]
+        assert [record.rows_out for record in ended] == [40, 40]
         assert read_rows(tmp_path / "a") == read_rows(tmp_path / "b")
         assert (os.getcwd(), sys.stdout, sys.stderr) == before
 
     def test_two_jobs_with_one_output_score_it_once(self, make_job: MakeJob, source: Path, tmp_path: Path) -> None:
         ended = self.scored(make_job, source, tmp_path / "a", tmp_path / "a")
-        done = [e for e in ended if isinstance(e, dict)]
+        done = [e for e in ended if not isinstance(e, Exception)]
         refused = [e for e in ended if isinstance(e, OutputConflictError)]
         assert len(done) + len(refused) == 2
         assert done

@@ -85,8 +85,8 @@ class TestWhileItRuns:
         record = optinfer.run(make_job(source, place.url), say=said.append)
         assert holds_every_row(place, source)
         assert "_SUCCESS" in place.names()
-        assert (record["rows_in"], record["rows_out"], record["rows_by_variant"]) == (ROWS, ROWS, {"fake": ROWS})
-        assert (record["fragments"], record["fragments_resumed"], record["fragments_scored_again"]) == (4, 0, 1)
+        assert (record.rows_in, record.rows_out, record.rows_by_variant) == (ROWS, ROWS, {"fake": ROWS})
+        assert (record.fragments, record.fragments_resumed, record.fragments_scored_again) == (4, 0, 1)
         assert [line for line in said if PART in line and "is scored again" in line]
 
     @pytest.mark.parametrize("under", ["", "_optinfer"], ids=["folder", "state"])
@@ -98,18 +98,18 @@ class TestWhileItRuns:
         said: list[str] = []
         record = optinfer.run(job, say=said.append)
         assert holds_every_row(place, source)
-        assert (record["rows_out"], record["fragments_scored_again"]) == (ROWS, gone)
+        assert (record.rows_out, record.fragments_scored_again) == (ROWS, gone)
         assert any("job.json" in line and "is put back" in line for line in said)
         assert set(place.names("_optinfer")) >= {"job.json", "plan.parquet", "variant.json", "parts.parquet"}
         assert "lock.json" not in place.names("_optinfer")
-        assert optinfer.run(job)["status"] == "nothing to do"
+        assert optinfer.run(job).status == "nothing to do"
 
     def test_after_a_removal_accounts_name_every_part_again(
         self, here: Place, source: Path, make_job: MakeJob, calls: Calls
     ) -> None:
         calls.at(3, lambda: here.remove_all("_optinfer"))
         record = optinfer.run(make_job(source, here.url))
-        told, damaged = Accounts(optinfer.data.storage.Folder(here.url), record["fingerprint"]).read()
+        told, damaged = Accounts(optinfer.data.storage.Folder(here.url), record.fingerprint).read()
         assert (sorted(set(told["fragment"].to_pylist())), damaged) == ([0, 1, 2, 3], ())
 
     @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ class TestWhileItRuns:
         with pytest.raises(errors.AccountingError, match=name):  # before anything is proved or scored
             optinfer.run(job)
         here.unlink(name)
-        assert optinfer.run(job)["fragments_resumed"] == 4
+        assert optinfer.run(job).fragments_resumed == 4
         assert holds_every_row(here, source)
 
     def test_files_that_no_reader_of_parquet_takes_are_nobodys_business(
@@ -186,7 +186,7 @@ class TestQuarantine:
 
         calls.at(4, damage)
         record = optinfer.run(make_job(odd, place.url, sink__error_threshold=16))
-        assert (record["rows_out"], record["rows_quarantined"], record["fragments_scored_again"]) == (48, 16, 1)
+        assert (record.rows_out, record.rows_quarantined, record.fragments_scored_again) == (48, 16, 1)
         files = [f"{place.root}/_quarantine/{name}" for name in place.names("_quarantine")]
         rows = pads.dataset(files, filesystem=place.fs, format="parquet").to_table()
         assert sorted(rows["_row"].to_pylist()) == list(range(1, ROWS, 4))
@@ -214,7 +214,7 @@ class TestResume:
         said: list[str] = []
         record = optinfer.run(make_job(source, place.url), say=said.append)
         assert holds_every_row(place, source)
-        assert (record["fragments_resumed"], record["rows_out"]) == (2, ROWS)
+        assert (record.fragments_resumed, record.rows_out) == (2, ROWS)
         named = any(f"{PART}" in line and "it is removed and scored again" in line for line in said)
         assert named == (damage is not DAMAGES["deleted"])  # what is not there is no news: it is left to score
 
@@ -227,7 +227,7 @@ class TestResume:
         table = pq.read_table(f"{here.root}/{PART}")
         pq.write_table(table, f"{here.root}/{PART}", compression="none")  # it opens, and its footer is ours
         said: list[str] = []
-        assert optinfer.run(job, say=said.append)["fragments_resumed"] == 3
+        assert optinfer.run(job, say=said.append).fragments_resumed == 3
         assert any(f"{PART} has " in line and "were written; it is removed" in line for line in said)
 
     def test_an_output_begun_before_sizes_were_kept_goes_on(self, here: Place, source: Path, make_job: MakeJob) -> None:
@@ -236,7 +236,7 @@ class TestResume:
         as_before(here, manifest=False)
         here.cut("part-000003.parquet")
         record = optinfer.run(job)
-        assert (record["fragments_resumed"], record["rows_out"]) == (3, ROWS)
+        assert (record.fragments_resumed, record.rows_out) == (3, ROWS)
         assert holds_every_row(here, source)
         inventory = pq.read_table(f"{here.root}/_optinfer/parts.parquet")
         assert inventory["bytes"].to_pylist() == [len(here.read(name)) for name in here.parts()]
@@ -275,24 +275,24 @@ class TestFinished:
     ) -> None:
         job = make_job(source, here.url)
         optinfer.run(job)
-        assert (status(here.url)["state"], status(here.url)["damage"]) == ("done", [])
+        assert (status(here.url).state, status(here.url).damage) == ("done", ())
         if before:
             as_before(here)
-            assert (status(here.url)["state"], optinfer.run(job)["status"]) == ("done", "nothing to do")
+            assert (status(here.url).state, optinfer.run(job).status) == ("done", "nothing to do")
         damage(here)
         found = status(here.url)
-        assert (found["state"], found["fragments_committed"]) == ("damaged", 3)
-        assert PART in found["damage"][0]
+        assert (found.state, found.fragments_committed) == ("damaged", 3)
+        assert PART in found.damage[0]
         assert PART in status_text(found)
         told = preview(resolve(job))
-        assert told["to_score"] == 1
-        assert any(PART in line for line in told["warnings"])
+        assert told.to_score == 1
+        assert any(PART in line for line in told.warnings)
         said: list[str] = []
         record = optinfer.run(job, say=said.append)
-        assert (record["status"], record["fragments_resumed"]) == ("done", 3)
+        assert (record.status, record.fragments_resumed) == ("done", 3)
         assert any("was finished, and no longer is what it was" in line and PART in line for line in said)
         assert holds_every_row(here, source)
-        assert status(here.url)["state"] == "done"
+        assert status(here.url).state == "done"
 
     def test_success_is_taken_back_before_anything_else(
         self, here: Place, source: Path, make_job: MakeJob, calls: Calls
@@ -309,7 +309,7 @@ class TestFinished:
         job = make_job(source, here.url)
         optinfer.run(job)
         here.write("extra.parquet", foreign_parquet())
-        assert status(here.url)["damage"] == ["extra.parquet is not of this output"]
+        assert status(here.url).damage == ("extra.parquet is not of this output",)
         with pytest.raises(errors.AccountingError, match=r"extra\.parquet; move them away"):
             optinfer.run(job)
         assert "_SUCCESS" not in here.names()
@@ -371,13 +371,13 @@ class TestState:
             ):
                 status(here.url)
         else:
-            assert status(here.url)["state"] == "damaged"
+            assert status(here.url).state == "damaged"
         preview(resolve(job))
         said: list[str] = []
         record = optinfer.run(job, say=said.append)
-        assert (record["status"], record["fragments_resumed"], record["rows_out"]) == ("done", 3, ROWS)
+        assert (record.status, record.fragments_resumed, record.rows_out) == ("done", 3, ROWS)
         assert holds_every_row(here, source)
-        assert status(here.url)["state"] == "done"
+        assert status(here.url).state == "done"
         dropped = any("cannot be read and is dropped" in line for line in said)
         assert dropped == ("" in names and content is not None)
 
@@ -387,7 +387,7 @@ class TestState:
     ) -> None:
         for name in STATE_FILES.values():
             spoil(here, name, content)
-        assert optinfer.run(make_job(source, here.url))["rows_out"] == ROWS
+        assert optinfer.run(make_job(source, here.url)).rows_out == ROWS
 
     def test_success_over_a_manifest_that_is_garbage_is_not_believed(
         self, here: Place, source: Path, make_job: MakeJob
@@ -395,9 +395,9 @@ class TestState:
         job = make_job(source, here.url)
         optinfer.run(job)
         here.cut("_manifest.json", 200)
-        assert status(here.url)["damage"] == ["_SUCCESS is there, and _manifest.json is missing, or cannot be read"]
-        assert optinfer.run(job)["fragments_resumed"] == 4
-        assert optinfer.run(job)["status"] == "nothing to do"
+        assert status(here.url).damage == ("_SUCCESS is there, and _manifest.json is missing, or cannot be read",)
+        assert optinfer.run(job).fragments_resumed == 4
+        assert optinfer.run(job).status == "nothing to do"
 
 
 class TestStrangers:
@@ -420,6 +420,7 @@ class TestStrangers:
         self, here: Place, source: Path, make_job: MakeJob
     ) -> None:
         from optinfer.data.output import Output
+        from optinfer.records.binding import Bound
 
         optinfer.run(make_job(source, here.url))
         here.unlink("_SUCCESS")
@@ -427,7 +428,7 @@ class TestStrangers:
         output, planned = Output(here.url), resolve(make_job(source, here.url))
         found = output.resume(Accounts(output.folder, planned.fingerprint), planned.plan)
         with pytest.raises(errors.OutputConflictError, match="holds fragments by artifact"):
-            output.binding.bind_variant({"variant": "other", "artifact": "other"}, found)
+            output.binding.bind_variant(Bound(variant="other", artifact="other"), found)
         assert here.read("_optinfer/variant.json") == b""
 
     def test_a_late_part_of_another_job_is_refused(self, here: Place, source: Path, make_job: MakeJob) -> None:

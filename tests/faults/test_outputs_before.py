@@ -63,7 +63,7 @@ class Output:
 
     def score(self) -> Record:
         """Run the job in this process, on nodes of which one has a GPU."""
-        return optinfer.run(optinfer.load_job("job.yaml", self.changes), executor=InProcess(NODES))
+        return optinfer.run(optinfer.load_job("job.yaml", self.changes), executor=InProcess(NODES)).as_dict()
 
 
 PutBack = Callable[[str], Output]

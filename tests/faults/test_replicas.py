@@ -23,7 +23,7 @@ def test_a_replica_that_dies_is_replaced(
     source = write_table(tmp_path / "table.parquet", rows=64)
     record = optinfer.run(make_job(source, tmp_path / "out", variant=faulty(die_once=True)))
     assert not (meeting / "die").exists()
-    assert (record["rows_in"], record["rows_out"], record["rows_quarantined"]) == (64, 64, 0)
+    assert (record.rows_in, record.rows_out, record.rows_quarantined) == (64, 64, 0)
     assert len({row["id"] for row in read_rows(tmp_path / "out")}) == 64
 
 
@@ -35,7 +35,7 @@ def test_a_row_that_kills_every_replica_is_quarantined_and_the_job_ends(
     source = write_table(tmp_path / "table.parquet", columns={"id": [f"r{i}" for i in range(40)], "text": texts})
     job = make_job(source, tmp_path / "out", variant=faulty(die_at_width=100), sink__error_threshold=1)
     record = optinfer.run(job)
-    assert (record["rows_out"], record["rows_quarantined"]) == (39, 1)
+    assert (record.rows_out, record.rows_quarantined) == (39, 1)
     assert [row["id"] for row in read_rows(tmp_path / "out")] == [f"r{i}" for i in range(40) if i != 20]
 
 
@@ -58,7 +58,7 @@ def test_rows_of_the_sample_that_kill_or_raise_end_neither_the_proof_nor_the_job
     said: list[str] = []
     job = custom_job(make_job, source, tmp_path / "out", "Deadly", deadly=300, raising=200)
     record = optinfer.run(job, say=said.append)
-    assert (record["rows_out"], record["rows_quarantined"]) == (37, 3)
+    assert (record.rows_out, record.rows_quarantined) == (37, 3)
     assert [row["id"] for row in read_rows(tmp_path / "out")] == [f"r{i}" for i in range(40) if i not in (17, 18, 30)]
     assert any("rows of the sample cannot be scored" in line and "SIGKILL" in line for line in said)
 
@@ -88,6 +88,6 @@ def test_a_part_that_goes_while_replicas_score_is_made_again_in_their_place(
     said: list[str] = []
     record = optinfer.run(make_job(source, tmp_path / "out", variant=fake_variant), say=said.append)
     remover.join()
-    assert (record["rows_in"], record["rows_out"], record["fragments_scored_again"]) == (160, 160, 1)
+    assert (record.rows_in, record.rows_out, record.fragments_scored_again) == (160, 160, 1)
     assert len({row["id"] for row in read_rows(tmp_path / "out")}) == 160
     assert any(line.startswith("warning: part-000000.parquet is missing") for line in said)

@@ -22,6 +22,7 @@ from optinfer.forecast.speed import (
     speed_of,
     together,
 )  # fmt: skip
+from optinfer.records.forecast import Actual
 from optinfer.records.tuning import Lengths
 from tests.tuning.test_kept import TUNED, like
 
@@ -113,9 +114,9 @@ def test_nodes_are_as_many_as_the_replicas_fill(replicas: int, cpus: int, nodes:
 
 def test_the_error_is_the_forecasts_excess_over_the_actual_time() -> None:
     record = compared(told(cost_per_hour=2.0), seconds=300.0, rows_per_second=120.0, cost_per_hour=2.0)
-    assert record["error_percent"] == pytest.approx(20.0)
-    assert record["actual"] == {"seconds": 300.0, "rows_per_second": 120.0, "cost": pytest.approx(1 / 6)}
-    assert compared(told(None), 300.0, 120.0, None)["error_percent"] is None
+    assert record.error_percent == pytest.approx(20.0)
+    assert record.actual == Actual(seconds=300.0, rows_per_second=120.0, cost=1 / 6)
+    assert compared(told(None), 300.0, 120.0, None).error_percent is None
 
 
 def test_two_variants_beside_each_other_are_as_fast_as_both_each_on_rows_of_the_tables_lengths() -> None:

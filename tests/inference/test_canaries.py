@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from optinfer.inference.isolation import IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.baseline import answers_here
-from optinfer.optimization.certificate import Certificate, Exam, read
+from optinfer.optimization.certificate import Certificate, Exam
+from optinfer.optimization.kept import read
 from optinfer.optimization.trial import certify_here
 from optinfer.records.canary import Canaries, Ground
+from optinfer.records.record import decoded
 from optinfer.system import home
 from optinfer.system.machine import VNNI, cpu_features
 from tests.conftest import MODEL, located
@@ -301,7 +303,7 @@ class TestKept:
     def rewrite(self, settings: ReplicaSettings, folder: Path, change: Callable[[Any], object]) -> None:
         file = home.home() / "certificates" / settings.artifact.key / f"{folder.name}.json"
         kept = json.loads(file.read_text())
-        assert Canaries.of(kept["canaries"]) == Canaries.of(json.loads(json.dumps(asdict(canaries_of(settings)))))
+        assert decoded(Canaries, kept["canaries"]) == canaries_of(settings)
         change(kept)
         file.write_text(json.dumps(kept))
 

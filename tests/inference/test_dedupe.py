@@ -16,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optinfer.backends import Arrays
+from optinfer.families import Family, Features
 from optinfer.inference.dedupe import repeats
 from optinfer.inference.replica import Replica, ReplicaSettings, Scored
 from tests.conftest import located
+from tests.inference.hooked import Hooked, Ready
 
 # Few different ones, so that most tables repeat some; "nan" is what the session below has no finite answer for.
 TEXTS = ("a game", "", "a library for reading tables", "break", "nan", "A game", "a game ", None)
@@ -44,10 +46,10 @@ class Spoiled:
         return spoil(inputs, self._inner(inputs), *self._words)
 
 
-def make(dedupe: bool) -> Replica:
+def make(dedupe: bool, family: Family | None = None) -> Replica:
     model = located()
     settings = ReplicaSettings(family="text-embedding", model=model, backend="fake", artifact=model, dedupe=dedupe)
-    replica = Replica(replace(settings, max_batch_tokens=64, max_batch_size=4))
+    replica = Replica(replace(settings, max_batch_tokens=64, max_batch_size=4), family=family)
     ids = [
         int(replica.family.preprocess(pa.table({"text": [w]})).collate(np.array([0]))["input_ids"][0, 1])
         for w in ("break", "nan")
@@ -122,11 +124,16 @@ def test_every_duplicate_of_a_rejected_row_has_its_reason(once: Replica) -> None
     }
 
 
-def test_what_repeats_is_preprocessed_once(once: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_repeats_is_preprocessed_once() -> None:
     given: list[int] = []
-    preprocess = once.family.preprocess
-    monkeypatch.setattr(once.family, "preprocess", lambda table: given.append(table.num_rows) or preprocess(table))
-    once.score(pa.table({"text": ["one", "one", "two"]}))
+
+    def counted(table: pa.Table, own: Ready) -> Features:
+        given.append(table.num_rows)
+        return own(table)
+
+    replica = make(dedupe=True, family=Hooked(ready=counted))
+    given.clear()
+    replica.score(pa.table({"text": ["one", "one", "two"]}))
     assert given == [2]
 
 

@@ -131,7 +131,10 @@ def test_an_error_costs_only_the_micro_batch_it_happened_in(
         if width == culprit:
             raise ValueError("shape mismatch")
 
-    setattr(session, fails_in, fail)
+    if fails_in == "on_stage":
+        session.on_stage = fail
+    else:
+        session.on_call = fail
     scored = replica.score(table)
     # Rows are tried alone, unstaged: what cannot be staged together may still be scored.
     rejected = {} if fails_in == "on_stage" else {culprit - 3: "ValueError: shape mismatch"}

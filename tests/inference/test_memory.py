@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 
 from optinfer.backends import Arrays, Session
 from optinfer.errors import LoadError
+from optinfer.families import Family
 from optinfer.inference.memory import ROW_TOO_LARGE, out_of_memory
 from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conftest import REPO, located
+from tests.inference.hooked import Hooked
 
 OUTPUT = "sentence_embedding"
 
@@ -60,9 +62,11 @@ def plain(settings: ReplicaSettings) -> Replica:
     return Replica(settings)
 
 
-def small(settings: ReplicaSettings, room: int, device: str = "cpu") -> tuple[Replica, Small]:
+def small(
+    settings: ReplicaSettings, room: int, device: str = "cpu", family: Family | None = None
+) -> tuple[Replica, Small]:
     """Return a replica whose session has `room`; the fake runs "on" any device."""
-    replica = Replica(replace(settings, device=device))
+    replica = Replica(replace(settings, device=device), family=family)
     session = Small(replica.session, room)
     replica.session = session
     return replica, session
@@ -125,16 +129,9 @@ def test_every_row_that_fits_is_scored_and_no_other(
     assert session.freed == scored.stats.out_of_memory
 
 
-def test_rows_without_lengths_are_counted(settings: ReplicaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    replica, session = small(settings, room=70)
-    preprocess = replica.family.preprocess
-
-    def uniform(table: pa.Table) -> Any:
-        features = preprocess(table)
-        features.lengths = None
-        return features
-
-    monkeypatch.setattr(replica.family, "preprocess", uniform)
+def test_rows_without_lengths_are_counted(settings: ReplicaSettings) -> None:
+    uniform = Hooked(ready=lambda table, own: replace(own(table), lengths=None))
+    replica, session = small(settings, room=70, family=uniform)
     scored = replica.score(words(*[8] * 17))
     assert [rows for rows, _ in session.shapes] == [16, 8, 4, 4, 4, 4, 1]
     assert replica.max_batch_size == 4

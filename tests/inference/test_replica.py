@@ -21,6 +21,7 @@ from optinfer.errors import ConfigError, LoadError, SourceError, UnavailableErro
 from optinfer.families import Features
 from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conftest import located
+from tests.inference.hooked import Finish, Hooked, Ready
 
 MakeReplica = Callable[..., Replica]
 
@@ -264,18 +265,15 @@ def test_a_text_that_no_reader_can_decode_costs_only_itself(replica: Replica) ->
     np.testing.assert_allclose(scored.outputs["sentence_embedding"], expected, atol=1e-6)
 
 
-def test_a_row_that_postprocess_cannot_finish_costs_only_itself(
-    replica: Replica, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    finish, poison = replica.family.postprocess, replica.score(texts("bad")).outputs["sentence_embedding"][0, 0]
+def test_a_row_that_postprocess_cannot_finish_costs_only_itself(replica: Replica, settings: ReplicaSettings) -> None:
+    poison = replica.score(texts("bad")).outputs["sentence_embedding"][0, 0]
 
-    def picky(outputs: Arrays) -> pa.Table:
+    def picky(outputs: Arrays, own: Finish) -> pa.Table:
         if np.isclose(outputs["sentence_embedding"][:, 0], poison).any():
             raise KeyError("no such class")
-        return finish(outputs)
+        return own(outputs)
 
-    monkeypatch.setattr(replica.family, "postprocess", picky)
-    scored = replica.score(texts("good", "bad", "better", "bad"))
+    scored = Replica(settings, family=Hooked(finish=picky)).score(texts("good", "bad", "better", "bad"))
     assert scored.kept.tolist() == [0, 2]
     assert scored.rejected == dict.fromkeys([1, 3], "KeyError: 'no such class'")
     assert scored.added.num_rows == 2
@@ -289,10 +287,9 @@ def test_a_row_that_postprocess_cannot_finish_costs_only_itself(
     ],
 )
 def test_a_postprocess_that_does_not_keep_to_rows_or_schema_is_refused(
-    replica: Replica, monkeypatch: pytest.MonkeyPatch, wrong: Callable[[pa.Table], pa.Table], said: str
+    settings: ReplicaSettings, wrong: Callable[[pa.Table], pa.Table], said: str
 ) -> None:
-    finish = replica.family.postprocess
-    monkeypatch.setattr(replica.family, "postprocess", lambda outputs: wrong(finish(outputs)))
+    replica = Replica(settings, family=Hooked(finish=lambda outputs, own: wrong(own(outputs))))
     with pytest.raises(LoadError, match=said):
         replica.score(texts("a", "b", "c"))
 
@@ -326,37 +323,30 @@ def test_it_says_which_rows_are_at_work(settings: ReplicaSettings) -> None:
     assert seen[0] == seen[-1] == []
 
 
-def test_a_node_on_which_no_row_can_be_made_ready_is_no_reason_to_quarantine_them(
-    settings: ReplicaSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_on_which_no_row_can_be_made_ready_is_no_reason_to_quarantine_them(settings: ReplicaSettings) -> None:
     replica = Replica(replace(settings, canary=texts("the canary sings")))
     assert len(replica.score(texts(None, None)).rejected) == 2, "the canary is answered: they are bad rows"
 
-    def lacks(table: pa.Table) -> Any:
-        raise ModuleNotFoundError("no module named cv2")
+    def lacks(table: pa.Table, own: Ready) -> Features:
+        if table.num_rows:
+            raise ModuleNotFoundError("no module named cv2")
+        return own(table)
 
-    replica = Replica(replace(settings, canary=texts("the canary sings")))
-    ready = replica.family.preprocess
-    monkeypatch.setattr(replica.family, "preprocess", lambda table: (lacks if table.num_rows else ready)(table))
+    replica = Replica(replace(settings, canary=texts("the canary sings")), family=Hooked(ready=lacks))
     with pytest.raises(LoadError, match="answers no row here: ModuleNotFoundError: no module named cv2"):
         replica.score(texts("a", "b", "c"))
 
 
-def test_a_canary_that_is_out_of_reach_says_nothing_of_the_replica(
-    settings: ReplicaSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    replica = Replica(replace(settings, canary=texts("the canary sings")))
-    ready = replica.family.preprocess
-
-    def reached(table: pa.Table) -> Any:
+def test_a_canary_that_is_out_of_reach_says_nothing_of_the_replica(settings: ReplicaSettings) -> None:
+    def reached(table: pa.Table, own: Ready) -> Features:
         if table["text"][0].as_py() == "the canary sings":
             raise SourceError("the store does not answer")
-        return ready(table)
+        return own(table)
 
     def broken(inputs: Arrays, outputs: Arrays) -> Arrays:
         raise RuntimeError("bad row")
 
-    monkeypatch.setattr(replica.family, "preprocess", reached)
+    replica = Replica(replace(settings, canary=texts("the canary sings")), family=Hooked(ready=reached))
     break_session(replica, broken)
     with pytest.raises(SourceError, match="the store does not answer"):
         replica.score(texts("a", "b"))

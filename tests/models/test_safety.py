@@ -144,7 +144,7 @@ class TestPickles:
             "    def forward(self, x):\n        return self.l(x)\n"
         )
         monkeypatch.chdir(code_folder)
-        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.syspath_prepend(tmp_path)
         weights = {"l.weight": torch.ones(2, WIDTH), "l.bias": torch.tensor([0.0, 1.0])}
         torch.save(weights, tmp_path / "net.pth")
         model = {"path": str(tmp_path / "net.pth"), "family": "tensor", "class": "my_net:Net", "outputs": {"y": 2}}
@@ -586,7 +586,7 @@ class TestExternalWeights:
 class TestOwnCode:
     @pytest.fixture(autouse=True)
     def here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.chdir(tmp_path)
 
     def test_a_class_of_the_working_directory_is_found(self, tmp_path: Path) -> None:

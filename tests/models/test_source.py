@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import numpy as np
@@ -26,6 +27,8 @@ from optinfer.models import source as model_source
 from optinfer.models.source import digest
 from optinfer.system import home
 from tests.conftest import REPO, RunCli, WriteTable, everything_under, located
+from tests.data import flaky_store
+from tests.data.flaky_store import FlakyStore
 
 WEIGHTS = np.arange(8, dtype=np.float32).reshape(4, 2)
 
@@ -102,7 +105,7 @@ class TestLocal:
         from safetensors.numpy import save_file
 
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.syspath_prepend(tmp_path)
         save_file({"w": WEIGHTS}, str(tmp_path / "w.safetensors"))
         keys = []
         for text in ("class Net: pass\n", "class Net: ...\n"):
@@ -119,20 +122,11 @@ class TestLocal:
 
 
 class TestS3:
-    @pytest.fixture
-    def downloads(self, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-        from aiobotocore.client import AioBaseClient
-
-        counted: Counter[str] = Counter()
-        call = AioBaseClient._make_api_call
-
-        async def count(self: Any, operation: str, given: Any) -> Any:
-            if operation == "GetObject":
-                counted[given["Key"].rpartition("/")[2]] += 1
-            return await call(self, operation, given)
-
-        monkeypatch.setattr(AioBaseClient, "_make_api_call", count)
-        return counted
+    @staticmethod
+    def downloads(store: FlakyStore) -> dict[str, int]:
+        """Count how often each object was read."""
+        paths = [urlsplit(path) for method, path in store.asked if method == "GET"]
+        return Counter(path.path.rpartition("/")[2] for path in paths if "list-type" not in path.query)
 
     @staticmethod
     def put(bucket: str, key: str, content: bytes) -> None:
@@ -142,7 +136,7 @@ class TestS3:
         for name in everything_under(folder):
             self.put(bucket, f"{under}/{name}", (folder / name).read_bytes())
 
-    def test_a_folder_is_brought_once(self, bucket: str, tmp_path: Path, downloads: Counter[str]) -> None:
+    def test_a_folder_is_brought_once(self, bucket: str, tmp_path: Path, flaky: FlakyStore) -> None:
         local = save(tmp_path / "m" / "m.onnx", beside=True).parent
         self.upload(bucket, local)
         self.put(bucket, "m/", b"")  # what a console leaves for a folder
@@ -150,21 +144,21 @@ class TestS3:
         assert everything_under(Path(first.path)) == ["m.onnx", "w.data"]
         assert first.key == located(local, "tensor").key
         assert located(f"{bucket}/m/", "tensor") == first
-        assert downloads == {"m.onnx": 1, "w.data": 1}
+        assert self.downloads(flaky) == {"m.onnx": 1, "w.data": 1}
 
-    def test_changed_content_is_noticed(self, bucket: str, tmp_path: Path, downloads: Counter[str]) -> None:
+    def test_changed_content_is_noticed(self, bucket: str, tmp_path: Path, flaky: FlakyStore) -> None:
         local = save(tmp_path / "m" / "m.onnx", beside=True).parent
         self.upload(bucket, local)
         first = located(f"{bucket}/m", "tensor")
         save(local / "m.onnx", WEIGHTS + 1, beside=True)  # of the same size
         self.upload(bucket, local)
         assert located(f"{bucket}/m", "tensor").key != first.key
-        assert downloads["w.data"] == 2
+        assert self.downloads(flaky)["w.data"] == 2
 
-    def test_a_file_is_brought_alone(self, bucket: str, tmp_path: Path, downloads: Counter[str]) -> None:
+    def test_a_file_is_brought_alone(self, bucket: str, tmp_path: Path, flaky: FlakyStore) -> None:
         self.upload(bucket, save(tmp_path / "m" / "m.onnx").parent)
         assert located(f"{bucket}/m/m.onnx", "tensor") == located(f"{bucket}/m/m.onnx", "tensor")
-        assert downloads == {"m.onnx": 1}
+        assert self.downloads(flaky) == {"m.onnx": 1}
 
     def test_a_file_without_the_weights_beside_it_says_so(self, bucket: str, tmp_path: Path) -> None:
         self.upload(bucket, save(tmp_path / "m" / "m.onnx", beside=True).parent)
@@ -187,23 +181,15 @@ class TestS3:
         assert not list(tmp_path.rglob("escaped"))
 
     def test_a_download_that_fails_leaves_nothing_that_looks_complete(
-        self, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, bucket: str, tmp_path: Path, flaky: FlakyStore
     ) -> None:
-        from aiobotocore.client import AioBaseClient
-
         self.upload(bucket, save(tmp_path / "m" / "m.onnx", beside=True).parent)
-        call = AioBaseClient._make_api_call
-
-        async def fail(self: Any, operation: str, given: Any) -> Any:
-            if operation == "GetObject" and given["Key"].endswith("w.data"):
-                raise PermissionError("denied")
-            return await call(self, operation, given)
-
-        with monkeypatch.context() as broken:
-            broken.setattr(AioBaseClient, "_make_api_call", fail)
-            with pytest.raises(OptinferError, match="check the path, its permissions"):
-                located(f"{bucket}/m", "tensor")
+        flaky.meets = lambda method, path, headers: method == "GET" and path.endswith("w.data")
+        flaky.forever = flaky_store.refusal(403, "AccessDenied")
+        with pytest.raises(OptinferError, match="check the path, its permissions"):
+            located(f"{bucket}/m", "tensor")
         assert list(home.models().iterdir()) == []
+        flaky.forever = None
         assert located(f"{bucket}/m", "tensor").entry == "m.onnx"
 
 
@@ -261,15 +247,14 @@ class TestMLflow:
         self.log(product(WEIGHTS + 1), "growing")
         assert located("models:/growing/latest", "tensor").key != first.key
 
-    def test_a_version_is_brought_once(self, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        import mlflow.artifacts
-
+    def test_a_version_is_brought_once(self, client: Any, store: Path) -> None:
         self.log(product(), "once")
-        calls = []
-        original = mlflow.artifacts.download_artifacts
-        monkeypatch.setattr(mlflow.artifacts, "download_artifacts", lambda **k: calls.append(k) or original(**k))
-        assert located("models:/once/1", "tensor") == located("models:/once/1", "tensor")
-        assert len(calls) == 1
+        first = located("models:/once/1", "tensor")
+        (store / "artifacts").rename(store / "away")  # there is nothing to bring any more
+        try:
+            assert located("models:/once/1", "tensor") == first
+        finally:
+            (store / "away").rename(store / "artifacts")
 
     def test_a_name_that_was_deleted_and_registered_anew_is_another_model(self, client: Any) -> None:
         self.log(product(), "again")

@@ -18,6 +18,7 @@ from optinfer.inference.invariance import invariance
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization.baseline import Answers, answers_apart, kept_apart, read, require_sound
 from tests.conftest import located
+from tests.inference.hooked import Hooked
 
 TEXTS = pa.table({"text": [f"package {i} " + "word " * (i % 7) for i in range(20)]})
 
@@ -103,16 +104,9 @@ def test_answers_in_another_order_are_no_rows_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("longest", "widest"), [(12, 12), (None, 18)])
-def test_padding_stays_within_what_the_model_takes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int | None, widest: int
-) -> None:
-    replica = Replica(settings(tmp_path))
-    preprocess, widths = replica.family.preprocess, []
-
-    def bounded(table: pa.Table) -> Any:
-        features = preprocess(table)
-        features.longest = longest
-        return features
+def test_padding_stays_within_what_the_model_takes(tmp_path: Path, longest: int | None, widest: int) -> None:
+    bounded = Hooked(ready=lambda table, own: replace(own(table), longest=longest))
+    replica, widths = Replica(settings(tmp_path), family=bounded), []
 
     class Noting:
         def __call__(self, inputs: Arrays) -> Arrays:
@@ -120,7 +114,6 @@ def test_padding_stays_within_what_the_model_takes(
             return inner(inputs)
 
     inner = replica.session
-    monkeypatch.setattr(replica.family, "preprocess", bounded)
     table = pa.table({"text": ["word " * 7, "a b c"]})  # nine tokens and five
     scored = replica.score(table)
     replica.session = Noting()  # type: ignore[assignment]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -66,7 +66,7 @@ def test_a_second_variant_that_cannot_work_is_refused_from_the_job_alone(
 def test_the_second_variant_is_part_of_what_identifies_a_job(job: Job) -> None:
     fields = [resolve(job(second)).fields for second in (None, "fake", "torch-fp32", "auto")]
     assert "cpu_variant" not in fields[0]
-    assert [next(iter(f["cpu_variant"])) for f in fields[1:]] == ["fake", "torch-fp32", "auto"]
+    assert [next(iter(cast(dict[str, Any], f["cpu_variant"]))) for f in fields[1:]] == ["fake", "torch-fp32", "auto"]
     assert len({str(f.get("cpu_variant")) for f in fields}) == 4
 
 
@@ -108,8 +108,9 @@ def test_what_runs_on_both_is_said_of_both(job: Job) -> None:
     known = known_pools(bench)
     assert known is not None
     assert [one.variant.name for one in known] == ["stand-in", "fake"], "as the cache tells"
-    assert "beside" not in both.first.identity
-    assert (both.identity["variant"], both.identity["beside"]["variant"]) == ("stand-in", "fake")
+    assert both.first.identity.beside is None
+    assert both.identity.beside is not None
+    assert (both.identity.variant, both.identity.beside.variant) == ("stand-in", "fake")
     assert (both.params["variant"], both.params["beside.variant"]) == ("stand-in", "fake")
     assert [one.variant.name for one in both] == ["stand-in", "fake"]
     moved = replace(both.each[1], certificate=replace(both.first.certificate, batch_invariant=False))

@@ -12,7 +12,7 @@ import pytest
 
 from optinfer.errors import ConfigError, LoadError, OptinferError
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.optimization import certificate as certificates
+from optinfer.optimization import kept
 from optinfer.optimization.baseline import Answers
 from optinfer.optimization.certificate import Exam
 from optinfer.optimization.trial import certify_apart
@@ -39,7 +39,7 @@ def faulty(arguments: list[Any], folder: Path, **faults: Any) -> list[Any]:
 
 def test_what_a_trial_measures_is_kept_for_the_next_job(arguments: list[Any]) -> None:
     certificate = certify_apart(*arguments, time_limit=120)
-    assert certificates.read(certificate.artifact, certificate.sample) == certificate
+    assert kept.read(certificate.artifact, certificate.sample) == certificate
     assert certificate.fidelity.value == pytest.approx(1.0)
     assert certificate.batch_invariant
     assert certificate.micro_batches > 0

@@ -11,6 +11,7 @@ Options (they arrive in the artifact's load_options):
     raise_at_width: a replica that sees a micro-batch of just this many tokens raises.
     die_at_rows: a replica that sees a micro-batch of at least this many rows is killed.
     sign: what a replica's answers are multiplied with, so that they tell one variant from another.
+    ran_on: the device that a replica says it ran on, where that is not the one it was asked to.
 
 On the device `cuda` it stands for a GPU that is not there: Ray is told of one, nothing runs on it.
 """
@@ -25,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from optinfer.backends import Arrays, Backend, Execution
+from optinfer.backends import Arrays, Backend, Executed, Execution
 from optinfer.backends.fake import FakeSession
 from optinfer.backends.fake import backend as fake
 from optinfer.models.artifact import Artifact
@@ -52,6 +53,7 @@ class FaultySession(FakeSession):
         hang_at_width: int | None = None,
         raise_at_width: int | None = None,
         sign: int = 1,
+        ran_on: str | None = None,
     ) -> None:
         super().__init__(execution)
         self._folder = Path(folder)
@@ -62,6 +64,7 @@ class FaultySession(FakeSession):
         self._hang_at_width = hang_at_width
         self._raise_at_width = raise_at_width
         self._sign = sign
+        self._ran_on = ran_on
 
     def __call__(self, inputs: Arrays) -> Arrays:
         rows, width = next(iter(inputs.values())).shape[:2]
@@ -81,6 +84,10 @@ class FaultySession(FakeSession):
         if self._hold_after is not None and len(os.listdir(calls)) > self._hold_after:
             (self._folder / "hold").read_bytes()
         return {name: self._sign * values for name, values in super().__call__(inputs).items()}
+
+    def executed(self) -> Executed:
+        found = super().executed()
+        return {**found, "device": self._ran_on} if self._ran_on else found
 
     def _claimed(self, name: str) -> bool:
         try:

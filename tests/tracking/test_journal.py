@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from optinfer.errors import OptinferError
+from optinfer.tracking.events import ParamsKnown, Warned
 from optinfer.tracking.journal import Journal, read
 from tests.system.test_home import full_disk
 
@@ -15,20 +15,21 @@ from tests.system.test_home import full_disk
 def test_events_are_read_back_in_order_with_their_time(tmp_path: Path) -> None:
     times = iter([1.0, 2.0])
     journal = Journal(tmp_path / "runs" / "journal.jsonl", clock=lambda: next(times))
-    first = journal.write("start", params={"variant": "fake"})
-    second = journal.write("receipt", fragment=3)
+    assert journal.write(ParamsKnown({"variant": "fake"})) == 1.0
+    assert journal.write(Warned("odd")) == 2.0
     journal.close()
-    assert list(read(journal.path)) == [first, second]
-    assert first == {"event": "start", "time": 1.0, "params": {"variant": "fake"}}
+    assert list(read(journal.path)) == [
+        {"event": "params", "time": 1.0, "params": {"variant": "fake"}},
+        {"event": "warning", "time": 2.0, "message": "odd"},
+    ]
 
 
-def test_an_event_is_on_disk_when_write_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = Journal(tmp_path / "journal.jsonl", clock=lambda: 0.0)
-    synced: list[str] = []
-    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(journal.path.read_text()))
-    journal.write("start")
+def test_an_event_is_on_disk_when_write_returns(tmp_path: Path) -> None:
+    path, synced = tmp_path / "journal.jsonl", list[str]()
+    journal = Journal(path, clock=lambda: 0.0, sync=lambda file: synced.append(path.read_text()))
+    journal.write(Warned("odd"))
     journal.close()
-    assert synced == ['{"event": "start", "time": 0.0}\n']
+    assert synced == ['{"event": "warning", "time": 0.0, "message": "odd"}\n']
 
 
 def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path: Path) -> None:
@@ -40,7 +41,7 @@ def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path: Path) -> None:
 def test_a_journal_is_appended_to(tmp_path: Path) -> None:
     for _ in range(2):
         journal = Journal(tmp_path / "journal.jsonl", clock=lambda: 0.0)
-        journal.write("start")
+        journal.write(Warned("odd"))
         journal.close()
     assert len(list(read(tmp_path / "journal.jsonl"))) == 2
 
@@ -48,7 +49,7 @@ def test_a_journal_is_appended_to(tmp_path: Path) -> None:
 def test_a_full_disk_is_said_by_name(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl", clock=lambda: 0.0)
     with full_disk(), pytest.raises(OptinferError, match=r"cannot write .*journal\.jsonl: File too large"):
-        journal.write("start")
+        journal.write(Warned("odd"))
     journal.close()
 
 

@@ -11,23 +11,39 @@ from typing import Any
 
 import pytest
 
-from optinfer.errors import GateError
+from optinfer.errors import GateError, OptinferError
+from optinfer.records.part import Part
+from optinfer.records.receipt import Receipt
+from optinfer.records.run import MlflowRun
+from optinfer.records.stats import Stats
 from optinfer.tracking import mlflow_tracker
+from optinfer.tracking.events import Committed, Dataset, Event, Finished, Started
 from optinfer.tracking.journal import read
-from optinfer.tracking.mlflow_tracker import MlflowTracker, NestedRuns
+from optinfer.tracking.mlflow_tracker import MlflowTracker
 from optinfer.tracking.recorder import Recorder
+from tests.system.test_home import full_disk
 
-START: dict[str, Any] = {
-    "run_name": "test fake",
-    "params": {f"p{i}": i for i in range(120)},
-    "tags": {"optinfer.run_id": "r1"},
-    "inputs": [{"name": "table", "digest": "d1", "source": "/data/table", "context": "input"}],
-}
-FINISH: dict[str, Any] = {
-    "metrics": {"rows_in": 10.0},
-    "outputs": [{"name": "out", "digest": "d2", "source": "/data/out", "context": "output"}],
-    "artifacts": {"manifest.json": "{}"},
-}
+START = Started(
+    run_name="test fake",
+    params={f"p{i}": i for i in range(120)},
+    tags={"optinfer.run_id": "r1"},
+    inputs=(Dataset(name="table", digest="d1", source="/data/table", context="input"),),
+)
+FINISH = Finished(
+    metrics={"rows_in": 10.0},
+    outputs=(Dataset(name="out", digest="d2", source="/data/out", context="output"),),
+    artifacts={"manifest.json": "{}"},
+)
+
+
+def committed(fragment: int) -> Committed:
+    return Committed(
+        Receipt(
+            part=f"part-{fragment:06d}.parquet", made=Part(fragment=fragment), stats=Stats(rows_in=10), reasons={},
+            replica="1@here", node="here", load_started=0.0, load_seconds=0.0, committed=0.0, peak_rss_mb=0.0,
+            max_batch_tokens=1, max_batch_size=1,
+        )
+    )  # fmt: skip
 
 
 class Ticks:
@@ -63,21 +79,21 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
         return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
-def fetch(uri: str, where: dict[str, Any]) -> Any:
+def fetch(uri: str, where: MlflowRun) -> Any:
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri).get_run(where["run_id"])
+    return MlflowClient(tracking_uri=uri).get_run(where.run_id)
 
 
 def test_a_run_is_recorded_as_it_was(tmp_path: Path, uri: str, said: list[str]) -> None:
     from mlflow import MlflowClient
 
     with recorder(tmp_path, uri, said) as record:
-        record.event("start", **START)
-        record.event("params", params={"variant": "fake"})
+        record.event(START)
+        record.params({"variant": "fake"})
         for fragment in range(7):
-            record.event("receipt", fragment=fragment, stats={"rows_in": 10})
-        where = record.finish("done", **FINISH)
+            record.event(committed(fragment))
+        where = record.finish(FINISH)
 
     run = fetch(uri, where)
     assert run.info.status == "FINISHED"
@@ -90,10 +106,10 @@ def test_a_run_is_recorded_as_it_was(tmp_path: Path, uri: str, said: list[str]) 
         ("out", "d2", "output"),
     }
     client = MlflowClient(tracking_uri=uri)
-    assert [a.path for a in client.list_artifacts(where["run_id"])] == ["manifest.json"]
-    steps = client.get_metric_history(where["run_id"], "progress/rows")
+    assert [a.path for a in client.list_artifacts(where.run_id)] == ["manifest.json"]
+    steps = client.get_metric_history(where.run_id, "progress/rows")
     assert [(m.step, m.value) for m in steps] == [(2, 10.0), (7, 60.0)]
-    assert "warning" not in where
+    assert where.warning == ""
     assert said == []
 
 
@@ -108,7 +124,7 @@ def test_a_run_that_ends_early_says_why(
 
     def attempt() -> None:
         with record:
-            record.event("start", **START)
+            record.event(START)
             raise error
 
     with pytest.raises(type(error)):
@@ -123,9 +139,9 @@ def test_a_run_that_ends_early_says_why(
 
 def test_warnings_reach_the_journal_the_run_and_the_person(tmp_path: Path, uri: str, said: list[str]) -> None:
     with recorder(tmp_path, uri, said) as record:
-        record.event("start", **START)
+        record.event(START)
         record.warn("answers depend on the batch")
-        where = record.finish("done", **FINISH)
+        where = record.finish(FINISH)
     assert fetch(uri, where).data.tags["optinfer.warnings"] == "answers depend on the batch"
     assert said == ["warning: answers depend on the batch"]
     assert "warning" in [event["event"] for event in read(record.journal.path)]
@@ -133,17 +149,17 @@ def test_warnings_reach_the_journal_the_run_and_the_person(tmp_path: Path, uri: 
 
 def test_an_unreachable_server_costs_a_warning_and_nothing_else(tmp_path: Path, nobody: str, said: list[str]) -> None:
     with recorder(tmp_path, nobody, said) as record:
-        record.event("start", **START)
-        record.event("receipt", fragment=0, stats={"rows_in": 10})
-        where = record.finish("done", **FINISH)
+        record.event(START)
+        record.event(committed(0))
+        where = record.finish(FINISH)
 
-    assert where["run_id"] is None
-    assert f"MLflow at {nobody} did not take everything" in where["warning"]
-    assert said == [f"warning: {where['warning']}"]
+    assert where.run_id is None
+    assert f"MLflow at {nobody} did not take everything" in where.warning
+    assert said == [f"warning: {where.warning}"]
     events = list(read(record.journal.path))
     assert [event["event"] for event in events] == ["start", "receipt", "finish", "warning"]
-    assert events[0]["params"] == START["params"]
-    assert events[2]["metrics"] == FINISH["metrics"]
+    assert events[0]["params"] == START.params
+    assert events[2]["metrics"] == FINISH.metrics
 
 
 def test_a_server_that_never_answers_does_not_hold_the_job(
@@ -156,21 +172,21 @@ def test_a_server_that_never_answers_does_not_hold_the_job(
 
         def __init__(self, uri: str, experiment: str) -> None: ...
 
-        def send(self, event: dict[str, Any]) -> None:
+        def send(self, time: float, event: Event) -> None:
             answer.wait()
 
     monkeypatch.setattr(mlflow_tracker, "_Sender", Hanging)
     monkeypatch.setattr(mlflow_tracker, "_GIVE_UP_SECONDS", 0.05)
     with recorder(tmp_path, "http://example.invalid", said) as record:
-        record.event("start", **START)
-        where = record.finish("done", **FINISH)
+        record.event(START)
+        where = record.finish(FINISH)
     answer.set()
-    assert "no answer within" in where["warning"]
+    assert "no answer within" in where.warning
 
 
 def test_passwords_in_the_uri_are_never_shown(nobody: str) -> None:
     tracker = MlflowTracker(nobody.replace("http://", "http://user:secret@") + "/?token=secret", "tests")
-    tracker.log({"event": "start", "time": 0.0, **START})
+    tracker.log(0.0, START)
     assert "secret" not in str(tracker.close())
 
 
@@ -178,10 +194,9 @@ class TestDatabases:
     """A SQLite file that cannot be used is found out at once: MLflow asks it for minutes, and `optimize` would wait."""
 
     def warned(self, uri: str) -> str:
-        runs = NestedRuns(uri, "tests", Ticks())
-        runs.start("test", {}, {})
-        warning: str = runs.finish({"tags": {}, "metrics": {}}, {}, [])["warning"]
-        return warning
+        tracker = MlflowTracker(uri, "tests")
+        tracker.log(0.0, START)
+        return tracker.close().warning
 
     def test_a_file_that_is_no_database(self, tmp_path: Path) -> None:
         (tmp_path / "mlflow.db").write_bytes(b"no database, surely" * 100)
@@ -201,3 +216,36 @@ class TestDatabases:
     @pytest.mark.parametrize("uri", ["http://[::1", "garbage", "://", "nobody://x", "http://host:99999999"])
     def test_what_is_no_address(self, uri: str) -> None:
         assert "the journal did" in self.warned(uri)
+
+
+def test_what_is_compared_is_a_run_of_its_own_below(tmp_path: Path, uri: str, said: list[str]) -> None:
+    from mlflow import MlflowClient
+
+    with recorder(tmp_path, uri, said) as record:
+        record.event(START)
+        record.child("fake", {"backend": "fake"}, {"rows_per_second": 2.0}, {"certificate.json": "{}"})
+        where = record.finish(FINISH)
+    client = MlflowClient(tracking_uri=uri)
+    parent = client.get_run(where.run_id)
+    (child,) = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{where.run_id}'")
+    assert (child.info.run_name, child.info.status, child.data.metrics) == (
+        "fake",
+        "FINISHED",
+        {"rows_per_second": 2.0},
+    )
+
+
+def test_a_run_whose_journal_cannot_be_written_any_more_does_not_stay_running(
+    tmp_path: Path, uri: str, said: list[str]
+) -> None:
+    record = recorder(tmp_path, uri, said)
+
+    def attempt() -> None:
+        with record:
+            record.event(START)
+            with full_disk():
+                record.warn("a line too much")
+
+    with pytest.raises(OptinferError, match="cannot write"):
+        attempt()
+    assert fetch(uri, record.mlflow_run()).info.status == "FAILED"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optinfer.tuning.search import Outcome, Point, Search, Space, budgets, layouts, preferred
+from optinfer.records.tuning import Outcome, Point, Space
+from optinfer.tuning.search import Search, budgets, layouts, preferred
 
 SPACE = Space(("a", "b"), (512, 1024, 2048), ((2, 1), (1, 2)))
 DEFAULT = Point("a", 1024, 2, 1)
@@ -27,7 +28,7 @@ def work(search: Search, most: int) -> list[Point]:
     tried: list[Point] = []
     while len(tried) < most and (asked := search.ask()):
         handle, point = asked
-        search.tell(handle, Outcome(point, speed(point), measured={"rows_per_second": speed(point)}))
+        search.tell(handle, Outcome(point, speed(point)))
         tried.append(point)
     return tried
 

@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -35,10 +35,14 @@ _log = logging.getLogger(__name__)
 
 
 class ParquetSink(Sink):
-    """The parts of one output folder, as any reader of Parquet finds them."""
+    """The parts of one output folder, as any reader of Parquet finds them.
 
-    def __init__(self, url: str) -> None:
-        self.folder = Folder(url)
+    Args:
+        folder: opens the folder of a URL.
+    """
+
+    def __init__(self, url: str, folder: Callable[[str], Folder] = Folder) -> None:
+        self.folder = folder(url)
 
     @property
     def shown(self) -> str:

@@ -21,7 +21,7 @@ from optinfer.data.footer import Footer, read_footer
 from optinfer.data.fragments import Fragments, Partition, Plan, SourceFile, cut, rows_per_fragment, tapered
 from optinfer.data.listing import SUFFIXES, list_source
 from optinfer.data.partitions import partitions, with_partitions
-from optinfer.data.patience import read_patiently
+from optinfer.data.patience import PATIENT, Patience
 from optinfer.data.reading import FragmentReader
 from optinfer.data.schema import cast_of, require_casts, table_schema
 from optinfer.data.sources import Source
@@ -39,13 +39,14 @@ class _File:
     schema: pa.Schema
 
 
-def plan(source: SourceConfig, columns: Sequence[str], wanted_rows: int) -> Plan:
+def plan(source: SourceConfig, columns: Sequence[str], wanted_rows: int, patience: Patience = PATIENT) -> Plan:
     """Cut the source into fragments.
 
     Args:
         source: the job's source.
         columns: source columns the job reads (family inputs and `sink.columns`).
         wanted_rows: rows that a fragment should have in a large table.
+        patience: how footers are read.
 
     Raises:
         ConfigError: nothing can be read as one table: no files, a table format's folder, encryption, columns that are
@@ -53,14 +54,20 @@ def plan(source: SourceConfig, columns: Sequence[str], wanted_rows: int) -> Plan
         SourceError: a file cannot be read and `on_bad_file` is `raise`, or the store does not answer.
     """
     listing = list_source(source.path)
-    planned = plan_files(source, columns, wanted_rows, partitions(listing.root, listing.files))
+    planned = plan_files(source, columns, wanted_rows, partitions(listing.root, listing.files), patience)
     left_out = listing.warning(redact(source.path))
     return planned if left_out is None else replace(planned, warnings=(*planned.warnings, left_out))
 
 
-def plan_files(source: SourceConfig, columns: Sequence[str], wanted_rows: int, by_path: dict[str, Partition]) -> Plan:
+def plan_files(
+    source: SourceConfig,
+    columns: Sequence[str],
+    wanted_rows: int,
+    by_path: dict[str, Partition],
+    patience: Patience = PATIENT,
+) -> Plan:
     """Cut these files of a table, with the partition values of each, into fragments; in the order given."""
-    files, bad = _read_footers(by_path, source, set(columns))
+    files, bad = _read_footers(by_path, source, set(columns), patience)
     if not files:
         raise SourceError(f"none of the {len(bad)} files in {redact(source.path)} can be read; first: {bad[0][1]}")
     schemas = [(f.file.path, with_partitions(f.schema, by_path[f.file.path])) for f in files]
@@ -79,11 +86,11 @@ def plan_files(source: SourceConfig, columns: Sequence[str], wanted_rows: int, b
 
 
 def _read_footers(
-    by_path: dict[str, Partition], source: SourceConfig, columns: set[str]
+    by_path: dict[str, Partition], source: SourceConfig, columns: set[str], patience: Patience
 ) -> tuple[list[_File], list[tuple[str, str]]]:
     """Return the files, and (path, reason) of those that no decoder reads; what the store says ends it."""
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        results = list(pool.map(lambda path: _file(path, by_path[path], columns), by_path))
+        results = list(pool.map(lambda path: _file(path, by_path[path], columns, patience), by_path))
     files = [r for r in results if isinstance(r, _File)]
     bad = [r for r in results if not isinstance(r, _File)]
     if bad and source.on_bad_file == "raise":
@@ -94,9 +101,9 @@ def _read_footers(
     return files, bad
 
 
-def _file(path: str, partition: Partition, columns: set[str]) -> _File | tuple[str, str]:
+def _file(path: str, partition: Partition, columns: set[str], patience: Patience) -> _File | tuple[str, str]:
     try:
-        footer: Footer = read_patiently(path, lambda file: read_footer(file, path, partition, columns))
+        footer: Footer = patience.read(path, lambda file: read_footer(file, path, partition, columns))
     except CorruptFileError as error:
         return path, str(error)
     return _File(SourceFile(path, footer.size, footer.version, footer.rows), footer.groups, footer.schema)

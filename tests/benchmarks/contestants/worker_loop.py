@@ -41,9 +41,7 @@ _SILENCE_SECONDS = 1800.0
 def measure(job: str) -> dict[str, Any]:
     ready = prepare_job(job)
     planned, placement = ready.planned, ready.placement
-    Output(ready.config.sink.path).binding.freeze(
-        {"fingerprint": planned.fingerprint, "fields": planned.fields}, planned.plan
-    )
+    Output(ready.config.sink.path).binding.freeze(planned.frozen, planned.plan)
     # As Ray does for its actors.
     os.environ["OMP_NUM_THREADS"] = str(placement.threads_per_replica)
     context = multiprocessing.get_context("spawn")

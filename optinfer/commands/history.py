@@ -1,0 +1,70 @@
+"""history(target): the runs of a job, from the journals of this machine and, beside them, from MLflow."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from optinfer.commands.asked_for import Target
+from optinfer.config import TrackingConfig
+from optinfer.data.lock import holder, is_live
+from optinfer.data.output import Output
+from optinfer.errors import ConfigError
+from optinfer.records.history import History, PastRun
+from optinfer.tracking.mlflow_past import from_mlflow
+from optinfer.tracking.past import Asked, from_journals
+
+
+def history(target: Target, last: int) -> History:
+    """Return a job's newest runs; one that a journal and MLflow both have is the journal's.
+
+    A job file stands for all runs of that name, whatever they wrote; a folder for the runs of the job that it holds.
+
+    Raises:
+        ConfigError: no optinfer job writes to the folder.
+    """
+    output = Output(target.url)
+    job, asked, tracking = _job(target, output)
+    alive = _Alive(output)
+    kept, damaged = from_journals(asked, last, alive)
+    elsewhere, silent = from_mlflow(tracking, asked, last, alive)
+    runs: dict[str, PastRun] = {run.run_id: run for run in (*elsewhere, *kept)}
+    newest = sorted(runs.values(), key=lambda run: -run.started)[:last]
+    return History(job=job, output=output.shown, runs=tuple(newest), notes=(*damaged, *silent))
+
+
+def _job(target: Target, output: Output) -> tuple[str, Asked, TrackingConfig]:
+    """Return the job's name, whose runs are wanted, and where MLflow has them."""
+    if target.config is not None:
+        return target.config.name, Asked(job=target.config.name), target.config.tracking
+    frozen = output.binding.job()
+    if frozen is None:
+        raise ConfigError(f"{output.shown} is not the output of an optinfer job; give the job's file or its sink.path")
+    manifest = output.manifest()
+    named = manifest.job if manifest else {}
+    return str(named.get("name", "")), Asked(fingerprint=frozen.fingerprint), _tracking(named)
+
+
+def _tracking(job: Mapping[str, object]) -> TrackingConfig:
+    """Return where a finished job was tracked; of one that is not, nobody but its file knows."""
+    try:
+        return TrackingConfig.model_validate(job.get("tracking", {}))
+    except ValidationError:
+        return TrackingConfig()
+
+
+class _Alive:
+    """Tells whether a run that has no end is the one that holds the output now."""
+
+    def __init__(self, output: Output) -> None:
+        held = holder(output.folder)
+        self._held = held if held is not None and is_live(held, time.time()) else None
+
+    def __call__(self, started: float) -> bool:
+        if self._held is None:
+            return False
+        # Runs that are older than the holder's process were killed; the clock of another machine tells nothing.
+        return self._held.host != socket.gethostname() or started >= self._held.started

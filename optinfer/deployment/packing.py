@@ -1,0 +1,166 @@
+"""What travels with a job: its file with all changes made, the code it names, and a small model; nothing else does.
+
+Not the folder it lies in: that has data, environments and secrets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from optinfer.config import JobConfig, ModelConfig
+from optinfer.data.storage import absolute, is_local
+from optinfer.deployment import code
+from optinfer.errors import ConfigError, redact
+from optinfer.job_file import parse_job
+
+JOB_FILE = "job.yaml"
+# Ray takes packages of some hundred megabytes and keeps them in its head's memory; this is well below.
+LARGEST = 100 * 10**6
+_MODEL_FOLDER = "_model"
+_FINGERPRINT = 12
+
+
+@dataclass(frozen=True)
+class Package:
+    """A job as the cluster gets it.
+
+    Args:
+        job: with absolute paths, and its model where it lies in the package.
+        files: what lies beside the job file, by name in the package.
+        notes: what a person has to know of it, a line each.
+        fingerprint: digest of the job and its files: two packages with the same one are the same job.
+    """
+
+    job: JobConfig
+    files: Mapping[str, Path] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    fingerprint: str = ""
+
+    @property
+    def text(self) -> str:
+        """The job file."""
+        import yaml
+
+        return yaml.safe_dump(
+            self.job.model_dump(mode="json", by_alias=True, exclude_unset=True), sort_keys=False, allow_unicode=True
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write all of it into an empty folder."""
+        (folder / JOB_FILE).write_text(self.text, encoding="utf-8")
+        for name, path in self.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
+
+
+def pack(job: JobConfig, shared: Iterable[str] = ()) -> Package:
+    """Return what travels with a job.
+
+    Args:
+        job: as it would run here.
+        shared: folders that the cluster's nodes have under the same path: what lies there stays there.
+
+    Raises:
+        ConfigError: the model or the code is not there, or is too large to travel.
+    """
+    places = tuple(Path(absolute(folder)) for folder in shared)
+    files = code.travelling(job.model.own_code) if job.model.own_code else {}
+    notes = _code_notes(job.model.own_code, files)
+    path, model = _model(job.model, places)
+    files |= model
+    _require_small(job.model.path, files.values())
+    placed = _placed(job, path)
+    notes += [note for key, url in _local_paths(placed, bool(model)) if (note := _local_note(key, url, places))]
+    return Package(placed, files, tuple(notes), _fingerprint(placed, files))
+
+
+def _code_notes(spec: str | None, files: dict[str, Path]) -> list[str]:
+    if spec and not files:
+        return [f"model.class {spec} is installed here: it must be installed on the cluster, too"]
+    notes = [f"code that travels: {', '.join(files)}"] if files else []
+    if behind := code.left_behind(files):
+        notes.append(f"stays here, for only Python files travel: {', '.join(behind)}")
+    return notes
+
+
+def _model(config: ModelConfig, places: tuple[Path, ...]) -> tuple[str, dict[str, Path]]:
+    """Return the model's path on the cluster, and its files by name if they travel."""
+    if not _names_a_file(config.path):
+        return config.path, {}
+    here = Path(absolute(config.path))
+    if _is_shared(here, places) or not here.exists():
+        return str(here), {}
+    from optinfer.models.source import locate
+
+    _require_small(config.path, [here])  # before all of it is read
+    found = locate(config)
+    folder = Path(found.path)
+    if found.beside is None:
+        names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    else:
+        names = [found.entry, *found.beside]
+    files = {f"{_MODEL_FOLDER}/{name}": folder / name for name in names if not _is_hidden(name)}
+    return (_MODEL_FOLDER if found.beside is None else f"{_MODEL_FOLDER}/{found.entry}"), files
+
+
+def _names_a_file(path: str) -> bool:
+    """Tell a path of this machine from what a package, MLflow or a store has."""
+    return is_local(path) and not path.startswith(("package:", "models:/", "runs:/"))
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "__pycache__")) for part in name.split("/"))
+
+
+def _require_small(model: str, paths: Iterable[Path]) -> None:
+    files = (file for path in paths for file in ([path] if path.is_file() else path.rglob("*")))
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    if size > LARGEST:
+        raise ConfigError(
+            f"model.path {redact(model)} and the code are {size / 1e6:,.0f} MB, more than the "
+            f"{LARGEST / 1e6:,.0f} MB that travel with a job; put the model on a store (s3://…), register it "
+            "(models:/…), or name a folder that all nodes have under the same path with --shared FOLDER"
+        )
+
+
+def _placed(job: JobConfig, model: str) -> JobConfig:
+    """Return the job with paths that mean the same wherever it starts."""
+    raw = job.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    raw["source"]["path"], raw["sink"]["path"] = absolute(job.source.path), absolute(job.sink.path)
+    raw["model"]["path"] = model
+    return parse_job(raw)
+
+
+def _local_paths(job: JobConfig, travels: bool) -> list[tuple[str, str]]:
+    paths = [("source.path", job.source.path), ("sink.path", job.sink.path)]
+    if _names_a_file(job.model.path) and not travels:
+        paths.append(("model.path", job.model.path))
+    if uri := job.tracking.uri:
+        scheme, has_scheme, rest = uri.partition("://")
+        if not has_scheme or scheme in ("file", "sqlite"):
+            paths.append(("tracking.uri", rest.removeprefix("/") if scheme == "sqlite" else uri))
+    return [(key, path) for key, path in paths if is_local(path)]
+
+
+def _local_note(key: str, url: str, places: tuple[Path, ...]) -> str | None:
+    path = Path(url.removeprefix("file://"))
+    if _is_shared(path, places):
+        return None
+    return f"{key} {path} does not travel: every node of the cluster must have it there (--shared FOLDER if so)"
+
+
+def _is_shared(path: Path, places: tuple[Path, ...]) -> bool:
+    return any(place == path or place in path.parents for place in places)
+
+
+def _fingerprint(job: JobConfig, files: Mapping[str, Path]) -> str:
+    total = hashlib.sha256(json.dumps(job.model_dump(mode="json", by_alias=True), sort_keys=True).encode())
+    for name, path in sorted(files.items()):
+        with open(path, "rb") as content:
+            total.update(f"{name}:{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()[:_FINGERPRINT]

@@ -1,0 +1,149 @@
+"""Files of a replica that its node lacks come from the driver's node, by content, once a node: no disk need be shared.
+
+Nothing is sent that no node asks for: the first replica of a node that finds a folder missing has it read, piece by
+piece, by tasks on the driver's node. What came is checked by its digest, and kept in the node's own home.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from optinfer.errors import OptinferError
+from optinfer.execution.task import ScoringTask
+from optinfer.inference.replica import ReplicaSettings
+from optinfer.system import home
+
+_PIECE_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file as it lies on the driver's node, by its name in its folder."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Parcels:
+    """What replicas may have to fetch.
+
+    Attributes:
+        node: Ray's id of the driver's node, which has the files.
+        folders: folder -> the files in it that replicas load.
+    """
+
+    node: str
+    folders: Mapping[str, tuple[str, ...]]
+
+    def placed(self, settings: ReplicaSettings) -> ReplicaSettings:
+        """Return a replica's settings with every folder where it is on this node.
+
+        Raises:
+            OptinferError: one is missing here, and cannot be had from the driver's node.
+        """
+        artifact = settings.artifact
+        conversions = tuple({**one, "folder": self._here(str(one["folder"]))} for one in artifact.conversions)
+        return replace(
+            settings,
+            model=replace(settings.model, path=self._here(settings.model.path)),
+            artifact=replace(artifact, path=self._here(artifact.path), conversions=conversions),
+        )
+
+    def _here(self, folder: str) -> str:
+        if all(os.path.isfile(os.path.join(folder, name)) for name in self.folders[folder]):
+            return folder  # whether they are the same files, a replica finds out
+        files = self._listed(folder)
+        key = hashlib.sha256(json.dumps([vars(file) for file in files]).encode()).hexdigest()[:16]
+        target = home.home() / "fetched" / key
+        with home.writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{target}.lock"):  # of many replicas of a node, one fetches
+                if not (target.is_dir() and home.is_whole(target)):
+                    self._fetch(folder, files, target)
+        return str(target)
+
+    def _fetch(self, folder: str, files: Sequence[Listed], target: Path) -> None:
+        home.require_space(sum(file.size for file in files))
+        coming = target.with_name(f"{target.name}.coming")
+        shutil.rmtree(coming, ignore_errors=True)
+        for file in files:
+            place, digest = coming / file.name, hashlib.sha256()
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with open(place, "wb") as out:
+                for piece in self._pieces(folder, file):
+                    digest.update(piece)
+                    out.write(piece)
+            if digest.hexdigest() != file.sha256:
+                raise OptinferError(
+                    f"{folder}/{file.name} came to {socket.gethostname()} with another content than it has on the "
+                    "driver's node: it was changed meanwhile, or its way is damaged; run the same command again"
+                )
+        home.note_files(target, coming)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(coming, target)
+
+    def _listed(self, folder: str) -> list[Listed]:
+        files: list[Listed] = self._asked(folder, _listing, folder, self.folders[folder])
+        return files
+
+    def _pieces(self, folder: str, file: Listed) -> Iterator[bytes]:
+        for start in range(0, file.size, _PIECE_BYTES):
+            yield self._asked(folder, _piece, os.path.join(folder, file.name), start)
+
+    def _asked(self, folder: str, what: Any, *arguments: Any) -> Any:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        there = NodeAffinitySchedulingStrategy(self.node, soft=False)
+        asked = ray.remote(what).options(num_cpus=0, max_retries=3, scheduling_strategy=there)
+        try:
+            return ray.get(asked.remote(*arguments))
+        except (ray.exceptions.RayError, OSError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise OptinferError(
+                f"node {socket.gethostname()} has no {folder}, and cannot fetch it from the driver's node: {reason}; "
+                "start the job on a node of the cluster (`optinfer submit`), or put model.path and $OPTINFER_HOME on "
+                "storage that all nodes share"
+            ) from error
+
+
+def parcels(task: ScoringTask) -> Parcels:
+    """Return what replicas of a task may fetch from this process's node."""
+    import ray
+
+    folders: dict[str, tuple[str, ...]] = {}
+    for settings in task.pools:
+        for one in (settings.artifact, settings.model):
+            folders[one.path] = tuple(sorted(file.relative_to(one.path).as_posix() for file in one.files))
+        for conversion in settings.artifact.conversions:
+            folder = Path(str(conversion["folder"]))
+            found = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+            folders[str(folder)] = tuple(sorted(found))
+    return Parcels(ray.get_runtime_context().get_node_id(), folders)
+
+
+def _listing(folder: str, names: Sequence[str]) -> list[Listed]:
+    found = []
+    for name in names:
+        with open(os.path.join(folder, name), "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        found.append(Listed(name, os.path.getsize(os.path.join(folder, name)), digest))
+    return found
+
+
+def _piece(path: str, start: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read(_PIECE_BYTES)

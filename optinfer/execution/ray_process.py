@@ -1,0 +1,100 @@
+"""The one Ray that a process has: what a connection asks of it, and nothing else of Ray's."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import threading
+from typing import Protocol
+
+from optinfer.execution.placement import Node
+
+# Only descriptions and receipts pass through the object store; rows never do.
+_OBJECT_STORE_BYTES = 256 * 2**20
+_ACCELERATOR = "accelerator_type:"
+_BUILT_IN = ("CPU", "GPU", "memory", "object_store_memory")
+# What Ray Data calls the thread of a dataset that is being read, and how long it may take to end.
+_RAY_DATA, _RAY_DATA_SECONDS = "StreamingExecutor-", 1.0
+
+
+class RayProcess(Protocol):
+    """Ray in this process."""
+
+    def is_initialized(self) -> bool:
+        """Tell whether this process has a Ray."""
+
+    def init(self, where: str | None) -> None:
+        """Join the cluster at an address; None starts Ray here.
+
+        Raises:
+            BaseException: whatever Ray raises, which is not only `Exception`.
+        """
+
+    def shutdown(self) -> None:
+        """Leave the cluster, or end what was started here."""
+
+    def free_nodes(self) -> list[Node]:
+        """Return what is free on each live node now; other jobs' shares are left out."""
+
+
+class ThisProcess:
+    """The real one."""
+
+    def is_initialized(self) -> bool:
+        """Tell it without importing Ray: another thread may be half way through that."""
+        is_initialized = getattr(sys.modules.get("ray"), "is_initialized", None)
+        return is_initialized is not None and bool(is_initialized())
+
+    def init(self, where: str | None) -> None:
+        import ray
+
+        quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+        if where is None:
+            ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+        else:
+            ray.init(address=where, **quiet)
+
+    def shutdown(self) -> None:
+        """End Ray, or leave the cluster.
+
+        Whoever asks Ray's core worker while it goes ends this process, in C++ and without a word. Freeing a reference
+        asks it: Ray Data keeps some in cycles, which a garbage collection in any thread may free. So its threads come
+        to their end first, and nothing is collected meanwhile.
+        """
+        import ray
+
+        for thread in threading.enumerate():
+            if thread.name.startswith(_RAY_DATA):
+                thread.join(_RAY_DATA_SECONDS)
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            ray.shutdown()
+        finally:
+            if collecting:
+                gc.enable()
+
+    def free_nodes(self) -> list[Node]:
+        import ray
+        from ray._private.state import available_resources_per_node
+
+        free = available_resources_per_node()
+        totals = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+        return [node_named(name, free[name], totals[name]) for name in sorted(totals) if name in free]
+
+
+PROCESS = ThisProcess()
+
+
+def node_named(name: str, free: dict[str, float], total: dict[str, float]) -> Node:
+    """Return a node of Ray's: what is free of all that it has."""
+    kinds = [name.removeprefix(_ACCELERATOR) for name in total if name.startswith(_ACCELERATOR)]
+    return Node(
+        cpus=free.get("CPU", 0.0),
+        gpus=free.get("GPU", 0.0),
+        memory_mb=free.get("memory", 0.0) / 1e6,
+        accelerator=kinds[0] if kinds else "",
+        resources={kind: amount for kind, amount in free.items() if kind not in _BUILT_IN and ":" not in kind},
+        name=name,
+    )

@@ -1,0 +1,129 @@
+"""What happens in a run, as its journal has it, line by line, and as MLflow is fed from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from optinfer.records.comparison import Candidate, Unmeasured
+from optinfer.records.receipt import Receipt
+from optinfer.records.record import Record
+from optinfer.records.tuning import Outcome
+
+Params = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Event(Record):
+    """Something that happened; `kind` is what a journal calls it."""
+
+    kind: ClassVar[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Record):
+    """A table that a run read or wrote; `context` is `input` or `output`."""
+
+    name: str
+    digest: str
+    source: str
+    context: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(Event):
+    kind: ClassVar[str] = "start"
+    run_name: str
+    params: Params
+    tags: Mapping[str, str]
+    inputs: tuple[Dataset, ...] = ()
+
+
+@dataclass(frozen=True)
+class ParamsKnown(Event):
+    kind: ClassVar[str] = "params"
+    params: Params
+
+
+@dataclass(frozen=True)
+class Warned(Event):
+    kind: ClassVar[str] = "warning"
+    message: str
+
+
+@dataclass(frozen=True)
+class Selected(Event):
+    """A variant was chosen; `others` says of each of the others why not."""
+
+    kind: ClassVar[str] = "selection"
+    chosen: str
+    others: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Committed(Event):
+    kind: ClassVar[str] = "receipt"
+    receipt: Receipt
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.receipt.as_dict()
+
+
+@dataclass(frozen=True)
+class Compared(Event):
+    """A variant of a comparison was measured, or could not be."""
+
+    kind: ClassVar[str] = "candidate"
+    result: Candidate | Unmeasured
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.result.as_dict()
+
+
+@dataclass(frozen=True)
+class Tried(Event):
+    """A point of a search was measured."""
+
+    kind: ClassVar[str] = "trial"
+    outcome: Outcome
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.outcome.as_dict()
+
+
+@dataclass(frozen=True)
+class MetAgain(Tried):
+    """A point was measured in a round with the others."""
+
+    kind: ClassVar[str] = "round"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Event):
+    kind: ClassVar[str] = "error"
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotDelivered(Event):
+    """News of a run did not reach who waits for it; `body` is what they were to get."""
+
+    kind: ClassVar[str] = "undelivered"
+    what: str
+    to: str
+    reason: str
+    body: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(Event):
+    """A run ended; `status` is `done`, `failed` or `interrupted`. `artifacts` are files by name."""
+
+    kind: ClassVar[str] = "finish"
+    status: str = "done"
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    outputs: tuple[Dataset, ...] = ()
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)

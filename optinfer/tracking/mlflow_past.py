@@ -1,0 +1,77 @@
+"""Runs that were recorded, read back from MLflow: those of other machines, and of journals that are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from optinfer.config import TrackingConfig
+from optinfer.errors import redact, without_secrets
+from optinfer.records.history import MLFLOW, PastRun
+from optinfer.system import home
+from optinfer.tracking.mlflow_tracker import bound_retries
+from optinfer.tracking.past import Asked
+
+_STATUS = {"FINISHED": "done", "KILLED": "interrupted", "FAILED": "failed"}
+_FILE = "sqlite:///"
+
+
+def from_mlflow(
+    tracking: TrackingConfig, asked: Asked, last: int, alive: Callable[[float], bool]
+) -> tuple[list[PastRun], list[str]]:
+    """Return the newest runs, newest first, and what could not be asked.
+
+    Args:
+        alive: tells whether a run that began then, and has no end, is still going on.
+    """
+    uri = tracking.uri or home.default_tracking_uri()
+    if uri.startswith(_FILE) and not Path(uri.removeprefix(_FILE)).exists():
+        return [], []  # asking would make one
+    try:
+        return [_run(found, alive) for found in _found(uri, tracking.experiment, asked, last)], []
+    except Exception as error:
+        said = f"{type(error).__name__}: {without_secrets(uri, str(error))}"
+        return [], [f"MLflow at {redact(uri)} was not read ({said}): runs of other machines may be missing"]
+
+
+def _found(uri: str, experiment: str, asked: Asked, last: int) -> list[Any]:
+    from mlflow import MlflowClient
+
+    from optinfer.system.quiet import hush
+
+    hush()
+    bound_retries()
+    client = MlflowClient(tracking_uri=uri)
+    if (kept := client.get_experiment_by_name(experiment)) is None:
+        return []
+    wanted = f"params.job = '{asked.job}'" if asked.job else f"tags.`optinfer.fingerprint` = '{asked.fingerprint}'"
+    # Comparisons are of the same job, and have no fingerprint.
+    only_runs = "tags.`optinfer.fingerprint` LIKE '%'"
+    order = ["attributes.start_time DESC"]
+    return list(client.search_runs([kept.experiment_id], f"{wanted} AND {only_runs}", 1, last, order))
+
+
+def _run(found: Any, alive: Callable[[float], bool]) -> PastRun:
+    info, metrics, tags = found.info, found.data.metrics, found.data.tags
+    started = info.start_time / 1000
+    seconds = metrics.get("seconds") or ((info.end_time or info.start_time) / 1000 - started)
+    speed = metrics.get("rows_per_second", 0.0)
+    resumed = bool(metrics.get("fragments_resumed", 1))
+    seen = metrics.get("progress/rows", 0.0)
+    rows = metrics["rows_in"] if not resumed else speed * seconds or seen
+    return PastRun(
+        run_id=tags.get("optinfer.run_id", info.run_id),
+        started=started,
+        status=_STATUS.get(info.status) or ("running" if alive(started) else "cut off"),
+        variant=found.data.params.get("variant", ""),
+        rows=round(rows),
+        quarantined=int(metrics.get("rows_quarantined", 0)),
+        seconds=round(seconds, 3),
+        rows_per_second=speed or (round(rows / seconds, 2) if seconds > 0 else 0.0),
+        forecast_seconds=metrics.get("forecast.seconds"),
+        forecast_error_percent=metrics.get("forecast.error_percent"),
+        cost=metrics.get("forecast.cost"),
+        error=tags.get("optinfer.error", "").partition("\n")[0],
+        known_from=MLFLOW,
+    )
