@@ -125,9 +125,9 @@ class Binding:
                 f"{self.shown} is partly filled by {bound.named}, this run would use {chosen.named}: another "
                 "machine, library version or fallback; resume where it was started, or choose a new sink.path"
             )
-        if bound != chosen:
+        if bound is None or not bound.agrees(chosen):
             self._folder.put(_VARIANT, as_json(chosen.as_dict()))
-        self._state[_VARIANT] = as_json(chosen.as_dict())
+        self._state[_VARIANT] = self._folder.read(_VARIANT) or as_json(chosen.as_dict())
 
     def require_artifacts(self, allowed: Collection[str], found: Committed) -> None:
         """Refuse parts that another artifact made.

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 ROWS = 400
 # Replicas wait after this many micro-batches, so a kill lands half way on a machine of any speed.
-HOLD_AFTER = 14
+HOLD_AFTER = 20
 
 WriteJob = Callable[..., Path]
 
