@@ -79,7 +79,7 @@ def main(folder: Path, port: int) -> None:
     )  # fmt: skip
     executor = Scraped(port)
     record = optinfer.run(job, executor=executor)
-    print(json.dumps({"record": record, "text": executor.text, "receipts": executor.total.as_dict()}))
+    print(json.dumps({"record": record.as_dict(), "text": executor.text, "receipts": executor.total.as_dict()}))
 
 
 if __name__ == "__main__":
