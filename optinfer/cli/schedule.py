@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from optinfer.cli import options
 from optinfer.cli.printing import answer, say
+
+if TYPE_CHECKING:
+    from optinfer.deployment.schedule import Rendered
 
 _OF_TARGETS = (
     click.option(
@@ -54,9 +57,9 @@ def schedule(job: str, as_json: bool, **given: Any) -> None:
     rendered = render(job, Wanted(**given, options=Options(**of_targets)))
     for line in rendered.warnings:
         say(f"warning: {line}")
-    answer(dataclasses.asdict(rendered), as_json, _text)
+    answer(rendered, as_json, _text)
 
 
-def _text(rendered: dict[str, Any]) -> str:
-    lines = [*rendered["files"], f"next: {', '.join(rendered['next_ticks'])}"]
-    return "\n".join([*lines, "now:", *(f"  {step}" for step in rendered["then"])])
+def _text(rendered: Rendered) -> str:
+    lines = [*rendered.files, f"next: {', '.join(rendered.next_ticks)}"]
+    return "\n".join([*lines, "now:", *(f"  {step}" for step in rendered.then)])

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 
 import yaml
 
+from optinfer.deployment.pods import Manifest, Mount, Pods, documents
 from optinfer.errors import ConfigError
 
 JOB_FOLDER = "/opt/optinfer/job"
 # KubeRay's own limit: it makes names of pods and services from it.
 LONGEST_NAME = 47
 _LARGEST = 1_000_000
-_VOLUME = "job"
-Node = dict[str, object]
+_FILES = Mount("job", JOB_FOLDER)
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ def manifest(job: RayJob) -> str:
             f"the job's files are {size / 1e6:.1f} MB and a ConfigMap holds {_LARGEST / 1e6:g}; "
             "install the code in the image instead"
         )
-    documents = [_config_map(job), _ray_job(job)]
-    return yaml.dump_all(documents, Dumper=_Blocks, sort_keys=False, allow_unicode=True)
+    return documents("", [_config_map(job), _ray_job(job)])
 
 
 def kubernetes_name(name: str, longest: int = LONGEST_NAME) -> str:
@@ -65,7 +64,7 @@ def kubernetes_name(name: str, longest: int = LONGEST_NAME) -> str:
     return label[:longest].rstrip("-")
 
 
-def _config_map(job: RayJob) -> Node:
+def _config_map(job: RayJob) -> Manifest:
     keys = _keys(job.files)
     return {
         "apiVersion": "v1",
@@ -75,8 +74,12 @@ def _config_map(job: RayJob) -> Node:
     }
 
 
-def _ray_job(job: RayJob) -> Node:
-    env = {"PYTHONPATH": JOB_FOLDER, **job.env}
+def _ray_job(job: RayJob) -> Manifest:
+    env, keys = {"PYTHONPATH": JOB_FOLDER, **job.env}, _keys(job.files)
+    items = [{"key": keys[name], "path": name} for name in job.files]
+    volumes: dict[Mount, Manifest] = {
+        _FILES: {"configMap": {"name": f"{kubernetes_name(job.name)}-files", "items": items}}
+    }
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
@@ -86,69 +89,12 @@ def _ray_job(job: RayJob) -> Node:
             "runtimeEnvYAML": yaml.safe_dump({"env_vars": env}, sort_keys=False),
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": 3600,
-            "rayClusterSpec": {
-                "rayVersion": job.ray_version,
-                # The head keeps the books; replicas go to workers.
-                "headGroupSpec": {
-                    "rayStartParams": {"num-cpus": "0"},
-                    "template": _pod(job, "ray-head", cpu="2", memory="8Gi"),
-                },
-                "workerGroupSpecs": [
-                    {
-                        "groupName": "workers",
-                        "replicas": 1,
-                        "minReplicas": 1,
-                        "maxReplicas": 1,
-                        "rayStartParams": {},
-                        "template": _pod(job, "ray-worker", cpu="4", memory="16Gi"),
-                    }
-                ],
-            },
+            # Replicas import the job's code, too.
+            "rayClusterSpec": Pods(image=job.image, workers=1).cluster(job.ray_version, volumes, volumes),
         },
-    }
-
-
-def _pod(job: RayJob, container: str, cpu: str, memory: str) -> Node:
-    keys = _keys(job.files)
-    amounts = {"cpu": cpu, "memory": memory}
-    return {
-        "spec": {
-            "containers": [
-                {
-                    "name": container,
-                    "image": job.image,
-                    "resources": {"requests": amounts, "limits": dict(amounts)},
-                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                    "volumeMounts": [{"name": _VOLUME, "mountPath": JOB_FOLDER, "readOnly": True}],
-                }
-            ],
-            "volumes": [
-                {
-                    "name": _VOLUME,
-                    "configMap": {
-                        "name": f"{kubernetes_name(job.name)}-files",
-                        "items": [{"key": keys[name], "path": name} for name in job.files],
-                    },
-                }
-            ],
-        }
     }
 
 
 def _keys(files: Mapping[str, str]) -> dict[str, str]:
     """Return each file's key: a ConfigMap takes no slashes."""
     return {name: f"{number}-{re.sub(r'[^A-Za-z0-9._-]', '-', name)}" for number, name in enumerate(files)}
-
-
-class _Blocks(yaml.SafeDumper):
-    """Writes texts of several lines as such, and no aliases."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_Blocks.add_representer(str, _text)

@@ -16,9 +16,11 @@ from pathlib import Path
 
 from optinfer.config import JobConfig
 from optinfer.deployment.cron import Cron
+from optinfer.deployment.rayjob import kubernetes_name
 from optinfer.deployment.targets import TARGETS, Options, Schedule, Target
 from optinfer.errors import ConfigError, redact
 from optinfer.job_file import load_job, written_paths
+from optinfer.records.record import Record
 from optinfer.system import atomic, dates
 
 _LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -40,7 +42,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class Rendered(Record):
     """What was written, and what a person should know of it."""
 
     name: str
@@ -65,7 +67,11 @@ def schedule(job: str, wanted: Wanted, now: datetime | None = None) -> Rendered:
     _require_options(wanted, target)
     today = load_job(job, wanted.overrides)
     _require_dated_sink(job, wanted.overrides)
-    name = _name(wanted.name or f"optinfer-{_slug(today.name)}", wanted.target, target.longest_name)
+    name = _name(
+        wanted.name or kubernetes_name(f"optinfer-{today.name}", longest=len(today.name) + 9),
+        wanted.target,
+        target.longest_name,
+    )
     night = cron.next_night(now)
     plan = Schedule(
         name=name,
@@ -111,10 +117,6 @@ def _require_dated_sink(job: str, overrides: tuple[str, ...]) -> None:
             f"sink.path {redact(sink)} is the same every night, and no job writes into another night's output; put "
             f'{{date}} into it, as in "{redact(sink).rstrip("/")}/{{date}}"'
         )
-
-
-def _slug(job: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", job.lower()).strip("-")
 
 
 def _name(name: str, target: str, longest: int) -> str:

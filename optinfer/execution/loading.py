@@ -54,10 +54,10 @@ def _loaded(load: Load, settings: ReplicaSettings, place: Place | None) -> tuple
 
 
 def _require_here(settings: ReplicaSettings) -> None:
-    """Refuse a node that lacks the driver's files, by name."""
+    """Refuse to begin where files went after the variant was proved, by name."""
     for path in (settings.artifact.path, settings.model.path):
         if not os.path.isdir(path):
             raise OptinferError(
-                f"node {socket.gethostname()} has no {path}: on a cluster of several machines, model.path and "
-                "$OPTINFER_HOME must be on storage that all nodes share"
+                f"node {socket.gethostname()} has no {path}, which the job was proved with: put it back, or run the "
+                "same command again to have it made anew"
             )

@@ -13,6 +13,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +138,16 @@ def parcels(task: ScoringTask) -> Parcels:
 def _listing(folder: str, names: Sequence[str]) -> list[Listed]:
     found = []
     for name in names:
-        with open(os.path.join(folder, name), "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        found.append(Listed(name, os.path.getsize(os.path.join(folder, name)), digest))
+        path = os.path.join(folder, name)
+        there = os.stat(path)
+        found.append(Listed(name, there.st_size, _digest(path, there.st_size, there.st_mtime_ns)))
     return found
+
+
+@cache  # every replica that lacks the folder asks
+def _digest(path: str, size: int, changed: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _piece(path: str, start: int) -> bytes:

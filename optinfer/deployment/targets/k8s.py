@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 
+from optinfer.deployment.pods import Manifest, documents, pod
 from optinfer.deployment.targets import Schedule, Target
 from optinfer.deployment.targets import _kubernetes as k8s
 from optinfer.errors import ConfigError
@@ -14,7 +15,7 @@ _FINAL = [2, 3, 4, 5]
 _LATEST_START = 6 * 3600
 
 
-def _cron_job(schedule: Schedule, own_cluster: bool) -> k8s.Manifest:
+def _cron_job(schedule: Schedule, own_cluster: bool) -> Manifest:
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
@@ -31,16 +32,15 @@ def _cron_job(schedule: Schedule, own_cluster: bool) -> k8s.Manifest:
     }
 
 
-def _job(schedule: Schedule, own_cluster: bool) -> k8s.Manifest:
+def _job(schedule: Schedule, own_cluster: bool) -> Manifest:
     """Return the job of one night; a pod that was evicted is followed by one that attaches to the same submission."""
-    submit = k8s.container(
-        schedule,
+    submit = k8s.pods(schedule).container(
         "submit",
         "500m",
         "1Gi",
         command=["python", f"{k8s.MOUNT}/night.py"],
         env=[*_tick(), *(_token(schedule) if own_cluster else ())],
-        volumeMounts=[{"name": "job", "mountPath": k8s.MOUNT}],
+        volumeMounts=[{"name": k8s.JOB.name, "mountPath": k8s.JOB.path}],
     )
     return {
         "backoffLimit": 3,
@@ -50,17 +50,17 @@ def _job(schedule: Schedule, own_cluster: bool) -> k8s.Manifest:
             ]
         },
         "template": {
-            "spec": k8s.pod(schedule, [submit], restartPolicy="Never", volumes=[k8s.job_volume(schedule)]),
+            "spec": pod([submit], restartPolicy="Never", volumes=[{"name": k8s.JOB.name, **k8s.job_volume(schedule)}]),
         },
     }
 
 
-def _tick() -> list[k8s.Manifest]:
+def _tick() -> list[Manifest]:
     name = {"fieldPath": "metadata.labels['batch.kubernetes.io/job-name']"}
     return [{"name": "JOB_NAME", "valueFrom": {"fieldRef": name}}]
 
 
-def _token(schedule: Schedule) -> list[k8s.Manifest]:
+def _token(schedule: Schedule) -> list[Manifest]:
     """Return what the operator made for the cluster: a secret of its name."""
     key = {"name": schedule.name, "key": "auth_token"}
     return [
@@ -81,17 +81,17 @@ def _render(schedule: Schedule) -> dict[str, str]:
         f"--from=cronjob/{schedule.name}"
     )
     files = {
-        "configmap.yaml": k8s.documents("Rendered by `optinfer schedule`.", [k8s.config_map(schedule)]),
-        "cronjob.yaml": k8s.documents(note, [_cron_job(schedule, own)]),
+        "configmap.yaml": documents("Rendered by `optinfer schedule`.", [k8s.config_map(schedule)]),
+        "cronjob.yaml": documents(note, [_cron_job(schedule, own)]),
     }
     if own:
-        manifest: k8s.Manifest = {
+        manifest: Manifest = {
             "apiVersion": "ray.io/v1",
             "kind": "RayCluster",
             "metadata": k8s.metadata(schedule),
             "spec": k8s.cluster(schedule, with_job=False),
         }
-        files["raycluster.yaml"] = k8s.documents(k8s.image_note(schedule), [manifest])
+        files["raycluster.yaml"] = documents(k8s.image_note(schedule), [manifest])
     return files
 
 

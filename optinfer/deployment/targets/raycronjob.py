@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from optinfer.deployment.pods import Manifest, documents
 from optinfer.deployment.targets import Schedule, Target
 from optinfer.deployment.targets import _kubernetes as k8s
 
@@ -14,7 +15,7 @@ _ALPHA = (
 
 
 def _render(schedule: Schedule) -> dict[str, str]:
-    manifest: k8s.Manifest = {
+    manifest: Manifest = {
         "apiVersion": "ray.io/v1",
         "kind": "RayCronJob",
         "metadata": k8s.metadata(schedule),
@@ -27,8 +28,8 @@ def _render(schedule: Schedule) -> dict[str, str]:
     }
     note = f"ALPHA. {_ALPHA}.\n{k8s.image_note(schedule)}"
     return {
-        "configmap.yaml": k8s.documents("Rendered by `optinfer schedule`.", [k8s.config_map(schedule)]),
-        "raycronjob.yaml": k8s.documents(note, [manifest]),
+        "configmap.yaml": documents("Rendered by `optinfer schedule`.", [k8s.config_map(schedule)]),
+        "raycronjob.yaml": documents(note, [manifest]),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from optinfer.deployment.pods import Manifest, documents
 from optinfer.deployment.targets import Schedule, Target
 from optinfer.deployment.targets import _kubernetes as k8s
 
@@ -15,7 +16,7 @@ def _name(schedule: Schedule) -> str:
 def _render(schedule: Schedule) -> dict[str, str]:
     spec = k8s.ray_job(schedule, schedule.retries)
     spec["entrypoint"] = f"env JOB_NAME={_name(schedule)} {k8s.ENTRYPOINT}"
-    manifest: k8s.Manifest = {
+    manifest: Manifest = {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
         "metadata": k8s.metadata(schedule, _name(schedule)),
@@ -26,8 +27,8 @@ def _render(schedule: Schedule) -> dict[str, str]:
         "a new cluster and goes on from what is committed."
     )
     return {
-        "configmap.yaml": k8s.documents("Rendered by `optinfer schedule`.", [k8s.config_map(schedule)]),
-        f"rayjob-{schedule.night}.yaml": k8s.documents(note, [manifest]),
+        "configmap.yaml": documents("Rendered by `optinfer schedule`.", [k8s.config_map(schedule)]),
+        f"rayjob-{schedule.night}.yaml": documents(note, [manifest]),
     }
 
 
