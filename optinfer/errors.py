@@ -25,6 +25,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit, urlunsplit
 
 INTERRUPTED = 130
+INTERRUPTED_LINE = "interrupted: committed fragments are kept, the same command goes on from them"
 _PASSWORD = re.compile(r"://[^/\s@'\"]+@")
 _QUERY = re.compile(r"(\w://[^\s?'\"]+)\?[^\s'\")]+")
 

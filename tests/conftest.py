@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -276,6 +278,17 @@ def read_rows(folder: Any) -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = pads.dataset(str(folder), format="parquet").to_table().to_pylist()
     return rows
+
+
+def jobs_api_answers(address: str) -> bool:
+    """Tell whether a Ray dashboard answers, were it to ask for a token."""
+    try:
+        urllib.request.urlopen(f"{address}/api/version", timeout=5)
+    except urllib.error.HTTPError:
+        return True  # it wants the token
+    except OSError:
+        return False
+    return True
 
 
 def everything_under(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from optinfer.cli.printing import failure, say
-from optinfer.errors import INTERRUPTED, ConfigError, OptinferError
+from optinfer.errors import INTERRUPTED, INTERRUPTED_LINE, ConfigError, OptinferError
 
 if TYPE_CHECKING:
     from optinfer.execution.executor import Executor
@@ -82,9 +82,8 @@ def main(argv: list[str] | None = None, executor: Callable[[str | None], Executo
             error.show()
         _fail(as_json, error, error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
-        line = "interrupted: committed fragments are kept, the same command goes on from them"
-        say(line)
-        _fail(as_json, error, line, INTERRUPTED, status="interrupted")
+        say(INTERRUPTED_LINE)
+        _fail(as_json, error, INTERRUPTED_LINE, INTERRUPTED, status="interrupted")
     except Exception as error:
         _fail_unforeseen(as_json, error)
     sys.exit(0)

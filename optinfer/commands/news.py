@@ -16,7 +16,6 @@ import pyarrow as pa
 from optinfer.commands.resolved import Resolved
 from optinfer.config import JobConfig
 from optinfer.data.storage import absolute
-from optinfer.errors import INTERRUPTED as INTERRUPTED_CODE
 from optinfer.errors import ConfigError, OptinferError, redact
 from optinfer.records.news import DONE, FAILED, INTERRUPTED, Begun, Dataset, Ended
 from optinfer.records.run import RunRecord
@@ -136,13 +135,8 @@ def _full(path: str) -> str:
 
 def _failure(config: JobConfig, run_id: str, error: BaseException) -> Ended:
     """Return the end of a run as `run --json` tells it, with the run's own names beside it."""
-    interrupted = isinstance(error, KeyboardInterrupt)
-    if interrupted:
-        kind, code, message = INTERRUPTED, INTERRUPTED_CODE, "interrupted: the same command goes on from there"
-    else:
-        own = isinstance(error, OptinferError)
-        kind, message = FAILED, str(error) if own else last_resort.said(error)
-        code = error.exit_code if isinstance(error, OptinferError) else OptinferError.exit_code
+    code, message = last_resort.ended(error)
+    kind = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
     record = {
         "status": kind,
         "run_id": run_id,

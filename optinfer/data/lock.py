@@ -23,7 +23,7 @@ from types import TracebackType
 import psutil
 
 from optinfer.data.storage import STATE, Folder, failures, reaching
-from optinfer.errors import INTERRUPTED, OptinferError, OutputConflictError, redact
+from optinfer.errors import OutputConflictError, redact
 from optinfer.records.record import Record, decoded
 from optinfer.system import last_resort
 
@@ -103,7 +103,7 @@ class RunLock:
         if holder is not None and holder.token == self._token:
             if error is not None and not isinstance(error, OutputConflictError):  # a folder of others stays as it is
                 with contextlib.suppress(*failures()):  # it must not hide what ended the run
-                    self._folder.put(_END, json.dumps(_bad_end(error).as_dict()).encode())
+                    self._folder.put(_END, json.dumps(_ended(error).as_dict()).encode())
             self._folder.delete(_NAME)
 
     def _beat(self) -> None:
@@ -155,19 +155,16 @@ def bad_end(folder: Folder) -> BadEnd | None:
         return None
 
 
-def _bad_end(error: BaseException) -> BadEnd:
-    if isinstance(error, OptinferError):
-        return BadEnd(exit_code=error.exit_code, message=str(error))
-    if isinstance(error, KeyboardInterrupt):
-        return BadEnd(exit_code=INTERRUPTED, message="interrupted: the same command goes on from what is committed")
-    return BadEnd(exit_code=OptinferError.exit_code, message=last_resort.said(error))
-
-
 def described(record: Holder) -> str:
     """Say who a holder is and since when; a lock of the version before knows when its process began."""
     moment = record.started if record.since is None else record.since
     shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
     return f"process {record.pid} on {record.host}, since {shown}"
+
+
+def _ended(error: BaseException) -> BadEnd:
+    code, message = last_resort.ended(error)
+    return BadEnd(exit_code=code, message=message)
 
 
 def is_live(record: Holder, now: float) -> bool:

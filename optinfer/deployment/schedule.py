@@ -67,11 +67,8 @@ def schedule(job: str, wanted: Wanted, now: datetime | None = None) -> Rendered:
     _require_options(wanted, target)
     today = load_job(job, wanted.overrides)
     _require_dated_sink(job, wanted.overrides)
-    name = _name(
-        wanted.name or kubernetes_name(f"optinfer-{today.name}", longest=len(today.name) + 9),
-        wanted.target,
-        target.longest_name,
-    )
+    default = kubernetes_name(f"optinfer-{today.name}", longest=len(f"optinfer-{today.name}"))
+    name = _name(wanted.name or default, wanted.target, target.longest_name)
     night = cron.next_night(now)
     plan = Schedule(
         name=name,

@@ -76,21 +76,46 @@ def certify(
         without: rows that would end this process; they count against the variant. Those that the baseline could not
             answer are left out, too, and count for nobody.
     """
-    baseline = exam.baseline
-    rows = np.delete(np.arange(exam.sample.num_rows), [*without, *baseline.rejected])
+    seen = _seen(engine, exam, without)
+    certificate = _filled_in(engine, variant, settings, exam, seen, gpu_taken_mb)
+    kept.put(certificate)
+    return certificate
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What an engine did with a sample: its answers, rows per second by part, how far answers move with their company.
+
+    Attributes:
+        scored: `kept` are rows of the whole sample.
+        executed: what ran, read back after that.
+    """
+
+    scored: Scored
+    speeds: list[float]
+    cases: Mapping[str, float]
+    executed: Executed
+
+
+def _seen(engine: Engine, exam: Exam, without: Sequence[int]) -> _Seen:
+    rows = np.delete(np.arange(exam.sample.num_rows), [*without, *exam.baseline.rejected])
     tried = exam.sample.take(pa.array(rows))
     engine.score(tried.slice(0, _WARM_UP_ROWS))
     scored, speeds = _score_in_parts(engine, tried)
     cases = engine.invariance(tried, scored)
-    scored = replace(scored, kept=rows[scored.kept])
-    answers_of = exam.sample.take(pa.array(scored.kept))
-    worst = max(cases.values(), default=0.0)
-    executed = engine.executed()
-    ran = (settings.artifact.precision, *executed["precisions"])
+    return _Seen(replace(scored, kept=rows[scored.kept]), speeds, cases, engine.executed())
+
+
+def _filled_in(
+    engine: Engine, variant: str, settings: ReplicaSettings, exam: Exam, seen: _Seen, gpu_taken_mb: float
+) -> Certificate:
+    baseline, scored, stats = exam.baseline, seen.scored, seen.scored.stats
+    ran = (settings.artifact.precision, *seen.executed["precisions"])
+    within, worst = _tolerance(ran, baseline), max(seen.cases.values(), default=0.0)
     truth = None if exam.labels is None else Truth(exam.labels[baseline.kept], engine.family.answers)
     outputs, answered = aligned(scored, baseline)
     used, total = gpu_memory_mb() if settings.device == "cuda" else (0.0, 0.0)
-    certificate = Certificate(
+    return Certificate(
         variant=variant,
         artifact=settings.artifact.key,
         sample=exam.key,
@@ -98,17 +123,17 @@ def certify(
         device=settings.device,
         reference=baseline.reference,
         fidelity=measure(exam.metric, baseline.outputs, outputs, truth, answered),
-        batch_invariant=_known_invariant(cases, engine, ran) and worst <= _tolerance(ran, baseline),
+        batch_invariant=_known_invariant(seen.cases, engine, ran) and worst <= within,
         largest_difference=worst,
-        invariance=cases,
-        executed=executed,
-        mismatch=mismatch(settings, executed),
-        rows_per_second=scored.stats.rows_out / _busy(scored.stats),
-        rows_per_second_range=(min(speeds), max(speeds)),
-        micro_batches=scored.stats.micro_batches,
-        micro_batch_p50_ms=scored.stats.latencies.percentile(50) * 1e3,
-        micro_batch_p99_ms=scored.stats.latencies.percentile(99) * 1e3,
-        padding_fraction=scored.stats.padding_fraction,
+        invariance=seen.cases,
+        executed=seen.executed,
+        mismatch=mismatch(settings, seen.executed),
+        rows_per_second=stats.rows_out / _busy(stats),
+        rows_per_second_range=(min(seen.speeds), max(seen.speeds)),
+        micro_batches=stats.micro_batches,
+        micro_batch_p50_ms=stats.latencies.percentile(50) * 1e3,
+        micro_batch_p99_ms=stats.latencies.percentile(99) * 1e3,
+        padding_fraction=stats.padding_fraction,
         threads=settings.threads,
         peak_rss_mb=peak_rss_mb(),
         gpu_memory_mb=max(used - gpu_taken_mb, 0.0),
@@ -118,10 +143,8 @@ def certify(
         load_seconds=engine.load_seconds,
         notes=settings.artifact.notes,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        canaries=canaries.measured(engine, settings, answers_of, scored, ran, _tolerance(ran, baseline)),
+        canaries=canaries.measured(engine, settings, exam.sample.take(pa.array(scored.kept)), scored, ran, within),
     )
-    kept.put(certificate)
-    return certificate
 
 
 def conditions(settings: ReplicaSettings, libraries: Sequence[str]) -> dict[str, object]:

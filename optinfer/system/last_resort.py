@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 import optinfer.errors
-from optinfer.errors import OptinferError, scrubbed
+from optinfer.errors import INTERRUPTED, INTERRUPTED_LINE, OptinferError, scrubbed
 from optinfer.system import home
 
 # Set on an error whose traceback a journal has: its path.
@@ -58,6 +58,15 @@ def said(error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"the system refused something ({what}): correct it and run the same command again"
     return f"something failed that optinfer did not foresee ({what}): please report it"
+
+
+def ended(error: BaseException) -> tuple[int, str]:
+    """Return the exit code of a command that an error ended, and what a person reads of it."""
+    if isinstance(error, OptinferError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, INTERRUPTED_LINE
+    return OptinferError.exit_code, said(error)
 
 
 def told(error: Exception, who: str = "") -> dict[str, str]:

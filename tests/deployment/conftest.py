@@ -13,8 +13,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,7 +25,7 @@ import yaml
 
 from optinfer.deployment.schedule import Rendered, Wanted, schedule
 from optinfer.deployment.targets import TARGETS, Options
-from tests.conftest import PLUGINS, REPO, wait_until
+from tests.conftest import PLUGINS, REPO, jobs_api_answers, wait_until
 
 # Whatever a head starts inherits it: those are its processes, and no others are ended.
 _MARK = "OPTINFER_TEST_HEAD"
@@ -99,7 +97,7 @@ class Head:
         return found[0]
 
     def wait_until_it_answers(self) -> None:
-        wait_until(lambda: _answers(self.address), "the Jobs API")
+        wait_until(lambda: jobs_api_answers(self.address), "the Jobs API")
 
 
 def free_ports(count: int) -> list[int]:
@@ -115,16 +113,6 @@ def _marked(process: psutil.Process, folder: str) -> bool:
         return process.environ().get(_MARK) == folder
     except (psutil.Error, OSError):
         return False
-
-
-def _answers(address: str) -> bool:
-    try:
-        urllib.request.urlopen(f"{address}/api/version", timeout=5)
-    except urllib.error.HTTPError:
-        return True  # it answers, and wants the token
-    except OSError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="session")

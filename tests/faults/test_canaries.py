@@ -25,7 +25,7 @@ from tests.inference.test_canaries import NUMBERS, flip, tensor_model
 pytestmark = pytest.mark.usefixtures("trials_here")
 
 
-class DamagedInProcess(InProcess):
+class _Damaged:
     """Something happens to the files of what was certified before replicas start."""
 
     def __init__(self, happens: Callable[[], None]) -> None:
@@ -34,17 +34,13 @@ class DamagedInProcess(InProcess):
 
     def start(self) -> None:
         self._happens()
-        super().start()
+        super().start()  # type: ignore[misc]
 
 
-class DamagedOnRay(OnRay):
-    def __init__(self, happens: Callable[[], None]) -> None:
-        super().__init__()
-        self._happens = happens
+class DamagedInProcess(_Damaged, InProcess): ...
 
-    def start(self) -> None:
-        self._happens()
-        super().start()
+
+class DamagedOnRay(_Damaged, OnRay): ...
 
 
 @pytest.fixture

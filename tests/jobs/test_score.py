@@ -10,8 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +17,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import REPO, read_rows, wait_until
+from tests.conftest import REPO, jobs_api_answers, read_rows, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -68,13 +66,7 @@ def cluster(environment: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 
         def ready() -> bool:
             assert head.poll() is None, Path(folder, "head.log").read_text()
-            try:
-                urllib.request.urlopen(f"{reach['RAY_API_SERVER_ADDRESS']}/api/version", timeout=5)
-            except urllib.error.HTTPError:
-                return True  # it answers, and wants the token
-            except OSError:
-                return False
-            return True
+            return jobs_api_answers(reach["RAY_API_SERVER_ADDRESS"])
 
         try:
             wait_until(ready, "a Ray dashboard")
