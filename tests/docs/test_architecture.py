@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.conftest import REPO
 
-KINDS = ("backend", "technique", "family", "source", "sink")
+KINDS = ("backend", "technique", "family", "source", "sink", "target")
 ROWS = 300
 WEIGHTS = np.array([[1.23456], [-2.34567]], dtype=np.float32)
 
@@ -37,7 +37,7 @@ def written(folder: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the five packages, as pip installs them."""
+    """Return a folder with the six packages, as pip installs them."""
     site = tmp_path_factory.mktemp("site")
     folders = map(str, written(tmp_path_factory.mktemp("packages")))
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
@@ -99,6 +99,18 @@ def test_a_table_is_scored_through_all_of_them(installed: Path, tmp_path: Path, 
     points = pyarrow.csv.read_csv(tmp_path / "points.csv")
     expected = 2.0 * np.stack([points["a"], points["b"]], axis=1) @ WEIGHTS.round(1)
     np.testing.assert_allclose(scored["height"], expected.reshape(-1), rtol=1e-5, atol=1e-5)
+
+
+def test_a_schedule_is_rendered_for_a_third_partys_target(installed: Path, tmp_path: Path, job: Path) -> None:
+    pytest.importorskip("croniter", reason="the extra `schedule` is not installed")
+    options = ("--cron", "30 3 * * *", "--timezone", "UTC", "--target", "anacron", "--out", "nightly")
+    dated = ("--set", f"sink.path={tmp_path}/out-{{date}}")
+    done = optinfer(installed, tmp_path, "schedule", str(job), *dated, *options)
+    assert done.returncode == 0, done.stderr
+    (line,) = (tmp_path / "nightly" / "optinfer-heights.anacrontab").read_text().splitlines()
+    assert line.startswith("1 10 optinfer-heights optinfer run ")
+    assert line.endswith(" --logical-date $(date +%F)")
+    assert "append optinfer-heights.anacrontab to /etc/anacrontab" in done.stdout
 
 
 def test_a_setting_of_a_third_partys_family_is_checked_like_any_other(
