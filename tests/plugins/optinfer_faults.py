@@ -79,8 +79,8 @@ class FaultySession(FakeSession):
             threading.Event().wait()
         if width == self._raise_at_width:
             raise ValueError(f"no row may be {width} wide")
-        if threading.current_thread().name.startswith("optinfer-load"):  # canaries: a replica that proves itself
-            return {name: self._sign * values for name, values in super().__call__(inputs).items()}
+        if threading.current_thread().name.startswith("optinfer-load"):
+            return super().__call__(inputs)  # canaries: a replica that proves itself answers as it was certified
         calls = self._folder / "calls"
         (calls / uuid.uuid4().hex).touch()
         if self._hold_after is not None and len(os.listdir(calls)) > self._hold_after:
