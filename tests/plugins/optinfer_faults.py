@@ -79,8 +79,9 @@ class FaultySession(FakeSession):
             threading.Event().wait()
         if width == self._raise_at_width:
             raise ValueError(f"no row may be {width} wide")
-        if threading.current_thread().name.startswith("optinfer-load"):
-            return super().__call__(inputs)  # canaries: a replica that proves itself answers as it was certified
+        if threading.current_thread().name.startswith("optinfer-load"):  # canaries: answered as it was certified
+            certified = 1 if (self._folder / "driver").exists() else self._sign
+            return {name: certified * values for name, values in super().__call__(inputs).items()}
         calls = self._folder / "calls"
         (calls / uuid.uuid4().hex).touch()
         if self._hold_after is not None and len(os.listdir(calls)) > self._hold_after:
