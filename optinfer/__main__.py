@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import io
-import logging
 import os
 import sys
 from typing import NoReturn
@@ -25,7 +24,8 @@ def program() -> NoReturn:
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     atexit._run_exitfuncs()
-    logging.shutdown()
+    if logging := sys.modules.get("logging"):
+        logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

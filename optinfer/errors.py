@@ -19,7 +19,6 @@ A message says what happened, why, and the exact fix.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit, urlunsplit
@@ -90,6 +89,8 @@ class OutputConflictError(OptinferError):
 
 def suggest(word: str, valid: Iterable[str]) -> str:
     """Return `; did you mean 'x'? valid: a, b, x` for an error about an unknown `word`."""
+    import difflib  # not for every command that starts
+
     choices = sorted(valid)
     near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ";"

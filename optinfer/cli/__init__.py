@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import pkgutil
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 # What commands share, and no commands.
-_SHARED = ("options", "printing")
+_SHARED = ("__init__", "options", "printing")
 
 
 class _Commands(click.Group):
     """The commands, found by the names of their files."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _SHARED)
+        return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem not in _SHARED)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):

@@ -1,16 +1,17 @@
-"""What goes where: data to stdout, everything else to stderr."""
+"""What goes where: data to stdout, everything else to stderr.
+
+What JSON needs is imported where some is printed: `--help` does without.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from optinfer.errors import OptinferError
-from optinfer.records.record import plain
 
 T = TypeVar("T")
 
@@ -23,7 +24,13 @@ def say(line: str) -> None:
 
 def answer(value: T, as_json: bool, render: Callable[[T], str]) -> None:
     """Print a command's answer, as JSON or for people."""
-    out(json.dumps(plain(value), default=str) if as_json else render(value))
+    if as_json:
+        import json
+
+        from optinfer.records.record import plain
+
+        return out(json.dumps(plain(value), default=str))
+    out(render(value))
 
 
 def out(text: str) -> None:
@@ -45,6 +52,8 @@ def out(text: str) -> None:
 
 def failure(error: BaseException, message: str, code: int, status: str) -> None:
     """Print a failure as the JSON object that a script waits for."""
+    import json
+
     told: dict[str, Any] = {
         "status": status, "error": type(error).__name__, "message": message, "exit_code": code
     }  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,11 +48,13 @@ def schedule(job: str, as_json: bool, **given: Any) -> None:
 
     Targets: cron, systemd, k8s (a CronJob), rayjob, raycronjob (alpha), airflow, dagster, and those of other packages.
     """
+    from dataclasses import fields
+
     from optinfer.deployment.schedule import Wanted
     from optinfer.deployment.schedule import schedule as render
     from optinfer.deployment.targets import Options
 
-    of_targets = {field.name: given.pop(field.name) for field in dataclasses.fields(Options)}
+    of_targets = {field.name: given.pop(field.name) for field in fields(Options)}
     rendered = render(job, Wanted(**given, options=Options(**of_targets)))
     for line in rendered.warnings:
         say(f"warning: {line}")

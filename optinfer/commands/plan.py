@@ -66,6 +66,8 @@ def _left(job: Resolved, output: Output) -> tuple[np.ndarray[Any, Any], list[str
     if bound and bound.fingerprint != job.fingerprint:
         left[[i for i in map(index_of, output.sink.committed()) if i < count]] = False
         return left, [f"{output.shown} belongs to another job: `run` would refuse (exit 5)"]
+    if bound is None and next(output.folder.entries(), None) is None:  # a new one, as most are
+        return left, []
     there, wrong = output.intact(Accounts(output.folder, job.fingerprint), count)
     left[: len(there)] = ~there[:count]
     return left, [f"{output.shown} is not as it was written: {line}" for line in wrong]

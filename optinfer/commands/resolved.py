@@ -14,7 +14,7 @@ from optinfer.data.fragments import Plan
 from optinfer.data.output import Output
 from optinfer.models import source as model_source
 from optinfer.optimization.asked import wanted
-from optinfer.optimization.job_sample import JobSample
+from optinfer.optimization.proving import Proving
 from optinfer.optimization.subject import Subject, load_family
 from optinfer.optimization.trial import APART
 from optinfer.optimization.variants import catalog, require_fit
@@ -61,16 +61,24 @@ class Resolved:
         """Return what the output is bound to."""
         return FrozenJob(fingerprint=self.fingerprint, fields=self.fields)
 
+    @property
+    def proving(self) -> Proving:
+        """Return what the job's variants are proved with, wherever that is."""
+        return Proving(self.subject, self.plan.fragments, kept.lookup, APART)
+
     def bench(self, say: Callable[[str], None] = lambda line: None) -> Workbench:
-        """Return the bench on which the job's variants are built and proved; it draws the sample."""
-        return Workbench(self.subject, JobSample(self.subject, self.plan.fragments), say, kept.lookup, APART)
+        """Return the bench on which the job's variants are built and proved here; it draws the sample."""
+        return self.proving.bench(say)
 
     def output(self) -> Output:
         return Output(self.config.sink.path, self.sink)
 
 
-def resolve(config: JobConfig) -> Resolved:
+def resolve(config: JobConfig, runs_here: bool = True) -> Resolved:
     """Find the model, cut the table, check columns and variant names; write nothing.
+
+    Args:
+        runs_here: a variant that it names has to run on this machine.
 
     Raises:
         ConfigError: the job cannot work; says what to change.
@@ -79,7 +87,7 @@ def resolve(config: JobConfig) -> Resolved:
     """
     source, sink = tables.kinds(config)
     settings, known = config.model.settings, catalog(config)
-    variants = wanted(config, known)  # what cannot run here is refused before a model is fetched
+    variants = wanted(config, known, runs_here)  # what cannot run here is refused before a model is fetched
     model = model_source.locate(config.model, config.tracking.uri)
     family = load_family(config, model, settings)
     subject = Subject(config=config, source=source, model=model, family=family, family_settings=settings, catalog=known)

@@ -69,7 +69,7 @@ def run(
 
 
 def _told(config: JobConfig, summary: Summary, executor: Executor, say: Say, news: News) -> RunRecord:
-    job = resolve(config)
+    job = resolve(config, runs_here=executor.machine() is not None)
     output = job.output()
     with reaching(config.sink.path):
         done = output.finished(job.fingerprint)
@@ -113,7 +113,7 @@ def _score(run: _Run) -> None:
         return books.until_whole(left, books.commit_nothing)
     failed: list[tuple[str, str]] = []
     error: LoadError | None = None
-    for candidate in pools(run.job.bench(run.say), only=output.binding.bound_variants()):
+    for candidate in pools(run.executor.prover(run.job.proving, run.say), output.binding.bound_variants()):
         proved = run.summary.pools = with_not_chosen(candidate, failed)
         _announce(proved, dict(failed), run)
         output.binding.bind_variant(proved.identity, found)

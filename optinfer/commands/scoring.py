@@ -9,7 +9,9 @@ from dataclasses import replace
 from optinfer.commands.books import Books, Indices
 from optinfer.commands.resolved import Resolved
 from optinfer.commands.summary import Summary
+from optinfer.errors import LoadError
 from optinfer.execution.executor import Executor
+from optinfer.execution.placement import Node
 from optinfer.execution.placing import placed
 from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
@@ -23,11 +25,11 @@ def stream(proved: Pools, books: Books, summary: Summary, executor: Executor, le
     if not len(left):
         return books.recorder.params(proved.params)
     executor.start()
-    nodes = executor.nodes()
+    nodes = executor.nodes([one.settings for one in proved])
     summary.mark("ray")
     # What is scored again has the place of the replicas that have just ended, which Ray may still count as taken.
     placements = summary.placements = summary.placements or placed(
-        books.job.config.placement, proved, proved.first.variant.device, nodes, len(left), executor.growing
+        books.job.config.placement, proved, proved.first.variant.device, _fit(nodes, books), len(left), executor.growing
     )
     for one, place in zip(proved, placements, strict=False):
         books.say(f"scoring with {one.variant.name}: {'; '.join(place.reasons)}")
@@ -40,6 +42,21 @@ def stream(proved: Pools, books: Books, summary: Summary, executor: Executor, le
                 books.recorder.params({**proved.params, **_placement_params(placements)})
             books.count(receipt)
             progress.advance(receipt.stats.rows_in, receipt.stats.rows_quarantined)
+
+
+def _fit(nodes: Sequence[Node], books: Books) -> Sequence[Node]:
+    """Return the nodes, once it is said which of them will have no replicas.
+
+    Raises:
+        LoadError: none may have any.
+    """
+    scoring = [node for node in nodes if node.cpus >= 1]
+    unfit = [node for node in scoring if node.unfit]
+    if unfit and len(unfit) == len(scoring):
+        raise LoadError(unfit[0].unfit)
+    for node in unfit:
+        books.recorder.warn(f"left out: {node.unfit}")
+    return nodes
 
 
 def _placement_params(placements: Sequence[Placement]) -> dict[str, object]:

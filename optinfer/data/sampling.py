@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from optinfer.data.fragments import Fragment
 from optinfer.data.sources import Reader
+from optinfer.data.whole_numbers import whole_numbers
 from optinfer.errors import CorruptFileError
 
 # Spread over the table, yet few enough that sampling reads a small part of it.
@@ -60,15 +61,15 @@ def draw(
             if not skip_unreadable or not (tables or position + 1 < len(chosen)):
                 raise
             continue
-        taken = rows.take(pa.array(_spread(rows.num_rows, share), pa.int64()))
+        taken = rows.take(whole_numbers(_spread(rows.num_rows, share)))
         tables.append(taken)
         left -= taken.num_rows
     table = pa.concat_tables(tables).combine_chunks()
     order = np.random.default_rng(0).permutation(table.num_rows)
     kept = min(gate_rows, table.num_rows if table.num_rows >= wanted else math.ceil(table.num_rows * 2 / 3))
     return Sample(
-        gate=table.take(pa.array(np.sort(order[:kept]))),
-        calibration=table.take(pa.array(np.sort(order[kept : kept + calibration_rows]))),
+        gate=table.take(whole_numbers(np.sort(order[:kept]))),
+        calibration=table.take(whole_numbers(np.sort(order[kept : kept + calibration_rows]))),
     )
 
 
@@ -79,7 +80,6 @@ def _spread(total: int, most: int) -> list[int]:
 
 
 def _without_nulls(table: pa.Table, required: list[str]) -> pa.Table:
-    mask = np.ones(table.num_rows, dtype=bool)
     for name in required:
-        mask &= ~np.asarray(table.column(name).is_null())
-    return table.filter(pa.array(mask))
+        table = table.filter(table.column(name).is_valid())
+    return table

@@ -60,6 +60,11 @@ class Connection:
         """Tell whether nodes may join: not where Ray was started here for this job alone."""
         return not self._local
 
+    @property
+    def starts_here(self) -> bool:
+        """Tell whether Ray will be started on this machine, for this job."""
+        return chosen(self._given)[0] is None and not self._ray.is_initialized()
+
     def open(self) -> None:
         """Begin to connect, unless this did; an address that nobody listens on is refused at once."""
         if self._thread is not None and not self._unneeded.is_set():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, Self
 
 from optinfer.execution.placement import Node
 from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
+from optinfer.inference.replica import ReplicaSettings
+from optinfer.optimization.proving import Prover, Proving
 from optinfer.records.placement import Placement
 from optinfer.records.receipt import Receipt
 
@@ -29,8 +31,18 @@ class Executor(AbstractContextManager["Executor"], Protocol):
     def start(self) -> None:
         """Begin to start, and go on in the background."""
 
-    def nodes(self) -> list[Node]:
+    def prover(self, job: Proving, say: Callable[[str], None]) -> Prover:
+        """Return what proves the job's variants where replicas of theirs may be.
+
+        Raises:
+            OptinferError: it cannot start, or be reached.
+        """
+
+    def nodes(self, pools: Sequence[ReplicaSettings] = ()) -> list[Node]:
         """Wait for the start, and return what was free on each node when first asked.
+
+        Args:
+            pools: the proved replica of each; a node that cannot answer as its pool was certified says so.
 
         Raises:
             OptinferError: it cannot start, or be reached.

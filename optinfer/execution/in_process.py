@@ -18,6 +18,7 @@ from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
 from optinfer.inference.engine import Engine
 from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.optimization.proving import Here, Prover, Proving
 from optinfer.records.placement import Placement
 from optinfer.records.receipt import Receipt
 from optinfer.system.machine import nvidia_gpus
@@ -51,7 +52,10 @@ class InProcess:
     def start(self) -> None:
         pass
 
-    def nodes(self) -> list[Node]:
+    def prover(self, job: Proving, say: Callable[[str], None]) -> Prover:
+        return Here(job.bench(say))
+
+    def nodes(self, pools: Sequence[ReplicaSettings] = ()) -> list[Node]:
         if self._nodes is not None:
             return list(self._nodes)
         return [Node(os.cpu_count() or 1, nvidia_gpus(), memory_mb=psutil.virtual_memory().available / 1e6)]

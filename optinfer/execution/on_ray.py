@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Self
 
@@ -11,10 +11,10 @@ import psutil
 
 from optinfer.execution.cluster import Connection
 from optinfer.execution.placement import Node
-from optinfer.execution.ray_process import PROCESS
-from optinfer.execution.reach import chosen
 from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
+from optinfer.inference.replica import ReplicaSettings
+from optinfer.optimization.proving import Here, Prover, Proving
 from optinfer.records.placement import Placement
 from optinfer.records.receipt import Receipt
 from optinfer.system.machine import nvidia_gpus
@@ -28,7 +28,6 @@ class OnRay:
     """
 
     def __init__(self, address: str | None = None) -> None:
-        self._address = address
         self._connection = Connection(address)
 
     def __enter__(self) -> Self:
@@ -45,7 +44,7 @@ class OnRay:
 
     def machine(self) -> Node | None:
         """Return this machine where Ray will be started on it; what Ray knows of a cluster, nobody else does."""
-        if chosen(self._address)[0] is not None or PROCESS.is_initialized():
+        if not self._connection.starts_here:
             return None
         return Node(os.cpu_count() or 1, nvidia_gpus(), memory_mb=psutil.virtual_memory().total / 1e6)
 
@@ -54,9 +53,22 @@ class OnRay:
         # While Ray starts: importing what streams takes nearly as long.
         from optinfer.execution import pipeline  # noqa: F401
 
-    def nodes(self) -> list[Node]:
+    def prover(self, job: Proving, say: Callable[[str], None]) -> Prover:
+        if self._connection.starts_here:
+            return Here(job.bench(say))  # Ray will be started on this node, and is not needed yet
+        from optinfer.execution.prover import prover
+
+        self.start()
+        return prover(job, say, self.nodes())
+
+    def nodes(self, pools: Sequence[ReplicaSettings] = ()) -> list[Node]:
         self._connection.ready()
-        return self._connection.free()
+        free = self._connection.free()
+        if len(free) < 2 or not pools:
+            return free
+        from optinfer.execution.grounds import judged
+
+        return judged(free, pools)
 
     def stream(self, task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Generator[Receipt, None, None]:
         from optinfer.execution.parcels import parcels

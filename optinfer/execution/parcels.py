@@ -1,7 +1,8 @@
-"""Files of a replica that its node lacks come from the driver's node, by content, once a node: no disk need be shared.
+"""Files that a node lacks come from one that has them, by content, once a node: no disk need be shared.
 
+Replicas fetch from the driver's node; it fetches from the node that proved a variant, which had the model from it.
 Nothing is sent that no node asks for: the first replica of a node that finds a folder missing has it read, piece by
-piece, by tasks on the driver's node. What came is checked by its digest, and kept in the node's own home.
+piece, by tasks where it is. What came is checked by its digest, and kept in the node's own home.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from filelock import FileLock
 from optinfer.errors import OptinferError
 from optinfer.execution.task import ScoringTask
 from optinfer.inference.replica import ReplicaSettings
+from optinfer.models.artifact import Artifact
 from optinfer.system import home
 
 _PIECE_BYTES = 32 * 2**20
@@ -29,7 +31,7 @@ _PIECE_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class Listed:
-    """A file as it lies on the driver's node, by its name in its folder."""
+    """A file as it lies where it is fetched from, by its name in its folder."""
 
     name: str
     size: int
@@ -38,36 +40,38 @@ class Listed:
 
 @dataclass(frozen=True)
 class Parcels:
-    """What replicas may have to fetch.
+    """What a node may have to fetch.
 
     Attributes:
-        node: Ray's id of the driver's node, which has the files.
-        folders: folder -> the files in it that replicas load.
+        node: Ray's id of the node that has the files.
+        folders: folder -> the files in it that are loaded.
+        at_hand: folder there -> the same one here, where that is known.
     """
 
     node: str
     folders: Mapping[str, tuple[str, ...]]
+    at_hand: Mapping[str, str] = field(default_factory=dict)
 
     def placed(self, settings: ReplicaSettings) -> ReplicaSettings:
         """Return a replica's settings with every folder where it is on this node.
 
         Raises:
-            OptinferError: one is missing here, and cannot be had from the driver's node.
+            OptinferError: one is missing here, and cannot be had from the other node.
         """
-        artifact = settings.artifact
+        return replace(settings, model=self.artifact(settings.model), artifact=self.artifact(settings.artifact))
+
+    def artifact(self, artifact: Artifact) -> Artifact:
+        """Return an artifact where it is on this node; raises as `placed` does."""
         conversions = tuple({**one, "folder": self._here(str(one["folder"]))} for one in artifact.conversions)
-        return replace(
-            settings,
-            model=replace(settings.model, path=self._here(settings.model.path)),
-            artifact=replace(artifact, path=self._here(artifact.path), conversions=conversions),
-        )
+        return replace(artifact, path=self._here(artifact.path), conversions=conversions)
 
     def _here(self, folder: str) -> str:
+        if folder in self.at_hand:
+            return self.at_hand[folder]
         if all(os.path.isfile(os.path.join(folder, name)) for name in self.folders[folder]):
             return folder  # whether they are the same files, a replica finds out
         files = self._listed(folder)
-        key = hashlib.sha256(json.dumps([vars(file) for file in files]).encode()).hexdigest()[:16]
-        target = home.home() / "fetched" / key
+        target = _kept_as(files)
         with home.writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{target}.lock"):  # of many replicas of a node, one fetches
@@ -88,11 +92,11 @@ class Parcels:
                     out.write(piece)
             if digest.hexdigest() != file.sha256:
                 raise OptinferError(
-                    f"{folder}/{file.name} came to {socket.gethostname()} with another content than it has on the "
-                    "driver's node: it was changed meanwhile, or its way is damaged; run the same command again"
+                    f"{folder}/{file.name} came to {socket.gethostname()} with another content than it has on node "
+                    f"{self.node[:8]}: it was changed meanwhile, or its way is damaged; run the same command again"
                 )
         home.note_files(target, coming)
-        shutil.rmtree(target, ignore_errors=True)
+        _remove(target)
         os.replace(coming, target)
 
     def _listed(self, folder: str) -> list[Listed]:
@@ -114,25 +118,64 @@ class Parcels:
         except (ray.exceptions.RayError, OSError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise OptinferError(
-                f"node {socket.gethostname()} has no {folder}, and cannot fetch it from the driver's node: {reason}; "
-                "start the job on a node of the cluster (`optinfer submit`), or put model.path and $OPTINFER_HOME on "
-                "storage that all nodes share"
+                f"node {socket.gethostname()} has no {folder}, and cannot fetch it from node {self.node[:8]}: "
+                f"{reason}; start the job on a node of the cluster (`optinfer submit`), or put model.path and "
+                "$OPTINFER_HOME on storage that all nodes share"
             ) from error
 
 
 def parcels(task: ScoringTask) -> Parcels:
     """Return what replicas of a task may fetch from this process's node."""
+    return _parcels([one for settings in task.pools for one in (settings.artifact, settings.model)])
+
+
+def parcels_of(model: Artifact) -> Parcels:
+    """Return what whoever proves variants of a model may fetch from this process's node."""
+    return _parcels([model])
+
+
+def kept_for_others(settings: ReplicaSettings) -> Parcels:
+    """Return what others may fetch of a replica that was made on this node.
+
+    It is kept under the name that it will have where it was fetched: this node need not fetch its own.
+    """
+    offered = _parcels([settings.artifact, settings.model])
+    for folder, names in offered.folders.items():
+        target = _kept_as(_listing(folder, names))
+        with home.writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{target}.lock"):
+                if not (target.is_dir() and home.is_whole(target)):
+                    home.note_files(target, Path(folder))
+                    _remove(target)
+                    target.symlink_to(folder, target_is_directory=True)
+    return offered
+
+
+def _parcels(artifacts: Sequence[Artifact]) -> Parcels:
     import ray
 
     folders: dict[str, tuple[str, ...]] = {}
-    for settings in task.pools:
-        for one in (settings.artifact, settings.model):
-            folders[one.path] = tuple(sorted(file.relative_to(one.path).as_posix() for file in one.files))
-        for conversion in settings.artifact.conversions:
+    for one in artifacts:
+        folders[one.path] = tuple(sorted(file.relative_to(one.path).as_posix() for file in one.files))
+        for conversion in one.conversions:
             folder = Path(str(conversion["folder"]))
             found = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
             folders[str(folder)] = tuple(sorted(found))
     return Parcels(ray.get_runtime_context().get_node_id(), folders)
+
+
+def _remove(target: Path) -> None:
+    """Remove what was kept: a folder, or a name for one that was made here."""
+    if target.is_symlink():
+        target.unlink()
+    shutil.rmtree(target, ignore_errors=True)
+
+
+def _kept_as(files: Sequence[Listed]) -> Path:
+    """Return where a folder of these files is kept once it was fetched."""
+    key = hashlib.sha256(json.dumps([vars(file) for file in files]).encode()).hexdigest()[:16]
+    return home.home() / "fetched" / key
 
 
 def _listing(folder: str, names: Sequence[str]) -> list[Listed]:

@@ -133,6 +133,8 @@ def _actors(placements: Sequence[Placement], at: int) -> list[dict[str, Any]]:
     args: dict[str, Any] = {"max_restarts": _RESTARTS, "max_task_retries": _TASK_RETRIES}
     if placement.resources:
         args["resources"] = dict(placement.resources)
+    if placement.left_out:
+        args["label_selector"] = {"ray.io/node-id": f"!in({','.join(placement.left_out)})"}
     if placement.accelerator_type:
         args["accelerator_type"] = placement.accelerator_type
     if len(placements) > 1:

@@ -30,6 +30,7 @@ class Node:
         accelerator: Ray's name of its accelerator type, empty without one.
         resources: custom Ray resources.
         name: Ray's id of it.
+        unfit: why it cannot answer as the job's variant was certified; empty where nothing speaks against it.
     """
 
     cpus: float
@@ -38,6 +39,7 @@ class Node:
     accelerator: str = ""
     resources: dict[str, float] = field(default_factory=dict)
     name: str = ""
+    unfit: str = ""
 
 
 @dataclass(frozen=True)

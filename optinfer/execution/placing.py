@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from optinfer.config import PlacementConfig
 from optinfer.execution.placement import Needs, Node, place, place_pools
@@ -30,6 +30,10 @@ def placed(
     Raises:
         PlacementError: the job's wishes do not fit.
     """
+    left_out = tuple(node.name for node in nodes if node.unfit)
+    if left_out:
+        fit = [node for node in nodes if not node.unfit]
+        return tuple(replace(one, left_out=left_out) for one in placed(wishes, pools, device, fit, fragments, growing))
     each = pools.each if pools else ()
     needs = needs_of(each[0] if each else None, wishes.max_replicas)
     if wishes.cpu_variant and device == "cuda":
@@ -52,7 +56,7 @@ def needs_of(prepared: Prepared | None, most_replicas: int | None = None) -> Nee
     tuned = prepared.tuned
     return Needs(
         threads=tuned.threads_per_replica if tuned else 0,
-        cpus=cpus_when_tuned(tuned, os.cpu_count() or 1, most_replicas) if tuned else 0,
+        cpus=cpus_when_tuned(tuned, prepared.cpus, most_replicas) if tuned else 0,
         memory_mb=prepared.certificate.peak_rss_mb,
         gpu_memory_mb=prepared.certificate.gpu_memory_mb,
         gpu_total_mb=prepared.certificate.gpu_total_mb,

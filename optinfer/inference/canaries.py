@@ -60,7 +60,8 @@ def require_proved(
     canaries = settings.canaries
     if canaries is None:
         return load(settings)
-    _require_ground(settings, canaries, here or ground(settings.device, canaries.ground.runtime))
+    if why := unfit(settings, here or ground(settings.device, canaries.ground.runtime)):
+        raise _refused(settings, *why)
     _require_files(settings, canaries)
     engine = load(settings)
     _require_answers(engine, settings, canaries)
@@ -100,27 +101,33 @@ def _require_files(settings: ReplicaSettings, canaries: Canaries) -> None:
             )
 
 
-def _require_ground(settings: ReplicaSettings, canaries: Canaries, here: Ground) -> None:
-    certified = canaries.ground
+def unfit(settings: ReplicaSettings, here: Ground) -> tuple[str, str] | None:
+    """Return what keeps a node from answering as was certified, as far as its ground tells, and what helps.
+
+    Args:
+        settings: with canaries.
+        here: what the node is.
+    """
+    assert settings.canaries is not None
+    canaries, certified = settings.canaries, settings.canaries.ground
     for package, version in certified.runtime.items():
         if (found := here.runtime.get(package, "unknown")) != version:
-            raise _refused(
-                settings,
+            return (
                 f"it was certified with {package} {version}, here is {found}",
                 f"install {package}=={version} here, or what is here where the job starts: then it is certified anew",
             )
     if settings.device != "cpu":
-        return
+        return None
     for ability in dict.fromkeys(_MATTERS[p] for p in canaries.precisions if p in _MATTERS):
         there, own = ability.among(certified.cpu_features), ability.among(here.cpu_features)
         if bool(there) != bool(own):
-            raise _refused(
-                settings,
+            return (
                 f"it was certified on a CPU with {_listed(there)} of the {ability.name}, this one has {_listed(own)}: "
                 f"its {'/'.join(p for p in canaries.precisions if _MATTERS.get(p) == ability)} answers differ",
                 "start the job on a node like this one, which builds and certifies it for such nodes; keep replicas "
                 "off other nodes with placement.resources; or choose an fp32 variant, which all of them answer alike",
             )
+    return None
 
 
 def _require_answers(engine: Engine, settings: ReplicaSettings, canaries: Canaries) -> None:

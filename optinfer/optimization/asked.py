@@ -10,8 +10,11 @@ from optinfer.errors import ConfigError, suggest
 from optinfer.optimization.variants import Catalog, Variant, get, require
 
 
-def wanted(config: JobConfig, known: Catalog) -> list[Variant]:
+def wanted(config: JobConfig, known: Catalog, runs_here: bool = True) -> list[Variant]:
     """Return the variants that the job names, for all of its pools.
+
+    Args:
+        runs_here: each has to run on this machine.
 
     Raises:
         ConfigError: the job's device is none, or a further pool has no use beside the first, or none for its devices.
@@ -20,7 +23,7 @@ def wanted(config: JobConfig, known: Catalog) -> list[Variant]:
     _require_device(config.placement.device)
     jobs = (config, *jobs_of_further_pools(config, known))
     names = [name for job in jobs for name in (job.variant, job.gate.fallback) if name and name != AUTO]
-    return [require(name, known) for name in names]
+    return [require(name, known) if runs_here else get(name, known) for name in names]
 
 
 def recipes(config: JobConfig, known: Catalog) -> dict[str, Any]:

@@ -10,10 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
+from optinfer.config import JobConfig
 from optinfer.errors import GateError
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.asked import jobs_of_further_pools
-from optinfer.optimization.selection import Prepared, candidates, known
+from optinfer.optimization.proving import Prover
+from optinfer.optimization.selection import Prepared, known
+from optinfer.optimization.subject import Subject
 from optinfer.optimization.workbench import Workbench
 from optinfer.records.binding import Bound
 
@@ -69,7 +72,7 @@ def prefixed(pool: int, params: Mapping[str, object]) -> dict[str, object]:
     return {f"{'beside.' * pool}{name}": value for name, value in params.items()}
 
 
-def pools(bench: Workbench, only: Sequence[str] = ()) -> Iterator[Pools]:
+def pools(prover: Prover, only: Sequence[str] = ()) -> Iterator[Pools]:
     """Yield the pools that may score the job, best first; later ones are for when an earlier one cannot load.
 
     Args:
@@ -79,19 +82,19 @@ def pools(bench: Workbench, only: Sequence[str] = ()) -> Iterator[Pools]:
         UnavailableError: a named variant cannot run on this machine.
         GateError: none passes.
     """
-    for first in candidates(bench, only=only[0] if only else None):
-        yield Pools((first, *further(bench, first, only[1:])))
+    for first in prover.candidates(prover.subject.config, only[0] if only else None):
+        yield Pools((first, *further(prover, first, only[1:])))
 
 
-def further(bench: Workbench, first: Prepared, only: Sequence[str] = ()) -> tuple[Prepared, ...]:
+def further(prover: Prover, first: Prepared, only: Sequence[str] = ()) -> tuple[Prepared, ...]:
     """Return the proved variants of further pools; none where the first runs on the CPUs of all nodes itself.
 
     Raises:
         GateError: none passes.
     """
-    benches = _further_benches(bench, first)
-    named = [*only, *([None] * len(benches))]
-    return tuple(_proved(one, name) for one, name in zip(benches, named, strict=False))
+    jobs = _further_jobs(prover.subject, first)
+    named = [*only, *([None] * len(jobs))]
+    return tuple(_proved(prover, job, name) for job, name in zip(jobs, named, strict=False))
 
 
 def known_pools(bench: Workbench) -> Pools | None:
@@ -99,19 +102,17 @@ def known_pools(bench: Workbench) -> Pools | None:
     first = known(bench)
     if first is None:
         return None
-    return Pools((first, *filter(None, map(known, _further_benches(bench, first)))))
+    return Pools((first, *filter(None, map(known, map(bench.for_job, _further_jobs(bench.subject, first))))))
 
 
-def _further_benches(bench: Workbench, first: Prepared) -> list[Workbench]:
-    """Return the benches of further pools; none where the first runs on the CPUs of all nodes itself."""
-    if first.variant.device != "cuda":
-        return []
-    return [bench.for_job(job) for job in jobs_of_further_pools(bench.config, bench.catalog)]
+def _further_jobs(subject: Subject, first: Prepared) -> list[JobConfig]:
+    """Return the jobs of further pools; none where the first runs on the CPUs of all nodes itself."""
+    return jobs_of_further_pools(subject.config, subject.catalog) if first.variant.device == "cuda" else []
 
 
-def _proved(bench: Workbench, only: str | None) -> Prepared:
+def _proved(prover: Prover, job: JobConfig, only: str | None) -> Prepared:
     try:
-        return next(candidates(bench, only))
+        return next(prover.candidates(job, only))
     except GateError as error:
         raise GateError(
             f"placement.cpu_variant: {error.problem}",

@@ -6,7 +6,8 @@ the same rows chooses from the certificates it finds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
 
@@ -30,6 +31,7 @@ class Prepared:
     """A variant with its proof.
 
     Attributes:
+        runtime: package -> version of what executes it where it was proved; `cpus` are of that node.
         not_chosen: the other variants, and why.
         tuned: what `optinfer tune` found for this variant and rows like these; `settings` have its micro-batches.
         lengths: tokens that the sample's rows take.
@@ -39,6 +41,8 @@ class Prepared:
     settings: ReplicaSettings
     certificate: Certificate
     gate: GateResult
+    runtime: Mapping[str, str]
+    cpus: int
     not_chosen: tuple[tuple[str, str], ...] = ()
     tuned: Tuned | None = None
     lengths: Lengths = NO_LENGTHS
@@ -50,15 +54,12 @@ class Prepared:
     @property
     def identity(self) -> Bound:
         """Everything that must be the same when an output is resumed, so that it holds this variant's answers only."""
-        backend = BACKENDS.get(self.variant.backend)
         return Bound(
             variant=self.variant.name,
             artifact=self.artifact.key,
             backend=self.variant.backend,
             device=self.variant.device,
-            runtime={name: installed(name) for name in backend.requires}
-            | BACKENDS.provenance(self.variant.backend)
-            | FAMILIES.provenance(self.settings.family),
+            runtime=self.runtime,
         )
 
     @property
@@ -172,7 +173,22 @@ def _judged(
     strict = chosen_by_us if gate.require_batch_invariance == AUTO else bool(gate.require_batch_invariance)
     verdict = judge(gate, certificate.fidelity, certificate.batch_invariant, strict, certificate.mismatch)
     proving = replace(settings, canaries=certificate.canaries)
-    return Prepared(variant, proving, certificate, verdict, tuned=tuned, lengths=bench.lengths)
+    return Prepared(
+        variant,
+        proving,
+        certificate,
+        verdict,
+        _runtime(variant, settings.family),
+        os.cpu_count() or 1,
+        tuned=tuned,
+        lengths=bench.lengths,
+    )
+
+
+def _runtime(variant: Variant, family: str) -> dict[str, str]:
+    """Return what executes the variant here: packages with their versions, plugins of others with their code."""
+    required = {name: installed(name) for name in BACKENDS.get(variant.backend).requires}
+    return required | BACKENDS.provenance(variant.backend) | FAMILIES.provenance(family)
 
 
 def rank(bench: Workbench) -> tuple[list[Prepared], list[tuple[str, str]]]:

@@ -16,6 +16,8 @@ from optinfer.optimization.variants import Catalog
 class Subject:
     """One job's model, worked out once.
 
+    It travels without its family, which belongs to the model's files: `on` loads it where these are.
+
     Attributes:
         source: kind of table that its rows come from.
         model: on this machine.
@@ -42,6 +44,14 @@ class Subject:
     def for_job(self, config: JobConfig) -> Subject:
         """Return it for a job that differs only in which variants it allows."""
         return replace(self, config=config)
+
+    def on(self, model: Artifact) -> Subject:
+        """Return it where it came to, with the same model as it lies there."""
+        family = load_family(self.config, model, self.family_settings)
+        return Subject(**{**vars(self), "model": model, "family": family})
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "family"}
 
 
 def load_family(config: JobConfig, model: Artifact, settings: Mapping[str, object]) -> Family:

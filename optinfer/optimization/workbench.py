@@ -59,7 +59,7 @@ class Workbench:
             look_up: finds what was tuned for such a job.
             trials: where candidates are tried.
         """
-        self._subject, config, model = subject, subject.config, subject.model
+        self.subject, config, model = subject, subject.config, subject.model
         # What the family makes of the files is part of what every artifact is built from.
         settings = json.dumps([_ANSWERS, config.model.family, subject.family_settings], sort_keys=True)
         self.model = replace(model, key=hashlib.sha256(f"{model.key} {settings}".encode()).hexdigest()[:16])
@@ -70,21 +70,21 @@ class Workbench:
     def for_job(self, config: JobConfig) -> Workbench:
         """Return this bench for a job that differs only in which variants it allows."""
         other = copy(self)
-        other._subject = self._subject.for_job(config)
+        other.subject = self.subject.for_job(config)
         other._found = None  # what `tune` found is kept by what the job fixes
         return other
 
     @property
     def config(self) -> JobConfig:
-        return self._subject.config
+        return self.subject.config
 
     @property
     def catalog(self) -> Catalog:
-        return self._subject.catalog
+        return self.subject.catalog
 
     @property
     def family(self) -> Family:
-        return self._subject.family
+        return self.subject.family
 
     def build(self, variant: Variant) -> Artifact:
         return build(variant, self.model, self.sample.calibration_digest, lambda: self._context, self._say)
@@ -101,7 +101,7 @@ class Workbench:
         tokens, size = (tuned.max_batch_tokens, tuned.max_batch_size) if tuned else (0, 0)
         return ReplicaSettings(
             family=self.config.model.family,
-            family_settings=self._subject.family_settings,
+            family_settings=self.subject.family_settings,
             model=self.model,
             backend=variant.backend,
             artifact=artifact,
@@ -135,7 +135,7 @@ class Workbench:
 
     @property
     def metric(self) -> str:
-        return self._subject.metric
+        return self.subject.metric
 
     @cached_property
     def lengths(self) -> Lengths:

@@ -16,6 +16,7 @@ class Placement(Record):
     Attributes:
         replicas: those that start; up to `max_replicas` join them as nodes do.
         pinned: replicas by the node that they are to be on; empty where Ray may choose.
+        left_out: nodes that are not to have any.
     """
 
     device: str
@@ -28,11 +29,12 @@ class Placement(Record):
     accelerator_type: str | None = None
     resources: dict[str, float] = field(default_factory=dict)
     pinned: dict[str, int] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     @property
     def params(self) -> Mapping[str, object]:
         """Describe it for a tracker."""
-        return {name: value for name, value in self.as_dict().items() if name != "pinned"}
+        return {name: value for name, value in self.as_dict().items() if name not in ("pinned", "left_out")}
 
 
 def told(each: Sequence[Placement]) -> dict[str, Any]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import localtime, strftime
+from typing import TYPE_CHECKING
 
-from optinfer.records.comparison import Candidate, OptimizeRecord
-from optinfer.records.forecast import Compared, Forecast
-from optinfer.records.history import History, PastRun
-from optinfer.records.machine import Check, Offer
-from optinfer.records.preview import Preview
-from optinfer.records.run import Breakdown, MlflowRun, Proof, RunRecord
-from optinfer.records.status import Status
-from optinfer.records.tuning import TuneRecord, TuningSample
+if TYPE_CHECKING:  # a command prints one of them, and starts without the others
+    from optinfer.records.comparison import Candidate, OptimizeRecord
+    from optinfer.records.forecast import Compared, Forecast
+    from optinfer.records.history import History, PastRun
+    from optinfer.records.machine import Check, Offer
+    from optinfer.records.preview import Preview
+    from optinfer.records.run import Breakdown, MlflowRun, Proof, RunRecord
+    from optinfer.records.status import Status
+    from optinfer.records.tuning import TuneRecord, TuningSample
 
 
 def run_text(run: RunRecord) -> str:

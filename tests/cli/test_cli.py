@@ -18,7 +18,7 @@ from optinfer.execution.placement import Node
 from optinfer.records.receipt import Receipt
 from tests.conftest import REPO, RunCli, WriteTable, everything_under, read_rows
 
-HEAVY = ("torch", "ray", "mlflow", "onnxruntime", "openvino", "nncf", "transformers")
+HEAVY = ("torch", "ray", "mlflow", "onnxruntime", "openvino", "nncf", "transformers", "pandas")
 WriteJob = Callable[..., Path]
 
 
@@ -296,7 +296,10 @@ def test_what_only_tells_imports_nothing_heavy(arguments: list[str]) -> None:
     assert imported_by(*arguments) == set()
 
 
-def test_plan_imports_nothing_heavy(write_job: WriteJob, source: Path, sink: Path) -> None:
+def test_plan_imports_nothing_heavy(
+    write_job: WriteJob, source: Path, sink: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPTINFER_HOME", str(tmp_path / "home"))  # nothing was measured: a new job
     assert imported_by("plan", str(write_job(source, sink, variant="openvino-int8-static"))) == set()
 
 

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -258,72 +258,26 @@ def mixed(suite: Suite) -> dict[str, Callable[[], Said]]:
     return {step.__name__: step for step in (both, resumed, cpus_leave)}
 
 
-def cpus(suite: Suite) -> dict[str, Callable[[], Said]]:
-    """A head that scores nothing, and a node whose kernel tells of a CPU without instructions for int8."""
-    store = {"object_store_memory": 128 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
-    start = [
-        sys.executable,
-        "-m",
-        "ray.scripts.scripts",
-        "start",
-        f"--address={cluster.address}",
-        "--num-cpus=1",
-        "--block",
-    ]
-    other = subprocess.Popen(
-        [*cpu_without(suite.folder, *VNNI), *start], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-    tensor_model(suite.folder / "model")
-    numbers = {"id": [str(i) for i in range(len(NUMBERS))], "x": pa.array(NUMBERS.tolist(), pa.list_(pa.float32()))}
-    pq.write_table(pa.table(numbers), suite.source)
-
-    def fallback() -> Said:
-        idle(1)
-        sink = suite.folder / "fallback"
-        settings: dict[str, Any] = {
-            "source__columns": {"x": "x"},
-            "model": {"path": str(suite.folder / "model" / "model.onnx"), "family": "tensor"},
-            "gate": {"min": 0.9, "sample_rows": 8, "fallback": "onnx-fp32"},
-        }
-        try:
-            record = optinfer.run(parse_job(job_settings(suite.source, sink, variant="onnx-int8-qdq", **settings)))
-        finally:
-            other.terminate()
-            other.wait()
-        why = json.loads((sink / "_manifest.json").read_text())["variants_not_chosen"]
-        return {"variant": record.variant, "rows_out": record.rows_out, "not_chosen": why}
-
-    return {"fallback": fallback}
-
-
-def apart(suite: Suite) -> dict[str, Callable[[], Said]]:
-    """A head that scores nothing, and two nodes with disks of their own: neither has its model or its home."""
-    store = {"object_store_memory": 128 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
-    home, model = suite.folder / "home", suite.folder / "model"
-    home.mkdir()
-    tensor_model(model)
-    os.environ["OPTINFER_HOME"] = str(home)
-    command = [
-        sys.executable,
-        "-m",
-        "ray.scripts.scripts",
-        "start",
-        f"--address={cluster.address}",
-        "--num-cpus=2",
-        "--block",
-    ]
+def started(cluster: Cluster, cpus: int, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    """Start a node by hand, behind a command that makes it another machine."""
+    ray_start = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={cluster.address}", "--block"]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-    others = []
-    for count in (1, 2):  # one after the other: their ports are chosen as they start
-        others.append(subprocess.Popen([*without_folders(home, model), *command], **silent))
-        idle(2 * count)
+    return subprocess.Popen([*before, *ray_start, f"--num-cpus={cpus}"], **silent)
+
+
+def ended(*nodes: subprocess.Popen[bytes]) -> None:
+    for node in nodes:
+        node.terminate()
+        node.wait()
+
+
+def of_numbers(suite: Suite) -> dict[str, Any]:
+    """Write a model of numbers and a table of them; return the settings of a job on both."""
+    model = suite.folder / "model"
+    tensor_model(model)
     numbers = {"id": [str(i) for i in range(len(NUMBERS))], "x": pa.array(NUMBERS.tolist(), pa.list_(pa.float32()))}
     pq.write_table(pa.table(numbers), suite.source)
-    settings: dict[str, Any] = {
+    return {
         "source__columns": {"x": "x"},
         "source__fragment_rows": max(1, len(NUMBERS) // 8),
         "model": {"path": str(model / "model.onnx"), "family": "tensor"},
@@ -331,25 +285,99 @@ def apart(suite: Suite) -> dict[str, Callable[[], Said]]:
         "placement": {"threads_per_replica": 1},
     }
 
-    def fetched(node: str) -> list[str]:
+
+def cpus(suite: Suite) -> dict[str, Callable[[], Said]]:
+    """A head that scores nothing, a node like this machine, and one whose kernel tells of no instructions for int8."""
+    store = {"object_store_memory": 128 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    nodes = [started(cluster, cpus=2)]
+    idle(2)
+    nodes.append(started(cluster, 1, cpu_without(suite.folder, *VNNI)))
+    settings = of_numbers(suite)
+
+    def int8(name: str) -> Said:
+        record = optinfer.run(
+            parse_job(job_settings(suite.source, suite.folder / name, variant="onnx-int8-qdq", **settings))
+        )
+        manifest = json.loads((suite.folder / name / "_manifest.json").read_text())
+        return {
+            "rows_out": record.rows_out,
+            "nodes": len(record.rows_by_node),
+            "artifact": record.certificate.artifact,
+            "warnings": manifest["warnings"],
+        }
+
+    def left_out() -> Said:
+        idle(3)
+        return int8("left-out")
+
+    def theirs() -> Said:
+        ended(nodes[0])
+        idle(1)
+        try:
+            return int8("theirs")
+        finally:
+            ended(nodes[1])
+
+    return {"left_out": left_out, "theirs": theirs}
+
+
+def elsewhere(suite: Suite) -> dict[str, Callable[[], Said]]:
+    """A head that scores nothing and so proves nothing, and two nodes that do."""
+    store = {"object_store_memory": 128 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, **store)
+
+    def dies() -> Said:
+        idle(2)
+        meeting = suite.faulty("dies", die_once=True)
+        (meeting.folder / "die").touch()
+        found = suite.run("dies", variant="faulty")
+        return {**found, "died": not (meeting.folder / "die").exists()}
+
+    def refused() -> Said:
+        idle(2)
+        return suite.run("refused", variant="fake", gate={"min": 0.9, "sample_rows": 8})
+
+    return {"dies": dies, "refused": refused}
+
+
+def apart(suite: Suite) -> dict[str, Callable[[], Said]]:
+    """A head that scores nothing, and three nodes with disks of their own: none has its model or its home."""
+    store = {"object_store_memory": 128 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
+    home, model = suite.folder / "home", suite.folder / "model"
+    home.mkdir()
+    settings = of_numbers(suite)
+    os.environ["OPTINFER_HOME"] = str(home)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    others = []
+    for count in (1, 2, 3):  # one after the other: their ports are chosen as they start
+        others.append(started(cluster, 2, without_folders(home, model)))
+        idle(2 * count)
+
+    def under(node: str) -> list[str]:
         there = NodeAffinitySchedulingStrategy(node, soft=False)
         asked = ray.remote(everything_under).options(num_cpus=0, scheduling_strategy=there)
-        names: list[str] = ray.get(asked.remote(home / "fetched"))
+        names: list[str] = ray.get(asked.remote(home))
         return names
 
     def travels() -> Said:
-        idle(4)
+        idle(6)
         said: dict[str, Said] = {}
         for variant in ("onnx-fp32", "onnx-int8-qdq"):
             sink = suite.folder / variant
             record = optinfer.run(parse_job(job_settings(suite.source, sink, variant=variant, **settings)))
             said[variant] = {"rows_out": record.rows_out, "nodes": len(record.rows_by_node), "content": content(sink)}
         workers = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        return {"variants": said, "fetched": [fetched(node) for node in workers]}
+        return {"variants": said, "homes": [under(node) for node in workers], "own": everything_under(home)}
 
     def gone() -> Said:
         """The model is deleted before it travels."""
-        idle(4)
+        idle(6)
         config = parse_job(job_settings(suite.source, suite.folder / "gone", variant="onnx-fp32", **settings))
 
         class Forgetful(OnRay):
@@ -362,16 +390,22 @@ def apart(suite: Suite) -> dict[str, Callable[[], Said]]:
         except OptinferError as error:
             return {"message": str(error)}
         finally:
-            for other in others:
-                other.terminate()
-                other.wait()
+            ended(*others)
         return {"message": ""}
 
     return {"travels": travels, "gone": gone}
 
 
 def main(folder: str, suite: str) -> None:
-    suites = {"sizes": sizes, "own": own, "nodes": nodes, "mixed": mixed, "cpus": cpus, "apart": apart}
+    suites = {
+        "sizes": sizes,
+        "own": own,
+        "nodes": nodes,
+        "mixed": mixed,
+        "cpus": cpus,
+        "elsewhere": elsewhere,
+        "apart": apart,
+    }
     for name, scenario in suites[suite](Suite(Path(folder))).items():
         try:
             said = scenario()

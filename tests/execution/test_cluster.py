@@ -187,15 +187,37 @@ def test_the_nodes_without_a_gpu_may_all_leave(mixed: dict[str, Said], alone: Ca
 
 
 @pytest.mark.skipif(not set(VNNI) & set(cpu_features()), reason="this CPU has no VNNI that a node could lack")
-def test_int8_made_here_does_not_score_on_a_node_without_vnni_and_fp32_takes_its_place(tmp_path: Path) -> None:
+def test_int8_is_proved_on_the_nodes_that_score_and_others_are_left_out_or_have_their_own(tmp_path: Path) -> None:
     cpu_without(tmp_path, *VNNI)  # skips where that cannot be told to a node
     said = perform(tmp_path, "cpus")
-    found = said.get("fallback", said[""])
-    assert "error" not in found, found["error"]
-    assert (found["variant"], found["rows_out"]) == ("onnx-fp32", len(NUMBERS))
-    why = found["not_chosen"]["onnx-int8-qdq"]
-    assert "does not score with onnx-int8-qdq: it was certified on a CPU with" in why
+    found, theirs = (said.get(name, said[""]) for name in ("left_out", "theirs"))
+    for one in (found, theirs):
+        assert "error" not in one, one["error"]
+        assert (one["rows_out"], one["nodes"]) == (len(NUMBERS), 1)
+    (why,) = [line for line in found["warnings"] if line.startswith("left out: ")]
+    assert "would not score with onnx-int8-qdq: it was certified on a CPU with" in why
     assert "this one has none: its int8 answers differ" in why
+    assert not [line for line in theirs["warnings"] if "left out" in line]
+    assert found["artifact"] != theirs["artifact"], "made for the CPU that scores"
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
+    return perform(tmp_path_factory.mktemp("elsewhere"), "elsewhere")
+
+
+def test_a_proof_whose_process_dies_is_made_on_the_next_node(
+    elsewhere: dict[str, Said], alone: Callable[..., str]
+) -> None:
+    found = done(elsewhere, "dies")
+    assert found["died"]
+    assert found["digest"] == alone()
+
+
+def test_a_gate_that_nothing_passes_elsewhere_is_told_as_it_would_be_here(elsewhere: dict[str, Said]) -> None:
+    refused = elsewhere.get("refused", elsewhere[""])
+    assert refused.get("refused") == "GateError", refused
+    assert "no variant passes the gate, nothing was scored:\n  fake: cosine" in refused["message"]
 
 
 @pytest.fixture(scope="module")
@@ -225,15 +247,34 @@ def test_nodes_without_a_shared_disk_fetch_what_they_lack_once_and_answer_as_one
             placement={"threads_per_replica": 1},
         )
         optinfer.run(job)
-        assert said == {"rows_out": len(NUMBERS), "nodes": 2, "content": content(tmp_path / variant)}
-    for names in found["fetched"]:
-        assert len([name for name in names if name.endswith(".onnx")]) == 2, "the model, and what int8 made of it"
-        assert not [name for name in names if ".coming" in name]
+        assert said == {"rows_out": len(NUMBERS), "nodes": 3, "content": content(tmp_path / variant)}
+    for names in found["homes"]:
+        fetched = [name for name in names if name.startswith("fetched/")]
+        assert not [name for name in fetched if ".coming" in name]
+    assert sorted(onnx(names, "fetched/") for names in found["homes"]) == [1, 2, 2], (
+        "the model, and what int8 made of it"
+    )
+
+
+def onnx(names: list[str], below: str) -> int:
+    """Return the models among the names of files."""
+    return len([name for name in names if name.startswith(below) and name.endswith(".onnx")])
+
+
+def test_a_head_that_scores_nothing_proves_nothing(apart: dict[str, Said]) -> None:
+    found = apart.get("travels", apart[""])
+    assert "error" not in found, found["error"]
+    proved = [names for names in found["homes"] if any(name.startswith("certificates/") for name in names)]
+    assert len(proved) == 1
+    assert onnx(proved[0], "artifacts/") == 1
+    kept = {name.partition("/")[0] for name in found["own"]}
+    assert not kept & {"artifacts", "certificates", "baselines"}
+    assert onnx(found["own"], "fetched/") == 1, "what int8 made, for the nodes that score"
 
 
 def test_what_is_gone_where_it_was_proved_is_said_by_node_and_folder(apart: dict[str, Said]) -> None:
     found = apart.get("gone", apart[""])
     assert "error" not in found, found["error"]
-    assert "cannot fetch it from the driver's node: " in found["message"]
+    assert "cannot fetch it from node " in found["message"]
     assert "No such file or directory" in found["message"]
     assert "storage that all nodes share" in found["message"]

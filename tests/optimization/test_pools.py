@@ -13,6 +13,7 @@ from optinfer.config import JobConfig
 from optinfer.errors import ConfigError, GateError, UnavailableError
 from optinfer.optimization.asked import wanted
 from optinfer.optimization.pools import Pools, further, known_pools, pools
+from optinfer.optimization.proving import Here
 from optinfer.optimization.selection import candidates
 from optinfer.optimization.variants import VARIANTS, Step, Variant, catalog
 from optinfer.optimization.workbench import Workbench
@@ -74,37 +75,37 @@ def test_auto_is_the_fastest_on_cpus_that_passes_though_the_job_is_for_gpus(job:
     config = job("auto", placement={"device": "cuda"}, gate={"min": 0.9, "sample_rows": 8})
     bench = bench_of(config)
     main = next(candidates(bench_of(job(None))))
-    (second,) = further(bench, main)
+    (second,) = further(Here(bench), main)
     assert second.variant.name == "torch-fp32"
     assert "below gate.min" in dict(second.not_chosen)["fake"]
     assert dict(second.not_chosen)["stand-in"] == "runs on cuda, placement.device is cpu"
-    assert further(bench, main) == (second,), "as the cache tells"
+    assert further(Here(bench), main) == (second,), "as the cache tells"
 
 
 def test_a_named_one_passes_the_gate_or_nothing_scores(job: Job) -> None:
     main = next(candidates(bench_of(job(None))))
     refused = r"(?s)placement\.cpu_variant: .*fake: cosine .* below gate\.min 0\.9.*name another one there"
     with pytest.raises(GateError, match=refused):
-        further(bench_of(job("fake", gate={"min": 0.9, "sample_rows": 8})), main)
+        further(Here(bench_of(job("fake", gate={"min": 0.9, "sample_rows": 8}))), main)
 
 
 def test_a_resume_takes_the_one_that_its_output_has(job: Job) -> None:
     bench = bench_of(job("auto"))
     for name in ("fake", "torch-fp32"):
-        _, second = next(pools(bench, only=("stand-in", name)))
+        _, second = next(pools(Here(bench), only=("stand-in", name)))
         assert second.variant.name == name
 
 
 def test_there_is_none_beside_a_variant_on_cpus(job: Job) -> None:
     bench = bench_of(job("fake", variant="auto"))
-    assert len(next(pools(bench, only=("torch-fp32",)))) == 1
+    assert len(next(pools(Here(bench), only=("torch-fp32",)))) == 1
 
 
 def test_what_runs_on_both_is_said_of_both(job: Job) -> None:
     from dataclasses import replace
 
     bench = bench_of(job("fake"))
-    both = next(pools(bench))
+    both = next(pools(Here(bench)))
     known = known_pools(bench)
     assert known is not None
     assert [one.variant.name for one in known] == ["stand-in", "fake"], "as the cache tells"

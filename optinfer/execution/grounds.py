@@ -1,0 +1,59 @@
+"""What the nodes of a cluster are, as far as answers depend on it; each is asked where it is."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from optinfer.execution.placement import Node
+from optinfer.inference.canaries import ground, unfit
+from optinfer.inference.replica import ReplicaSettings
+from optinfer.records.canary import Ground
+
+
+def asked(nodes: Sequence[Node], packages: Collection[str] = ()) -> Mapping[str, tuple[str, Ground]]:
+    """Return node -> its host and what it is, of those that answer: one that ends meanwhile scores nothing anyway.
+
+    Args:
+        packages: whose versions are told.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    look = ray.remote(_look)
+
+    def ask(node: Node) -> Any:
+        there = NodeAffinitySchedulingStrategy(node.name, soft=False)
+        asking = look.options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+        return asking.remote("cuda" if node.gpus else "cpu", sorted(packages))
+
+    asking = {node.name: ask(node) for node in nodes}
+    found = {}
+    for name, answer in asking.items():
+        with contextlib.suppress(ray.exceptions.RayError):
+            found[name] = ray.get(answer)
+    return found
+
+
+def _look(device: str, packages: Sequence[str]) -> tuple[str, Ground]:
+    return socket.gethostname(), ground(device, packages)
+
+
+def judged(nodes: Sequence[Node], pools: Sequence[ReplicaSettings]) -> list[Node]:
+    """Return the nodes, those on which the pool that they would get cannot answer as certified with the reason."""
+    proved = [one for one in pools if one.canaries is not None]
+    packages = {name for one in proved if one.canaries for name in one.canaries.ground.runtime}
+    known = asked(nodes, packages) if proved else {}
+
+    def one(node: Node) -> Node:
+        if node.name not in known:
+            return node
+        host, there = known[node.name]
+        fit = [one for one in proved if (one.device == "cuda") == bool(node.gpus)] or proved
+        why = unfit(fit[0], there)
+        return replace(node, unfit=f"{host} would not score with {fit[0].variant}: {why[0]}; {why[1]}") if why else node
+
+    return [one(node) for node in nodes]
