@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from optinfer.backends import BACKENDS, Backend
 from optinfer.errors import ConfigError
 from optinfer.plugins import Kind
 from optinfer.records.binding import Bound
+from tests.conftest import REPO
 
 
 def install(folder: Path, code: str, version: str = "1") -> Kind[Backend]:
@@ -78,3 +83,61 @@ class TestResume:
         more = Bound(variant="slow", artifact="a", backend="slowpoke", device="cpu", beside=self.BOUND)
         assert not more.agrees(self.BOUND)
         assert more.agrees(more)
+
+
+# What a job of a model of numbers meets, in a process that finds the package `slowpoke-backend`.
+SCORES = """
+import sys
+from pathlib import Path
+from optinfer.inference.replica import Replica, ReplicaSettings
+from tests.conftest import located
+from tests.inference.test_canaries import TABLE, tensor_model
+
+tensor_model(Path(sys.argv[1]))
+model = located(Path(sys.argv[1], "model.onnx"), family="tensor")
+settings = ReplicaSettings(family="tensor", model=model, backend="slowpoke", artifact=model, variant="slow")
+try:
+    Replica(settings).score(TABLE)
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+BACKEND = """
+from optinfer.backends import Backend, Session
+class Slowpoke(Session):
+    def __call__(self, inputs): {answers}
+    def executed(self): return {{}}
+def load(artifact, execution, load_module): {loads}
+backend = Backend(formats=("onnx",), max_batch_tokens={{"cpu": 4096}}, load=load)
+"""
+
+
+@pytest.mark.parametrize(
+    ("loads", "answers", "said"),
+    [
+        (
+            "raise KeyError('weights')",
+            "pass",
+            "LoadError: the backend slowpoke of slowpoke-backend 1 (…) cannot load the artifact: KeyError: 'weights'; "
+            "that is its own code",
+        ),
+        (
+            "return Slowpoke()",
+            "return list(inputs.values())",
+            "NoVariantError: the backend slowpoke answered a list, not arrays by the names of the model's outputs; see "
+            "'How to add a backend'",
+        ),
+    ],
+    ids=["raises", "answers a list"],
+)
+def test_a_fault_of_its_own_code_is_said_to_be_one(
+    folder: Path, tmp_path: Path, loads: str, answers: str, said: str
+) -> None:
+    install(folder, BACKEND.format(loads=loads, answers=answers))
+    found = subprocess.run(
+        [sys.executable, "-c", SCORES, str(tmp_path / "model")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
+    assert re.sub(r"\([0-9a-f]{12}\)", "(…)", found.stdout).startswith(said), found.stdout + found.stderr

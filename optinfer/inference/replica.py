@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer.backends import BACKENDS, Arrays, Executed, Execution
-from optinfer.errors import ConfigError, LoadError, OptinferError
+from optinfer.backends import BACKENDS, Arrays, Backend, Executed, Execution, Session
+from optinfer.errors import ConfigError, LoadError, NoVariantError, OptinferError
 from optinfer.families import FAMILIES, Family, Features
 from optinfer.inference.answers import Piece, Scored, chosen, finished, finite, in_order, require_rows
 from optinfer.inference.dedupe import Repeats, repeats
@@ -106,7 +106,7 @@ class Replica:
                 "end the recipe with a technique that makes one of these"
             )
         execution = Execution(settings.device, settings.threads, tuple(self.family.outputs))
-        self.session = backend.load(settings.artifact, execution, self.family.load_module)
+        self.session = self._loaded(backend, settings, execution)
         self.max_batch_tokens = settings.max_batch_tokens or backend.max_batch_tokens[settings.device]
         self.max_batch_size = settings.max_batch_size or self.family.max_batch_size
         if self.family.most_rows:
@@ -163,8 +163,29 @@ class Replica:
         """Return the model's outputs for some rows of `features` as one micro-batch, whatever the limits."""
         self._watch(_ALL)
         with self._model:
-            outputs: Arrays = self.session(features.collate(rows, pad_to=pad_to))
-        require_rows(outputs, self.family.outputs, len(rows))
+            return self._outputs(features.collate(rows, pad_to=pad_to), len(rows))
+
+    def _loaded(self, backend: Backend, settings: ReplicaSettings, execution: Execution) -> Session:
+        try:
+            return backend.load(settings.artifact, execution, self.family.load_module)
+        except Exception as error:
+            package = " ".join(f"{name} {version}" for name, version in BACKENDS.provenance(settings.backend).items())
+            if isinstance(error, OptinferError) or not package:
+                raise
+            raise LoadError(
+                f"the backend {settings.backend} of {package} cannot load the artifact: {type(error).__name__}: "
+                f"{error}; that is its own code: ask whoever maintains it, or choose a variant of another backend"
+            ) from error
+
+    def _outputs(self, given: Arrays, rows: int) -> Arrays:
+        """Return what the session answers to a micro-batch of so many rows, once it is what a session has to answer."""
+        outputs = self.session(given)
+        if not isinstance(outputs, Mapping):
+            raise NoVariantError(
+                f"the backend {self._settings.backend} answered a {type(outputs).__name__}, not arrays by the names of "
+                "the model's outputs; see 'How to add a backend' in docs/architecture.md"
+            )
+        require_rows(outputs, self.family.outputs, rows)
         return outputs
 
     def feed(self, features: Features, rows: Rows) -> Feed:
@@ -270,9 +291,8 @@ class Replica:
         started = self._clock()
         given = inputs()
         ready = self._clock()
-        outputs: Arrays = self.session(given)
+        outputs = self._outputs(given, len(batch))
         seconds = self._clock() - ready
-        require_rows(outputs, self.family.outputs, len(batch))
         stats = work.stats
         stats.preprocess_seconds += ready - started
         stats.infer_seconds += seconds
