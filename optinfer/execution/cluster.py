@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterator
 
 from optinfer.errors import OptinferError
@@ -14,6 +15,8 @@ from optinfer.execution.reach import chosen, require_reachable, require_startabl
 from optinfer.system import last_resort
 
 _WAIT_SECONDS = 0.2
+# How long Ray counts as taken what a task held that has ended, at most.
+_SETTLE_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -97,6 +100,13 @@ class Connection:
         if self._free is None:
             self._free = self._ray.free_nodes()
         return self._free
+
+    def free_again(self) -> None:
+        """Ask anew for what is free, once something is: a node may have just done what this job asked of it."""
+        until = time.monotonic() + _SETTLE_SECONDS
+        while not any(node.cpus >= 1 for node in self._ray.free_nodes()) and time.monotonic() < until:
+            time.sleep(_WAIT_SECONDS)
+        self._free = None
 
     def release(self) -> None:
         """Begin to end what was started."""

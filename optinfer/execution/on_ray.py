@@ -63,6 +63,8 @@ class OnRay:
 
     def nodes(self, pools: Sequence[ReplicaSettings] = ()) -> list[Node]:
         self._connection.ready()
+        if pools and not any(node.cpus >= 1 for node in self._connection.free()):
+            self._connection.free_again()  # the node that proved them came since
         free = self._connection.free()
         if len(free) < 2 or not pools:
             return free

@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -324,14 +325,30 @@ def cpus(suite: Suite) -> dict[str, Callable[[], Said]]:
 
 
 def elsewhere(suite: Suite) -> dict[str, Callable[[], Said]]:
-    """A head that scores nothing and so proves nothing, and two nodes that do."""
+    """A head that scores nothing and so proves nothing; a node that comes, and another one."""
     store = {"object_store_memory": 128 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, **store)
+
+    def comes() -> Said:
+        waits = threading.Event()
+
+        def say(line: str) -> None:
+            if line == "proving on the first node that is free for it":
+                waits.set()
+
+        def work() -> Said:
+            job = parse_job(job_settings(suite.source, suite.folder / "comes", variant="fake"))
+            return {"rows_out": optinfer.run(job, say=say).rows_out}
+
+        with ThreadPoolExecutor(1) as pool:
+            working = pool.submit(work)
+            assert waits.wait(60)
+            cluster.add_node(num_cpus=1, **store)
+            return working.result()
 
     def dies() -> Said:
+        cluster.add_node(num_cpus=1, **store)
         idle(2)
         meeting = suite.faulty("dies", die_once=True)
         (meeting.folder / "die").touch()
@@ -342,7 +359,7 @@ def elsewhere(suite: Suite) -> dict[str, Callable[[], Said]]:
         idle(2)
         return suite.run("refused", variant="fake", gate={"min": 0.9, "sample_rows": 8})
 
-    return {"dies": dies, "refused": refused}
+    return {"comes": comes, "dies": dies, "refused": refused}
 
 
 def apart(suite: Suite) -> dict[str, Callable[[], Said]]:

@@ -93,6 +93,7 @@ def scored_by(found: Said) -> set[str]:
     return {names[node.rpartition("/")[2]] for node in found["rows_by_node"]}
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("cpus", [1, 2, 3, 4])
 def test_a_job_whose_replicas_take_every_cpu_ends(sizes: dict[str, Said], cpus: int, alone: Callable[..., str]) -> None:
     found = done(sizes, f"size {cpus}")
@@ -100,6 +101,7 @@ def test_a_job_whose_replicas_take_every_cpu_ends(sizes: dict[str, Said], cpus: 
     assert found["digest"] == alone()
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("cpus", [1, 2, 3, 4])
 def test_a_replica_too_many_is_refused_with_the_numbers(sizes: dict[str, Said], cpus: int) -> None:
     refused = done(sizes, f"size {cpus}")["too_many"]
@@ -107,6 +109,7 @@ def test_a_replica_too_many_is_refused_with_the_numbers(sizes: dict[str, Said], 
     assert f"{cpus + 1} replicas of 1 threads do not fit: {cpus} free CPUs hold {cpus}" in refused["message"]
 
 
+@pytest.mark.cluster
 def test_the_next_variant_takes_over_on_the_ray_that_was_started_for_the_first(tmp_path: Path) -> None:
     assert done(perform(tmp_path, "own"), "fallback")["variant"] == "fake"
 
@@ -159,6 +162,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
     return perform(tmp_path_factory.mktemp("mixed"), "mixed")
 
 
+@pytest.mark.cluster
 def test_a_node_with_a_gpu_and_one_without_score_one_table_with_a_variant_each(
     mixed: dict[str, Said], alone: Callable[..., str]
 ) -> None:
@@ -173,6 +177,7 @@ def test_a_node_with_a_gpu_and_one_without_score_one_table_with_a_variant_each(
     assert found["digest"] == alone()
 
 
+@pytest.mark.cluster
 def test_an_output_of_two_variants_is_resumed_on_such_nodes(mixed: dict[str, Said], alone: Callable[..., str]) -> None:
     found = done(mixed, "resumed")
     assert found["fragments_resumed"] == 6
@@ -180,12 +185,14 @@ def test_an_output_of_two_variants_is_resumed_on_such_nodes(mixed: dict[str, Sai
     assert found["digest"] == alone()
 
 
+@pytest.mark.cluster
 def test_the_nodes_without_a_gpu_may_all_leave(mixed: dict[str, Said], alone: Callable[..., str]) -> None:
     found = done(mixed, "cpus_leave")
     assert "head" in scored_by(found)
     assert found["digest"] == alone()
 
 
+@pytest.mark.cluster
 @pytest.mark.skipif(not set(VNNI) & set(cpu_features()), reason="this CPU has no VNNI that a node could lack")
 def test_int8_is_proved_on_the_nodes_that_score_and_others_are_left_out_or_have_their_own(tmp_path: Path) -> None:
     cpu_without(tmp_path, *VNNI)  # skips where that cannot be told to a node
@@ -206,6 +213,16 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
     return perform(tmp_path_factory.mktemp("elsewhere"), "elsewhere")
 
 
+@pytest.mark.cluster
+def test_a_job_on_a_cluster_without_a_node_is_proved_and_scored_on_the_first_that_comes(
+    elsewhere: dict[str, Said],
+) -> None:
+    found = elsewhere.get("comes", elsewhere[""])
+    assert "error" not in found, found["error"]
+    assert found["rows_out"] == ROWS
+
+
+@pytest.mark.cluster
 def test_a_proof_whose_process_dies_is_made_on_the_next_node(
     elsewhere: dict[str, Said], alone: Callable[..., str]
 ) -> None:
@@ -214,6 +231,7 @@ def test_a_proof_whose_process_dies_is_made_on_the_next_node(
     assert found["digest"] == alone()
 
 
+@pytest.mark.cluster
 def test_a_gate_that_nothing_passes_elsewhere_is_told_as_it_would_be_here(elsewhere: dict[str, Said]) -> None:
     refused = elsewhere.get("refused", elsewhere[""])
     assert refused.get("refused") == "GateError", refused
