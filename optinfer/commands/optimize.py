@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+
 from optinfer.commands.readiness import require_places
 from optinfer.commands.resolved import Resolved, resolve
-from optinfer.config import AUTO, JobConfig
-from optinfer.errors import ConfigError, without_secrets
-from optinfer.optimization.selection import Prepared, Skipped, prove_all
+from optinfer.config import AUTO, JobConfig, TrackingConfig
+from optinfer.errors import ConfigError
+from optinfer.execution.executor import Executor
+from optinfer.optimization.proving import Here, Prover
+from optinfer.optimization.selection import Prepared, Skipped
 from optinfer.optimization.variants import BASELINES, catalog, get
-from optinfer.optimization.workbench import Workbench
 from optinfer.records.comparison import Candidate, OptimizeRecord, Registered, Unmeasured
 from optinfer.records.text import optimize_table
-from optinfer.system import home
 from optinfer.tracking.events import Compared, Finished, Started
 from optinfer.tracking.plot import draw, drawn, require_drawable
 from optinfer.tracking.recorder import Recorder, new_run_id, recorder_of
 
 # MLflow's own rule.
 _NOT_IN_MODEL_NAMES = frozenset("/:")
+_EXAMPLE_ROWS = 8
 
 
 def optimize(
@@ -35,6 +39,7 @@ def optimize(
     register: str | None = None,
     plot: str | None = None,
     say: Callable[[str], None] = lambda line: None,
+    executor: Executor | None = None,
 ) -> OptimizeRecord:
     """Compare variants on a sample of the job's rows and return the record that `optinfer optimize --json` prints.
 
@@ -44,6 +49,7 @@ def optimize(
         register: name under which the winner becomes an MLflow model.
         plot: where the PNG goes; None puts it beside the journal.
         say: is told, line by line, what is going on.
+        executor: variants are measured on a node of its kind that would score; None measures this machine.
 
     Raises:
         ConfigError: the job cannot work, or a name is no variant.
@@ -54,16 +60,20 @@ def optimize(
         raise ConfigError("optimize measures on the job's rows, and its table has none; give one with rows")
     require_places()
     run_id = new_run_id()
-    with recorder_of(config.tracking, run_id, say) as recorder:
+    with executor or nullcontext(), recorder_of(config.tracking, run_id, say) as recorder:
         recorder.event(Started(run_name=f"{config.name} optimize", params=job.params, tags={"optinfer.run_id": run_id}))
         bench = job.bench(say)
-        results = list(_measured(bench, names, recorder, say))
-        record = replace(_record(job, run_id, bench, results), journal=str(recorder.journal.path))
+        prover = executor.prover(job.proving, say) if executor else Here(bench)
+        results = list(_measured(prover, names, recorder, say))
+        record = replace(_record(job, run_id, bench.sample.gate.num_rows, results), journal=str(recorder.journal.path))
         place = Path(plot) if plot else recorder.folder / "pareto.png"
         images = drawn(draw, record, place, say) if record.candidates else []
         record = replace(record, plot=str(images[0]) if images else None)
         record = replace(record, mlflow=recorder.finish(_finished(record), images))
-    return replace(record, registered=_register(register, record, results, bench, say)) if register else record
+    if register is None:
+        return record
+    rows = bench.sample.roles(bench.sample.gate).slice(0, _EXAMPLE_ROWS)
+    return replace(record, registered=_registered(register, record, results, rows, config.tracking, say))
 
 
 def _require_arguments(config: JobConfig, names: Sequence[str] | None, register: str | None, plot: str | None) -> None:
@@ -80,13 +90,13 @@ def _require_arguments(config: JobConfig, names: Sequence[str] | None, register:
 
 
 def _measured(
-    bench: Workbench,
+    prover: Prover,
     names: Sequence[str] | None,
     recorder: Recorder,
     say: Callable[[str], None],
 ) -> Iterator[Prepared | Skipped]:
     """Prove the variants, and record each as soon as it is measured."""
-    for result in prove_all(bench, names):
+    for result in prover.everything(names):
         recorder.event(Compared(_candidate(result) if isinstance(result, Prepared) else _unmeasured(result)))
         if isinstance(result, Prepared):
             say(f"{result.variant.name}: {result.certificate.rows_per_second:.1f} rows/s, {_verdict(result)}")
@@ -96,7 +106,7 @@ def _measured(
         yield result
 
 
-def _record(job: Resolved, run_id: str, bench: Workbench, results: list[Prepared | Skipped]) -> OptimizeRecord:
+def _record(job: Resolved, run_id: str, sample_rows: int, results: list[Prepared | Skipped]) -> OptimizeRecord:
     baseline = BASELINES[job.subject.model.format]
     measured = [r for r in results if isinstance(r, Prepared)]
     passed = sorted((r for r in measured if r.gate.passed), key=lambda r: -r.certificate.rows_per_second)
@@ -108,11 +118,11 @@ def _record(job: Resolved, run_id: str, bench: Workbench, results: list[Prepared
         job=job.config.name,
         model=job.subject.model.key,
         family=job.config.model.family,
-        metric=bench.metric,
+        metric=job.subject.metric,
         label=job.config.gate.label,
         threshold=job.config.gate.threshold,
         relative=job.config.gate.largest_drop is not None,
-        sample_rows=bench.sample.gate.num_rows,
+        sample_rows=sample_rows,
         baseline=baseline,
         winner=passed[0].variant.name if passed else None,
         pareto=pareto(
@@ -199,22 +209,22 @@ def _finished(record: OptimizeRecord) -> Finished:
     )
 
 
-def _register(
-    name: str, record: OptimizeRecord, results: list[Prepared | Skipped], bench: Workbench, say: Callable[[str], None]
+def _registered(
+    name: str,
+    record: OptimizeRecord,
+    results: list[Prepared | Skipped],
+    rows: pa.Table,
+    tracking: TrackingConfig,
+    say: Callable[[str], None],
 ) -> Registered | None:
-    from optinfer.registry.registration import register
+    from optinfer.registry.registration import register_if_possible
 
     winner = next((r for r in results if isinstance(r, Prepared) and r.variant.name == record.winner), None)
     if winner is None:
         say(f"nothing is registered as {name}: no variant passes the gate")
         return None
     say(f"registering {winner.variant.name} as {name}")
-    uri = bench.config.tracking.uri or home.default_tracking_uri()
-    rows = bench.sample.roles(bench.sample.gate).slice(0, 8)
-    try:
-        return register(name, winner, rows, uri, bench.config.tracking.experiment)
-    except Exception as error:
-        # What took hours to measure is still worth its table.
-        what = without_secrets(uri, str(error)) or type(error).__name__
-        say(f"warning: {winner.variant.name} is not registered as {name}: {what}")
-        return Registered(name=name, error=what)
+    found = register_if_possible(name, winner, rows, tracking)
+    if found.error:
+        say(f"warning: {winner.variant.name} is not registered as {name}: {found.error}")
+    return found

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 
 from optinfer.errors import LoadError, OptinferError
 from optinfer.execution.task import Place
@@ -21,7 +22,15 @@ class Loading:
 
     def __init__(self, load: Load, settings: ReplicaSettings, place: Place | None = None) -> None:
         # What it raises, a call says: an actor whose constructor raises would be started again and again.
-        self._future = ThreadPoolExecutor(1, "optinfer-load").submit(_loaded, load, settings, place)
+        self._future: Future[tuple[Engine, ReplicaSettings]] = Future()
+        # A daemon: where the cluster ends while files are fetched, Ray never answers, and no process may wait for that.
+        threading.Thread(target=self._load, args=(load, settings, place), name="optinfer-load", daemon=True).start()
+
+    def _load(self, load: Load, settings: ReplicaSettings, place: Place | None) -> None:
+        try:
+            self._future.set_result(_loaded(load, settings, place))
+        except BaseException as error:
+            self._future.set_exception(error)
 
     @property
     def engine(self) -> Engine:

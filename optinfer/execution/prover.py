@@ -14,6 +14,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from optinfer.config import AUTO, JobConfig, PlacementConfig
@@ -23,14 +24,19 @@ from optinfer.execution.parcels import Parcels, kept_for_others, parcels_of
 from optinfer.execution.placement import Node
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.proving import Here, Prover, Proving
-from optinfer.optimization.selection import Prepared, candidates
+from optinfer.optimization.selection import Prepared, Skipped, candidates, prove_all
 from optinfer.optimization.subject import Subject
+from optinfer.optimization.workbench import Workbench
 from optinfer.system import last_resort
 
 Say = Callable[[str], None]
 
 # Nodes of one kind that are tried, one after another, while they end in mid-proof.
 _ATTEMPTS = 3
+
+
+# What a node does on its bench.
+Work = Callable[[Workbench], Iterator[Prepared | Skipped]]
 
 
 @dataclass(frozen=True)
@@ -74,34 +80,43 @@ class OnItsNodes:
         """
         job = self._job.for_job(config)
         for earlier in itertools.count():
-            proved = self._proved(job, only, earlier)
-            if proved is None:
+            found = list(self._done(job, partial(_candidate, only, earlier)))
+            if not found:
                 return
-            yield self._fetched(proved)
+            yield from (one for one in found if isinstance(one, Prepared))
 
-    def _proved(self, job: Proving, only: str | None, earlier: int) -> Proved | None:
+    def everything(self, names: Sequence[str] | None = None) -> Iterator[Prepared | Skipped]:
+        """Yield what `selection.prove_all` does there; raises as `candidates` does."""
+        return self._done(self._job, partial(_all, names))
+
+    def _done(self, job: Proving, work: Work) -> Iterator[Prepared | Skipped]:
+        """Yield what a node makes of the work; where it ends before it has found anything, the next one does it."""
         import ray
 
         config, lost = job.subject.config, ""
         device = _device(config, job.subject, self._nodes)
-        kind = _kind(self._nodes, config, device)
         files = parcels_of(job.subject.model)
-        # Where there is none yet, any that comes.
-        anywhere: list[Node | None] = [None] * _ATTEMPTS
-        for node in kind[:_ATTEMPTS] or anywhere:
+        anywhere: list[Node | None] = [None] * _ATTEMPTS  # where there is none yet, the first that comes
+        for node in _kind(self._nodes, config, device)[:_ATTEMPTS] or anywhere:
             self._say(f"proving on {f'node {node.name[:8]}' if node else 'the first node that is free for it'}")
             asking = ray.remote(_prove).options(num_returns="streaming", max_retries=0, **_share(config, device, node))
+            begun = False
             try:
-                return self._heard(asking.remote(job, files, only, earlier))
+                for found in self._heard(asking.remote(job, files, work)):
+                    begun = True
+                    yield found
+                return
             except ray.exceptions.RayError as error:
                 lost = last_resort.named(error)
+                if begun:
+                    break
         raise OptinferError(
             f"no node that could prove the job's variants lived long enough: {lost}; check their memory "
             "(`ray memory`, `ray list nodes`), then run the same command again"
         )
 
-    def _heard(self, answers: Any) -> Proved | None:
-        """Return what a node found, and say what it says meanwhile."""
+    def _heard(self, answers: Any) -> Iterator[Prepared | Skipped]:
+        """Yield what a node found, its files on this node, and say what it says meanwhile."""
         import ray
 
         for answer in answers:
@@ -110,44 +125,45 @@ class OnItsNodes:
                 self._say(value)
             elif kind == "error":
                 raise last_resort.again(value)
-            else:
-                found: Proved | None = value
-                return found
-        raise AssertionError("a node's last word is what it found, or why not")
-
-    def _fetched(self, proved: Proved) -> Prepared:
-        """Return a proof with its files on this node."""
-        here = replace(proved.parcels, at_hand={proved.model.path: self.subject.model.path})
-        return replace(proved.prepared, settings=here.placed(proved.prepared.settings))
+            elif isinstance(value, Proved):
+                here = replace(value.parcels, at_hand={value.model.path: self.subject.model.path})
+                yield replace(value.prepared, settings=here.placed(value.prepared.settings))
+            elif kind == "found":
+                yield value
 
 
-def _prove(job: Proving, files: Parcels, only: str | None, earlier: int) -> Iterator[tuple[str, object]]:
-    """Prove the candidate that comes after so many; yield (`line`, what is going on), then the end.
+def _prove(job: Proving, files: Parcels, work: Work) -> Iterator[tuple[str, object]]:
+    """Do the work on this node; yield (`line`, what is going on) and (`found`, Proved or Skipped), then the end.
 
-    That is (`proved`, a Proved, or None where there are no more) or (`error`, what `last_resort.told` makes of it).
+    That is (`end`, None) or (`error`, what `last_resort.told` makes of it).
     """
     words: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
 
-    def work() -> None:
+    def do() -> None:
         try:
-            words.put(("proved", _found(job, files, only, earlier, lambda line: words.put(("line", line)))))
+            model = files.artifact(job.subject.model)
+            bench = job.on(model).bench(lambda line: words.put(("line", line)))
+            for one in work(bench):
+                proof = Proved(one, model, kept_for_others(one.settings)) if isinstance(one, Prepared) else one
+                words.put(("found", proof))
+            words.put(("end", None))
         except Exception as error:
             words.put(("error", last_resort.told(error)))
 
-    threading.Thread(target=work, name="optinfer-prove", daemon=True).start()
-    kind = "line"
-    while kind == "line":
+    threading.Thread(target=do, name="optinfer-prove", daemon=True).start()
+    kind = ""
+    while kind not in ("end", "error"):
         kind, value = words.get()
         yield kind, value
 
 
-def _found(job: Proving, files: Parcels, only: str | None, earlier: int, say: Say) -> Proved | None:
-    model = files.artifact(job.subject.model)
-    bench = job.on(model).bench(say)
-    prepared = next(itertools.islice(candidates(bench, only), earlier, None), None)
-    if prepared is None:
-        return None
-    return Proved(prepared, model, kept_for_others(prepared.settings))
+def _candidate(only: str | None, earlier: int, bench: Workbench) -> Iterator[Prepared]:
+    """Yield the candidate that comes after so many; nothing where there are no more."""
+    return itertools.islice(candidates(bench, only), earlier, earlier + 1)
+
+
+def _all(names: Sequence[str] | None, bench: Workbench) -> Iterator[Prepared | Skipped]:
+    return prove_all(bench, names)
 
 
 def _device(config: JobConfig, subject: Subject, nodes: Sequence[Node]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from optinfer.config import JobConfig
 from optinfer.data.fragments import Fragments
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.job_sample import JobSample
-from optinfer.optimization.selection import Prepared, candidates
+from optinfer.optimization.selection import Prepared, Skipped, candidates, prove_all
 from optinfer.optimization.subject import Subject
 from optinfer.optimization.trial import Trials
 from optinfer.optimization.workbench import LookUp, Workbench
@@ -55,6 +55,9 @@ class Prover(Protocol):
     def candidates(self, config: JobConfig, only: str | None = None) -> Iterator[Prepared]:
         """Yield what `selection.candidates` does, for the job or for one that differs in which variants it allows."""
 
+    def everything(self, names: Sequence[str] | None = None) -> Iterator[Prepared | Skipped]:
+        """Yield what `selection.prove_all` does of these variants, as each is measured."""
+
 
 class Here:
     """Proves on this node."""
@@ -68,3 +71,6 @@ class Here:
 
     def candidates(self, config: JobConfig, only: str | None = None) -> Iterator[Prepared]:
         return candidates(self._bench if config is self._bench.config else self._bench.for_job(config), only)
+
+    def everything(self, names: Sequence[str] | None = None) -> Iterator[Prepared | Skipped]:
+        return prove_all(self._bench, names)

@@ -19,12 +19,14 @@ import pyarrow.parquet as pq
 
 from optinfer import plugins
 from optinfer.backends import BACKENDS
+from optinfer.config import TrackingConfig
 from optinfer.errors import OptinferError, without_secrets
 from optinfer.families import FAMILIES
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.selection import Prepared
 from optinfer.optimization.techniques import TECHNIQUES
 from optinfer.records.comparison import Registered
+from optinfer.system import home
 from optinfer.system.machine import installed
 from optinfer.system.quiet import muted
 from optinfer.tracking.mlflow_tracker import open_experiment
@@ -35,6 +37,15 @@ _ALWAYS = (
     "safetensors", "tokenizers",
 )  # fmt: skip
 _SECONDS = 600.0
+
+
+def register_if_possible(name: str, prepared: Prepared, rows: pa.Table, tracking: TrackingConfig) -> Registered:
+    """Do what `register` does; what fails is said in what it returns: what took hours is still worth its table."""
+    uri = tracking.uri or home.default_tracking_uri()
+    try:
+        return register(name, prepared, rows, uri, tracking.experiment)
+    except Exception as error:
+        return Registered(name=name, error=without_secrets(uri, str(error)) or type(error).__name__)
 
 
 def register(name: str, prepared: Prepared, rows: pa.Table, uri: str, experiment: str) -> Registered:

@@ -410,7 +410,13 @@ def apart(suite: Suite) -> dict[str, Callable[[], Said]]:
             ended(*others)
         return {"message": ""}
 
-    return {"travels": travels, "gone": gone}
+    def compared() -> Said:
+        idle(6)
+        config = parse_job(job_settings(suite.source, suite.folder / "compared", **settings))
+        record = optinfer.optimize(config, ["onnx-fp32", "onnx-int8-qdq"], executor=OnRay())
+        return {"passed": {one.variant: one.passed for one in record.candidates}, "own": everything_under(home)}
+
+    return {"travels": travels, "compared": compared, "gone": gone}
 
 
 def main(folder: str, suite: str) -> None:

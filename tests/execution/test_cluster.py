@@ -28,7 +28,7 @@ from tests.other_nodes import cpu_without, without_folders
 
 pytestmark = pytest.mark.slow
 
-_HANGS_AFTER_SECONDS = 200
+_HANGS_AFTER_SECONDS = 280
 Said = dict[str, Any]
 
 
@@ -245,6 +245,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
     return perform(folder, "apart")
 
 
+@pytest.mark.cluster
 def test_nodes_without_a_shared_disk_fetch_what_they_lack_once_and_answer_as_one_process(
     apart: dict[str, Said], tmp_path: Path, make_job: MakeJob, without_ray: None
 ) -> None:
@@ -279,6 +280,7 @@ def onnx(names: list[str], below: str) -> int:
     return len([name for name in names if name.startswith(below) and name.endswith(".onnx")])
 
 
+@pytest.mark.cluster
 def test_a_head_that_scores_nothing_proves_nothing(apart: dict[str, Said]) -> None:
     found = apart.get("travels", apart[""])
     assert "error" not in found, found["error"]
@@ -290,6 +292,15 @@ def test_a_head_that_scores_nothing_proves_nothing(apart: dict[str, Said]) -> No
     assert onnx(found["own"], "fetched/") == 1, "what int8 made, for the nodes that score"
 
 
+@pytest.mark.cluster
+def test_variants_are_compared_where_they_would_score(apart: dict[str, Said]) -> None:
+    found = apart.get("compared", apart[""])
+    assert "error" not in found, found["error"]
+    assert found["passed"] == {"onnx-fp32": True, "onnx-int8-qdq": True}
+    assert not [name for name in found["own"] if name.startswith(("artifacts/", "certificates/", "baselines/"))]
+
+
+@pytest.mark.cluster
 def test_what_is_gone_where_it_was_proved_is_said_by_node_and_folder(apart: dict[str, Said]) -> None:
     found = apart.get("gone", apart[""])
     assert "error" not in found, found["error"]

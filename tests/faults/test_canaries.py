@@ -32,9 +32,9 @@ class _Damaged:
         super().__init__()
         self._happens = happens
 
-    def start(self) -> None:
+    def stream(self, *arguments: Any) -> Any:
         self._happens()
-        super().start()  # type: ignore[misc]
+        return super().stream(*arguments)  # type: ignore[misc]
 
 
 class DamagedInProcess(_Damaged, InProcess): ...
