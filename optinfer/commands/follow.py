@@ -14,8 +14,8 @@ import numpy as np
 from optinfer.data.lock import bad_end, holder, is_live
 from optinfer.data.output import Output
 from optinfer.data.output_listing import listed
-from optinfer.data.storage import failures
 from optinfer.errors import ConfigError, OptinferError
+from optinfer.system.outages import failures
 
 # So many looks in a row may fail before the folder counts as out of reach.
 _MISSES = 6

@@ -205,7 +205,9 @@ class Output:
         manifest = replace(manifest, parts=inventory.keep(self.folder, parts))
         self.folder.put("_manifest.json", as_json(manifest.as_dict()))
         self.sink.finish(accounts.fingerprint, parts)
+        self.folder.keep(QUARANTINE, STATE)  # no power cut leaves it without what it vouches for
         self.folder.put("_SUCCESS", b"")
+        self.folder.keep()
         self.folder.delete(f"{STATE}/staging")
         self.attempts.forget()
         return manifest

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
 import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+
+# What file systems without hard links answer: exFAT and SMB the first, FUSE any of them.
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
+# Where a folder cannot be opened or synced (Windows, some of FUSE), its names last as the system sees fit.
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES, errno.EISDIR)
 
 
 def put(path: Path, content: bytes, aside: Path | None = None, name: Callable[[Path, Path], None] = os.replace) -> None:
@@ -13,7 +22,7 @@ def put(path: Path, content: bytes, aside: Path | None = None, name: Callable[[P
 
     Args:
         aside: folder on the same disk for what is not whole yet; None takes a hidden name beside `path`.
-        name: (what was written aside, path) gives it its name; `os.link` where nothing may be replaced.
+        name: (what was written aside, path) gives it its name; `name_new` where nothing may be replaced.
     """
     unique = uuid.uuid4().hex
     staged = path.with_name(f".{path.name}-{unique}") if aside is None else aside / unique
@@ -27,3 +36,56 @@ def put(path: Path, content: bytes, aside: Path | None = None, name: Callable[[P
         name(staged, path)
     finally:
         staged.unlink(missing_ok=True)
+
+
+def name_new(staged: Path, path: Path) -> None:
+    """Give a file its name where there is none: by a hard link, or by a rename that replaces nothing.
+
+    Raises:
+        FileExistsError: there is one, and it is not this file.
+        OSError: the file system can do neither.
+    """
+    try:
+        os.link(staged, path)
+    except FileExistsError:
+        if not _is_same(staged, path):  # NFS asks twice where an answer was lost, and hears of its own link
+            raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _rename_new(staged, path)
+
+
+def _is_same(staged: Path, path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return staged.samefile(path)
+    return False
+
+
+def _rename_new(staged: Path, path: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        raise OSError(errno.EOPNOTSUPP, "the system has neither hard links nor a rename that replaces nothing", path)
+    if libc.renameat2(_AT_FDCWD, os.fsencode(staged), _AT_FDCWD, os.fsencode(path), _RENAME_NOREPLACE):
+        number = ctypes.get_errno()
+        if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            said = "the file system has neither hard links nor a rename that replaces nothing"
+            raise OSError(errno.EOPNOTSUPP, said, str(path))
+        raise OSError(number, os.strerror(number), str(path))
+
+
+def keep_names(folder: Path) -> None:
+    """Have the names in a folder last if power goes now; no folder has none."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in (*_NO_SYNC, errno.ENOENT):
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)

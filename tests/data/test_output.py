@@ -21,7 +21,7 @@ from optinfer.data.fragments import Fragment, Plan
 from optinfer.data.output import Output
 from optinfer.data.sinks.parquet import FOOTER_KEY, ParquetSink
 from optinfer.data.storage import Folder
-from optinfer.errors import OutputConflictError
+from optinfer.errors import OutputConflictError, StorageError
 from optinfer.records.binding import Bound, FrozenJob
 from optinfer.records.manifest import Manifest
 from optinfer.records.run import RunRecord
@@ -111,7 +111,7 @@ def test_quarantined_rows_lie_beside_their_part(output: Output) -> None:
 def test_quarantine_is_written_before_the_part_that_names_it(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
     (tmp_path / "_quarantine").touch()  # nothing can be put into it
-    with pytest.raises(OSError, match="_quarantine"):
+    with pytest.raises(StorageError, match="_quarantine"):
         put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2))
     assert output.sink.committed() == set()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from optinfer.data.storage import STATE, Folder, absolute
+from optinfer.errors import StorageError
 from tests.data import flaky_store
 from tests.data.flaky_store import FlakyStore
 from tests.system.test_home import full_disk
@@ -89,7 +90,7 @@ def test_a_local_commit_leaves_nothing_but_the_file(tmp_path: Path) -> None:
 
 def test_a_writer_that_dies_while_staging_creates_nothing(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
-    with full_disk(), pytest.raises(OSError, match="File too large"):
+    with full_disk(), pytest.raises(StorageError, match=r"no room is left for .*File too large"):
         folder.put_new("part", b"x")
     assert folder.read("part") is None
     assert list((tmp_path / STATE / "staging").iterdir()) == []

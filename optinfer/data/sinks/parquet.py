@@ -27,6 +27,7 @@ from optinfer.data.state import as_json, parquet_bytes
 from optinfer.data.storage import Folder, each
 from optinfer.errors import OutputConflictError, redact
 from optinfer.records.part import Part
+from optinfer.system.outages import failures
 
 FOOTER_KEY = b"optinfer"
 # Each time, somebody has put a file at the part's name that is none, or taken it away again.
@@ -119,7 +120,7 @@ class ParquetSink(Sink):
         try:
             with self.folder.open(name) as file:
                 return _part_in(file)
-        except OSError:  # the storage's, or Arrow's for some damaged footers: reading all of it tells which
+        except failures():  # the storage's, or Arrow's for some damaged footers: reading all of it tells which
             return self._whole(name)
 
 

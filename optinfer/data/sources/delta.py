@@ -21,6 +21,7 @@ from optinfer.data.sources import Source
 from optinfer.data.sources.parquet import plan_files
 from optinfer.data.storage import absolute, file_system, storage_options
 from optinfer.errors import ConfigError, SourceError, redact
+from optinfer.system.outages import failures
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -41,7 +42,7 @@ def claims(path: str) -> bool:
         return False
     try:
         return bool(fs.exists(f"{root.rstrip('/')}/{_LOG}"))
-    except OSError:  # whoever reads it says what is wrong
+    except failures():  # whoever reads it says what is wrong
         return False
 
 
