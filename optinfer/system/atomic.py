@@ -11,7 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 # What file systems without hard links answer: exFAT and SMB the first, FUSE any of them.
-_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
+_NO_WAY = (
+    "its file system has neither hard links nor a rename that replaces nothing, so one commit could overwrite another: "
+    "choose a folder on another one"
+)
 _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 # Where a folder cannot be opened or synced (Windows, some of FUSE), its names last as the system sees fit.
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES, errno.EISDIR)
@@ -63,15 +67,14 @@ def _is_same(staged: Path, path: Path) -> bool:
 
 
 def _rename_new(staged: Path, path: Path) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        raise OSError(errno.EOPNOTSUPP, "the system has neither hard links nor a rename that replaces nothing", path)
-    if libc.renameat2(_AT_FDCWD, os.fsencode(staged), _AT_FDCWD, os.fsencode(path), _RENAME_NOREPLACE):
-        number = ctypes.get_errno()
-        if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-            said = "the file system has neither hard links nor a rename that replaces nothing"
-            raise OSError(errno.EOPNOTSUPP, said, str(path))
-        raise OSError(number, os.strerror(number), str(path))
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
+    names = _AT_FDCWD, os.fsencode(staged), _AT_FDCWD, os.fsencode(path), _RENAME_NOREPLACE
+    if rename is not None and rename(*names) == 0:
+        return
+    number = ctypes.get_errno() if rename is not None else errno.ENOSYS
+    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        raise OSError(number, _NO_WAY, str(path))
+    raise OSError(number, os.strerror(number), str(path))
 
 
 def keep_names(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -79,6 +80,33 @@ def done_and_lost(handler: _Handler) -> bool:
     """Do what is asked, and break the connection before anybody hears of it."""
     handler.pass_on()
     return reset(handler)
+
+
+def not_removed(handler: _Handler) -> bool:
+    """Answer that all went well, and say of each object that it did not."""
+    error = (
+        b"<DeleteResult><Error><Key>k</Key><Code>InternalError</Code><Message>made up</Message></Error></DeleteResult>"
+    )
+    handler.respond(200, {"Content-Type": "application/xml"}, error)
+    return True
+
+
+def other_sizes(handler: _Handler) -> bool:
+    """Change a bit of the first size in a listing."""
+    status, body = handler.pass_on()
+    handler.respond(status, handler.unsigned, re.sub(rb"<Size>\d", b"<Size>9", body, count=1))
+    return True
+
+
+def wants_other_keys(key: str) -> Fault:
+    """Refuse whoever does not have this key."""
+
+    def answer(handler: _Handler) -> bool:
+        if f"Credential={key}/" in handler.headers.get("Authorization", ""):
+            return False
+        return refusal(403, "ExpiredToken")(handler)
+
+    return answer
 
 
 def killing(process: BaseProcess, done: bool) -> Fault:

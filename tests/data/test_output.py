@@ -26,6 +26,7 @@ from optinfer.records.binding import Bound, FrozenJob
 from optinfer.records.manifest import Manifest
 from optinfer.records.run import RunRecord
 from tests.conftest import fragments
+from tests.data import flaky_store
 from tests.data.committing import lying, put
 from tests.data.flaky_store import FlakyStore
 
@@ -371,3 +372,25 @@ def test_removing_what_is_lost_asks_for_none_of_it(bucket: str, flaky: FlakyStor
     }
     assert output.sink.committed() == set()
     assert output.folder.names(under="_quarantine") == []
+
+
+def listings(method: str, path: str, headers: flaky_store.Headers) -> bool:
+    return method == "GET" and "list-type=2" in path
+
+
+def test_no_part_is_removed_on_the_word_of_one_listing(bucket: str, flaky: FlakyStore) -> None:
+    """A byte of it flipped on the way, and nothing that S3 says of sizes is signed."""
+    output, accounts = Output(f"{bucket}/out"), Accounts(Folder(f"{bucket}/out"), "f1")
+    accounts.add(put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None))
+    flaky.meets, flaky.faults = listings, [flaky_store.other_sizes]
+    found = output.compare(accounts, PLAN)
+    assert not flaky.faults
+    assert [reason for reason in found.reasons if "never committed" not in reason] == []
+
+
+def test_no_part_is_removed_on_the_word_of_one_read(bucket: str, flaky: FlakyStore) -> None:
+    output = Output(f"{bucket}/out")
+    made = put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    flaky.meets, flaky.faults = lambda method, path, headers: method == "GET", [flaky_store.half_the_range]
+    assert output.sink.read([PART]) == [replace(made, stamp=None)]
+    assert not flaky.faults
