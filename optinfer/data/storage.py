@@ -191,13 +191,13 @@ class Folder:
         self._ask(delete)
 
     def keep(self, *under: str) -> None:
-        """Have the names in the folder (and in these folders in it) last, as their files do, if power goes now.
+        """Have the names in the folder (and in these folders in it, and what is in these files) last if power goes now.
 
-        An object store has answered only when they do.
+        What an object store has answered lasts.
         """
         if is_local(self.url):
             for name in ("", *under):
-                self._ask(partial(atomic.keep_names, Path(self.url, name)))
+                self._ask(partial(atomic.keep, Path(self.url, name)))
 
     def names(self, pattern: str = r".*", under: str = "") -> list[str]:
         """Return the sorted names of files directly in the folder (or `under` it) that match a regular expression."""

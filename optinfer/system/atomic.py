@@ -77,10 +77,10 @@ def _rename_new(staged: Path, path: Path) -> None:
     raise OSError(number, os.strerror(number), str(path))
 
 
-def keep_names(folder: Path) -> None:
-    """Have the names in a folder last if power goes now; no folder has none."""
+def keep(path: Path) -> None:
+    """Have what a file holds, or the names in a folder, last if power goes now; what is not there has nothing."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
         if error.errno in (*_NO_SYNC, errno.ENOENT):
             return

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
     from deltalake.transaction import AddAction, CommitProperties
 
+_LOG = "_delta_log"
 # In a table without column mapping: what no name may hold.
 _NOT_IN_NAMES = frozenset(" ,;{}()\n\t=")
 _LARGEST_DECIMAL = 38
@@ -58,6 +59,11 @@ class DeltaSink(ParquetSink):
         Raises:
             OutputConflictError: others have changed the table since, or made it.
         """
+        self._commit_what_is_missing(fingerprint, parts)
+        log = [f"{_LOG}/{name}" for name in self.folder.names(under=_LOG)]
+        self.folder.keep(_LOG, *log)
+
+    def _commit_what_is_missing(self, fingerprint: str, parts: pa.Table) -> None:
         from deltalake import CommitProperties, Transaction
 
         application, wanted = f"optinfer-{fingerprint}", _sizes(parts)
