@@ -7,6 +7,7 @@ replaces nothing. Nobody overwrites what another has committed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from optinfer.errors import ConfigError, redact
 from optinfer.system import atomic
-from optinfer.system.outages import WAITING, Waiting
+from optinfer.system.outages import WAITING, Waiting, failed
 
 STATE = "_optinfer"
 _THREADS = 16
@@ -121,9 +122,18 @@ class Folder:
             return 0 if self.read(name) == data else None
 
     def _put_where_none_is(self, name: str, data: bytes) -> int:
-        fs, path = self._at(name)
-        put = fs.pipe_file(path, data, mode="create")
+        put = self._piped(name, data, mode="create")
         return _stamp(put.get("ETag") if isinstance(put, dict) else None)
+
+    def _piped(self, name: str, data: bytes, **how: str) -> Any:
+        fs, path = self._at(name)
+        try:
+            return fs.pipe_file(path, data, **how)
+        except FileNotFoundError as error:
+            # An upload in pieces that is not there any more: it was ended, and the answer to that was lost.
+            if not _is_ended_upload(error):
+                raise failed(self.url, error) from error
+            raise OSError(errno.EBUSY, str(error)) from error
 
     def _named_new(self, name: str, data: bytes) -> int | None:
         stamps = []
@@ -153,11 +163,7 @@ class Folder:
         if is_local(self.url):
             return self._from_stage(name, data, os.replace)
 
-        def put() -> None:
-            fs, path = self._at(name)
-            fs.pipe_file(path, data)
-
-        self._ask(put)
+        self._ask(lambda: self._piped(name, data))
 
     def read(self, name: str) -> bytes | None:
         """Return the bytes of `name`, or None where it does not exist."""
@@ -251,6 +257,11 @@ class Entry(NamedTuple):
     stamp: int
 
 
+def _is_ended_upload(error: FileNotFoundError) -> bool:
+    answer = getattr(error.__cause__, "response", None) or {}
+    return bool(answer.get("Error", {}).get("Code") == "NoSuchUpload")
+
+
 def _stamp(etag: str | None) -> int:
     """Return an etag as a number, so that a million of them fit into a column."""
     return int.from_bytes(hashlib.sha256(etag.strip('"').encode()).digest()[:7]) if etag else 0
@@ -275,24 +286,3 @@ def each(folder: Folder, work: Callable[[str], _T], names: Sequence[str]) -> lis
         return list(map(work, names))
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(work, names))
-
-
-def storage_options(url: str) -> dict[str, str]:
-    """Return how a library of its own reaches a store, as s3fs reaches it here; nothing for a local path."""
-    if is_local(url):
-        return {}
-    fs, _ = file_system(url)
-    if "s3" not in fs.protocol:
-        return {}
-    endpoint = fs.endpoint_url or fs.client_kwargs.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL")
-    region = fs.client_kwargs.get("region_name") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    found = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ALLOW_HTTP": "true" if str(endpoint).startswith("http://") else None,
-        "AWS_REGION": region or "us-east-1",
-        "AWS_ACCESS_KEY_ID": fs.key,
-        "AWS_SECRET_ACCESS_KEY": fs.secret,
-        "AWS_SESSION_TOKEN": fs.token,
-        "aws_conditional_put": "etag",
-    }
-    return {name: value for name, value in found.items() if value}

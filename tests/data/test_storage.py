@@ -141,6 +141,20 @@ def test_a_write_of_which_the_answer_was_lost_is_our_own(known: Folder, flaky: F
     assert (known.read("part"), known.read("state")) == (b"ours", b"new")
 
 
+def test_an_upload_in_pieces_of_which_the_last_answer_was_lost_is_our_own(known: Folder, flaky: FlakyStore) -> None:
+    flaky.meets = lambda method, path, headers: method == "POST" and "uploadId=" in path
+    flaky.faults = [flaky_store.done_and_lost]
+    large = bytes(100 * 2**20)
+    assert known.put_new("part", large)
+    assert not flaky.faults
+    assert next(known.entries()).size == len(large)
+
+
+def test_a_bucket_that_is_not_there_is_said_at_once(known: Folder) -> None:
+    with pytest.raises(StorageError, match=r"cannot use s3://nobodys/out: FileNotFoundError.*bucket does not exist"):
+        Folder("s3://nobodys/out", Waiting(first_wait=60)).put("part", b"x")
+
+
 @pytest.mark.parametrize("lost", [flaky_store.done_and_lost, flaky_store.done_and_failed])
 def test_a_mark_of_which_the_answer_was_lost_is_no_sign_of_a_crash(
     known: Folder, flaky: FlakyStore, lost: Fault

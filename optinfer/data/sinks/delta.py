@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from optinfer.data.sinks import SinkKind
 from optinfer.data.sinks.parquet import ParquetSink
-from optinfer.data.storage import STATE, Folder, storage_options
+from optinfer.data.storage import STATE, Folder
+from optinfer.data.store_options import storage_options
 from optinfer.errors import ConfigError, OutputConflictError, redact
 from optinfer.records.part import Part
 

@@ -19,7 +19,8 @@ from optinfer.data.partitions import type_named
 from optinfer.data.reading import FragmentReader
 from optinfer.data.sources import Source
 from optinfer.data.sources.parquet import plan_files
-from optinfer.data.storage import absolute, file_system, storage_options
+from optinfer.data.storage import absolute, file_system
+from optinfer.data.store_options import storage_options
 from optinfer.errors import ConfigError, SourceError, redact
 from optinfer.system.outages import failures
 
