@@ -22,7 +22,7 @@ STAMP := $(VENV)/.optinfer-installed
 MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-cluster demo-classifier optimize test test-cluster conformance soak-changes soak-schedule docs lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
+.PHONY: help install demo demo-cluster demo-classifier optimize test test-cluster conformance soak-changes soak-schedule soak-storage docs lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -68,6 +68,9 @@ soak-changes: install $(MODELS) ## files of source and sink changed during a job
 
 soak-schedule: install ## a crontab's line every minute: an overlap, a missed tick, a kill; each night once. MINUTES=
 	"$(VENV)/bin/python" -m tests.faults.schedule_soak --minutes $(or $(MINUTES),5)
+
+soak-storage: install ## a job killed at every storage operation, here and on S3, and SEEDS= of a store that fails; half an hour
+	OPTINFER_EVERY_OPERATION=1 OPTINFER_SEEDS=$(or $(SEEDS),50) "$(VENV)/bin/python" -m pytest tests/faults/test_storage_faults.py -q --timeout 0
 
 docs: install ## write the tables of docs/ that are made from the code
 	"$(VENV)/bin/python" docs/generate.py

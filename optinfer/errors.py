@@ -5,6 +5,7 @@
     │   └── PlacementError        2   the requested placement cannot run on these resources
     ├── SourceError               1   an input file cannot be read: out of reach, or not the one that was planned
     │   └── CorruptFileError      1   the decoder refuses the very bytes that were planned
+    ├── StorageError              1   a store or disk does not do what it is asked, however often
     ├── RowError                  1   a row cannot be scored and the job says `sink.on_error: raise`
     ├── AccountingError           1   rows in differ from rows scored plus rows quarantined
     ├── QuarantineError           3   more rows were quarantined than `sink.error_threshold` allows
@@ -48,6 +49,10 @@ class SourceError(OptinferError):
 
 
 class CorruptFileError(SourceError):
+    pass
+
+
+class StorageError(OptinferError):
     pass
 
 

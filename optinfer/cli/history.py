@@ -16,8 +16,8 @@ def history(target: str, as_json: bool, last: int) -> None:
     """List the runs of a job: when, how they ended, how fast, and against their forecast."""
     from optinfer.commands.asked_for import target as named
     from optinfer.commands.history import history as history_of
-    from optinfer.data.storage import reaching
     from optinfer.records.text import history_text
+    from optinfer.system.outages import reaching
 
     asked = named(target)
     with reaching(asked.url):

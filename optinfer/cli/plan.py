@@ -19,9 +19,9 @@ def plan(job: str, overrides: tuple[str, ...], logical_date: date | None, as_jso
     """Show what `run` would do on this machine; start nothing, write nothing to the sink."""
     from optinfer.commands.plan import plan as plan_of
     from optinfer.commands.resolved import resolve
-    from optinfer.data.storage import reaching
     from optinfer.job_file import load_job
     from optinfer.records.text import plan_text
+    from optinfer.system.outages import reaching
 
     config = load_job(job, overrides, logical_date)
     resolved = resolve(config)

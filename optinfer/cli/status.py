@@ -25,8 +25,8 @@ def status(target: str, logical_date: date | None, as_json: bool, follow: bool, 
     from optinfer.commands.asked_for import target as named
     from optinfer.commands.follow import follow as follow_run
     from optinfer.commands.status import status as status_of
-    from optinfer.data.storage import reaching
     from optinfer.records.text import status_text
+    from optinfer.system.outages import reaching
 
     output, code = named(target, logical_date).url, 0
     if follow:

@@ -14,8 +14,8 @@ import numpy as np
 from optinfer.data.lock import bad_end, holder, is_live
 from optinfer.data.output import Output
 from optinfer.data.output_listing import listed
-from optinfer.data.storage import failures
 from optinfer.errors import ConfigError, OptinferError
+from optinfer.system.outages import failures, reason
 
 # So many looks in a row may fail before the folder counts as out of reach.
 _MISSES = 6
@@ -59,10 +59,10 @@ def follow(
             missed += 1
             if missed >= _MISSES:
                 raise OptinferError(
-                    f"cannot read {output.shown}: {type(error).__name__}: {error}; the run may go on: check the path, "
-                    "credentials and endpoint, and follow again"
+                    f"cannot read {output.shown}: {reason(url, error)}; the run may go on: check the path, credentials "
+                    "and endpoint, and follow again"
                 ) from error
-            say(f"cannot read {output.shown} now ({type(error).__name__}), and looks again")
+            say(f"cannot read {output.shown} now ({type(error.__cause__ or error).__name__}), and looks again")
         wait(interval)
 
 

@@ -10,12 +10,13 @@ import uuid
 
 from optinfer.commands.resolved import Resolved
 from optinfer.config import AUTO
-from optinfer.data.storage import STATE, Folder, is_local, reaching
+from optinfer.data.storage import STATE, Folder, is_local
 from optinfer.errors import ConfigError, OptinferError, redact
 from optinfer.execution.placement import Node
 from optinfer.execution.placing import placed
 from optinfer.optimization.variants import get
 from optinfer.system import home
+from optinfer.system.outages import reaching
 
 
 def require_ready(job: Resolved, here: Node | None) -> None:

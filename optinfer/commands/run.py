@@ -23,12 +23,12 @@ from optinfer.commands.resolved import Resolved, resolve
 from optinfer.commands.scoring import stream
 from optinfer.commands.summary import Summary
 from optinfer.config import AUTO, JobConfig
-from optinfer.data.storage import reaching
 from optinfer.errors import LoadError
 from optinfer.execution.executor import Executor
 from optinfer.execution.on_ray import OnRay
 from optinfer.optimization.pools import Pools, pools, with_not_chosen
 from optinfer.records.run import RunRecord
+from optinfer.system.outages import reaching
 from optinfer.tracking.recorder import new_run_id, recorder_of
 
 Say = Callable[[str], None]

@@ -12,10 +12,11 @@ from optinfer.data.carrying import require_carried
 from optinfer.data.fragments import Plan, rows_for_model
 from optinfer.data.output import Output
 from optinfer.data.places import require_apart
-from optinfer.data.storage import absolute, reaching
+from optinfer.data.storage import absolute
 from optinfer.errors import ConfigError, redact
 from optinfer.families import FAMILIES, Family
 from optinfer.models.artifact import Artifact
+from optinfer.system.outages import reaching
 
 
 def kinds(config: JobConfig) -> tuple[str, str]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from optinfer.data.formats import refuse_foreign
-from optinfer.data.storage import absolute, failures, file_system, is_local
-from optinfer.errors import ConfigError, SourceError, redact
+from optinfer.data.storage import absolute, file_system, is_local
+from optinfer.errors import ConfigError, SourceError, StorageError, redact
+from optinfer.system.outages import WAITING, reason
 
 SUFFIXES = (".parquet", ".pq", ".parq")
 _NAMES_SAID = 3
@@ -55,11 +56,13 @@ def list_source(path: str) -> Listing:
     fs, stripped = file_system(absolute(path))
     shown = redact(path)
     try:
-        return _listed(fs, stripped, shown, is_local(path))
-    except failures() as error:
-        if isinstance(error, FileNotFoundError):
-            raise ConfigError(_nothing_at(fs, stripped, shown)) from error
-        raise SourceError(f"cannot list {shown}: {error}; check credentials, endpoint and permissions") from error
+        return WAITING.ask(absolute(path), lambda: _listed(fs, stripped, shown, is_local(path)))
+    except FileNotFoundError as error:
+        raise ConfigError(_nothing_at(fs, stripped, shown)) from error
+    except StorageError as error:
+        raise SourceError(
+            f"cannot list {shown}: {reason(path, error)}; check credentials, endpoint and permissions"
+        ) from error
 
 
 def _listed(fs: Any, stripped: str, shown: str, local: bool) -> Listing:

@@ -22,10 +22,11 @@ from types import TracebackType
 
 import psutil
 
-from optinfer.data.storage import STATE, Folder, failures, reaching
+from optinfer.data.storage import STATE, Folder
 from optinfer.errors import OutputConflictError, redact
 from optinfer.records.record import Record, decoded
 from optinfer.system import last_resort
+from optinfer.system.outages import failures, reaching
 
 STALE_SECONDS = 60.0
 _BEAT_SECONDS = 10.0
@@ -99,10 +100,16 @@ class RunLock:
     ) -> None:
         self._stop.set()
         self._thread.join()
+        try:
+            self._give_back(error)
+        except failures() as failure:  # it must not hide how the run ended, which is not changed by it
+            _log.warning("the lock of %s could not be given back: %s", redact(self._folder.url), failure)
+
+    def _give_back(self, error: BaseException | None) -> None:
         holder = self._holder()
         if holder is not None and holder.token == self._token:
             if error is not None and not isinstance(error, OutputConflictError):  # a folder of others stays as it is
-                with contextlib.suppress(*failures()):  # it must not hide what ended the run
+                with contextlib.suppress(*failures()):
                     self._folder.put(_END, json.dumps(_ended(error).as_dict()).encode())
             self._folder.delete(_NAME)
 
@@ -112,7 +119,7 @@ class RunLock:
                 if not self.renew():
                     _log.warning("another run took over %s; commits stay exactly once", redact(self._folder.url))
                     return
-            except failures() as error:
+            except Exception as error:  # a heart that stops for any reason would give the output away
                 _log.warning("the lock's heartbeat failed and is tried again: %s", error)
 
     def renew(self) -> bool:

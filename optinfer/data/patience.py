@@ -7,21 +7,19 @@ own fault. The whole read starts over each time: a new connection, and no thread
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
-import tenacity
 
 from optinfer.data.pinned import ChangedError, PinnedFile, opened
-from optinfer.data.storage import is_local
-from optinfer.errors import CorruptFileError, OptinferError, SourceError, redact, without_secrets
+from optinfer.data.storage import connect_anew, is_local
+from optinfer.errors import CorruptFileError, OptinferError, SourceError, redact
+from optinfer.system.outages import Waiting, reason
 
 # Arrow reads no fixed-size list that is null (apache/arrow#35692): the file is sound, the reader is not.
 _READER_LACKS = "Expected all lists to be of size"
-_log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 
@@ -34,18 +32,13 @@ class _UndecodableError(Exception):
 
 
 @dataclass(frozen=True)
-class Patience:
+class Patience(Waiting):
     """How files are opened, and how long one is asked for that the store does not give.
 
     Attributes:
-        seconds: of asking, after which the job ends.
-        first_wait, longest_wait: seconds between two tries: random, up to the first, which doubles up to the longest.
         opened: opens a file at the version that it has now.
     """
 
-    seconds: float = 180.0
-    first_wait: float = 0.5
-    longest_wait: float = 20.0
     opened: Callable[[str], PinnedFile] = opened
 
     def read(
@@ -76,26 +69,21 @@ class Patience:
             ) from error
         except _OutOfReachError as error:
             raise SourceError(
-                f"cannot read {redact(url)}: {_said(url, error)} (tried for up to {self.seconds:.0f} s); check "
+                f"cannot read {redact(url)}: {reason(url, error)} (tried for up to {self.seconds:.0f} s); check "
                 "credentials, permissions, endpoint and network, then run the same command again: what is committed "
                 "is kept"
             ) from error
 
     def _reached(self, url: str, decode: Callable[[PinnedFile], _Result], size: int | None, version: str) -> _Result:
         """Try until the store answers, or patience ends."""
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda e: isinstance(e, _OutOfReachError) and not _final(url, e)),
-            stop=tenacity.stop_after_delay(self.seconds),
-            wait=tenacity.wait_random_exponential(multiplier=self.first_wait, max=self.longest_wait),
-            before_sleep=lambda state: self._say_once(url, state),
-            reraise=True,
+        return self.trying(
+            lambda: self._once(url, decode, size, version),
+            lambda error: isinstance(error, _OutOfReachError) and not _final(url, error),
+            self.seconds,
+            lambda: connect_anew(url),
+            f"cannot read {redact(url)}",
+            lambda error: reason(url, error),
         )
-        return retrying(self._once, url, decode, size, version)
-
-    def _say_once(self, url: str, state: Any) -> None:
-        if state.attempt_number == 1:
-            said = _said(url, state.outcome.exception())
-            _log.warning("cannot read %s: %s; trying again for %.0f s", redact(url), said, self.seconds)
 
     def _once(self, url: str, decode: Callable[[PinnedFile], _Result], size: int | None, version: str) -> _Result:
         file = self._open(url, size, version)
@@ -130,11 +118,6 @@ PATIENT = Patience()
 def _final(url: str, error: BaseException) -> bool:
     """Tell what no waiting changes: this machine's own file permissions."""
     return is_local(url) and isinstance(error.__cause__, PermissionError)
-
-
-def _said(url: str, error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return f"{type(cause).__name__}: {without_secrets(url, ' '.join(str(cause).split()))}"
 
 
 def _refused(url: str, error: Exception) -> Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import uuid
 from typing import Any
 
 import pyarrow as pa
@@ -35,7 +36,8 @@ class Attempts:
 
     def begin(self, part: str) -> bool:
         """Mark that a part is being made; return False where an attempt of this run began it and did not end."""
-        return self._folder.put_new(f"{_ATTEMPTS}/{part}", b"begun")
+        # By its content: an attempt whose mark was written, and the answer to that lost, finds its own.
+        return self._folder.put_new(f"{_ATTEMPTS}/{part}", uuid.uuid4().hex.encode())
 
     def forget(self) -> None:
         """Start a run with a clean slate: what an earlier run left half done says nothing about its rows."""

@@ -1,29 +1,29 @@
 """A folder on any fsspec file system, and the one operation everything hangs on: create only if absent.
 
-On object stores that is a conditional PUT (`If-None-Match: *`); locally it is a hard link made from a finished file,
-which either appears whole or not at all. There is no rename, and nobody overwrites what another has committed.
+On object stores that is a conditional PUT (`If-None-Match: *`); locally a finished file gets its name in one step that
+replaces nothing. Nobody overwrites what another has committed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from optinfer.errors import ConfigError, OptinferError, redact
+from optinfer.errors import ConfigError, redact
 from optinfer.system import atomic
+from optinfer.system.outages import WAITING, Waiting, failed
 
 STATE = "_optinfer"
 _THREADS = 16
 _T = TypeVar("_T")
-_RETRIES_ON_CONFLICT = 5
 # The most names that S3 gives at once.
 _PAGE = 1000
 # Somebody may remove the whole folder between the steps of one write, and again.
@@ -43,22 +43,11 @@ def file_system(url: str) -> tuple[Any, str]:
     return fs, path
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """Return what file systems raise when they cannot be reached; some of S3's errors are no OSErrors."""
-    botocore = sys.modules.get("botocore.exceptions")
-    return (OSError, botocore.BotoCoreError) if botocore else (OSError,)
-
-
-@contextlib.contextmanager
-def reaching(url: str) -> Iterator[None]:
-    """Turn a storage failure inside a `with` block into an error that says what to check."""
-    try:
-        yield
-    except failures() as error:
-        raise OptinferError(
-            f"cannot use {redact(url)}: {type(error).__name__}: {error}; "
-            "check the path, its permissions, credentials and endpoint"
-        ) from error
+def connect_anew(url: str) -> None:
+    """Forget connections to a store, and the keys they were made with: the next use reads those again."""
+    if not is_local(url):
+        fs, _ = file_system(url)
+        fs.clear_instance_cache()
 
 
 def version_of(info: dict[str, Any]) -> str:
@@ -82,13 +71,20 @@ def absolute(url: str) -> str:
 
 
 class Folder:
-    """A folder by URL; picklable, the connection is made where it is used."""
+    """A folder by URL; picklable, the connection is made where it is used.
 
-    def __init__(self, url: str) -> None:
+    Whatever is asked of it is asked again while the store fails (see system/outages.py).
+
+    Raises:
+        StorageError: by all methods, where it was asked for long enough.
+    """
+
+    def __init__(self, url: str, waiting: Waiting = WAITING) -> None:
         self.url = absolute(url).rstrip("/")
+        self._waiting = waiting
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Folder, (self.url,))
+        return (Folder, (self.url, self._waiting))
 
     @cached_property
     def _fs_path(self) -> tuple[Any, str]:
@@ -98,8 +94,19 @@ class Folder:
         fs, root = self._fs_path
         return fs, f"{root}/{name}"
 
+    def _ask(self, work: Callable[[], _T]) -> _T:
+        return self._waiting.ask(self.url, work, self._connect_anew)
+
+    def _connect_anew(self) -> None:
+        connect_anew(self.url)
+        self.__dict__.pop("_fs_path", None)
+
     def put_new(self, name: str, data: bytes) -> bool:
-        """Create `name` holding `data`; return False, changing nothing, where it exists already."""
+        """Create `name` holding `data`; return False, changing nothing, where it exists already.
+
+        What is there is ours where it holds these very bytes: the answer to an earlier try may have been lost. Whoever
+        has to be told from others puts something of his own into them.
+        """
         return self.create(name, data) is not None
 
     def create(self, name: str, data: bytes) -> int | None:
@@ -108,38 +115,45 @@ class Folder:
         A listing shows the same stamp for as long as nobody writes the file again; 0 is one that nobody knows.
         """
         if is_local(self.url):
-            return self._link_new(name, data)
-        fs, path = self._at(name)
-        for attempt in range(_RETRIES_ON_CONFLICT):
-            try:
-                put = fs.pipe_file(path, data, mode="create")
-                return _stamp(put.get("ETag") if isinstance(put, dict) else None)
-            except FileExistsError:
-                return None
-            except OSError as error:
-                # S3 answers 409 when two conditional writes race: neither is decided, the loser asks again.
-                if "Conflict" not in str(error) or attempt + 1 == _RETRIES_ON_CONFLICT:
-                    raise
-        raise AssertionError("unreachable")
+            return self._named_new(name, data)
+        try:
+            return self._ask(lambda: self._put_where_none_is(name, data))
+        except FileExistsError:
+            return 0 if self.read(name) == data else None
 
-    def _link_new(self, name: str, data: bytes) -> int | None:
+    def _put_where_none_is(self, name: str, data: bytes) -> int:
+        put = self._piped(name, data, mode="create")
+        return _stamp(put.get("ETag") if isinstance(put, dict) else None)
+
+    def _piped(self, name: str, data: bytes, **how: str) -> Any:
+        fs, path = self._at(name)
+        try:
+            return fs.pipe_file(path, data, **how)
+        except FileNotFoundError as error:
+            # An upload in pieces that is not there any more: it was ended, and the answer to that was lost.
+            if not _is_ended_upload(error):
+                raise failed(self.url, error) from error
+            raise OSError(errno.EBUSY, str(error)) from error
+
+    def _named_new(self, name: str, data: bytes) -> int | None:
         stamps = []
 
-        def link(staged: Path, target: Path) -> None:
+        def take(staged: Path, target: Path) -> None:
             stamps.append(staged.stat().st_mtime_ns)
-            os.link(staged, target)
+            atomic.name_new(staged, target)
 
         try:
-            self._from_stage(name, data, link)
+            self._from_stage(name, data, take)
         except FileExistsError:
             return None
         return stamps[-1]
 
     def _from_stage(self, name: str, data: bytes, take: Callable[[Path, Path], None]) -> None:
         """Write `data` aside and let `take` put it at its name; again where the folder was removed meanwhile."""
+        path, aside = Path(self.url, name), Path(self.url, STATE, "staging")
         for attempt in range(_RETRIES_ON_REMOVAL):
             try:
-                return atomic.put(Path(self.url, name), data, Path(self.url, STATE, "staging"), take)
+                return self._ask(lambda: atomic.put(path, data, aside, take))
             except FileNotFoundError:
                 if attempt + 1 == _RETRIES_ON_REMOVAL:
                     raise
@@ -147,42 +161,62 @@ class Folder:
     def put(self, name: str, data: bytes) -> None:
         """Write `name`, replacing what is there; readers see the old or the new, never a part."""
         if is_local(self.url):
-            self._from_stage(name, data, os.replace)
-        else:
-            fs, path = self._at(name)
-            fs.pipe_file(path, data)
+            return self._from_stage(name, data, os.replace)
+
+        self._ask(lambda: self._piped(name, data))
 
     def read(self, name: str) -> bytes | None:
         """Return the bytes of `name`, or None where it does not exist."""
-        fs, path = self._at(name)
-        try:
+
+        def read() -> bytes:
+            fs, path = self._at(name)
             data: bytes = fs.cat_file(path)
+            return data
+
+        try:
+            return self._ask(read)
         except FileNotFoundError:
             return None
-        return data
 
     def open(self, name: str) -> Any:
         fs, path = self._at(name)
         return fs.open(path, "rb")
 
     def delete(self, name: str) -> None:
-        fs, path = self._at(name)
-        with contextlib.suppress(FileNotFoundError):  # somebody else removes it, too
-            if fs.exists(path):
+        """Remove a file, or a folder with all that is in it, where it is there."""
+
+        def delete() -> None:
+            fs, path = self._at(name)
+            if not fs.exists(path):
+                return
+            with contextlib.suppress(FileNotFoundError):  # somebody else removes it, too
                 fs.rm(path, recursive=True)
+            if not is_local(self.url) and fs.exists(path):  # s3fs says nothing of what it could not remove
+                raise OSError(f"{name} is still there after it was removed")
+
+        self._ask(delete)
+
+    def keep(self, *under: str) -> None:
+        """Have the names in the folder (and in these folders in it, and what is in these files) last if power goes now.
+
+        What an object store has answered lasts.
+        """
+        if is_local(self.url):
+            for name in ("", *under):
+                self._ask(partial(atomic.keep, Path(self.url, name)))
 
     def names(self, pattern: str = r".*", under: str = "") -> list[str]:
         """Return the sorted names of files directly in the folder (or `under` it) that match a regular expression."""
         matches = re.compile(pattern).fullmatch
-        try:
-            return sorted(name for name in self._listed(under) if matches(name))
-        except FileNotFoundError:
-            return []
+        return sorted(name for name in self._listed(under) if matches(name))
 
     def _listed(self, under: str) -> Iterable[str]:
-        if is_local(self.url):  # scandir would ask for every file's size
-            return os.listdir(Path(self.url, under))
-        return (entry.name for entry in self.entries(under))
+        if not is_local(self.url):
+            return (entry.name for entry in self.entries(under))
+        try:
+            return self._ask(lambda: os.listdir(Path(self.url, under)))  # scandir would ask for every file's size
+        except FileNotFoundError:
+            return []
 
     def entries(self, under: str = "", page: int = _PAGE) -> Iterator[Entry]:
         """Yield what lies directly in the folder (or `under` it); of S3 by pages of so many names."""
@@ -190,13 +224,29 @@ class Folder:
         at = f"{root}/{under}" if under else root
         with contextlib.suppress(FileNotFoundError):
             if is_local(self.url):
-                yield from _scanned(at)
+                yield from self._ask(lambda: list(_scanned(at)))
             elif "s3" in fs.protocol:
-                yield from _paged(fs, at, page)
+                yield from self._paged(at, page)
             else:
-                for info in fs.ls(at, detail=True):
+                for info in self._ask(lambda: self._fs_path[0].ls(at, detail=True)):
                     name = info["name"].rstrip("/").rpartition("/")[2]
                     yield Entry(name, None if info["type"] == "directory" else int(info["size"]), 0)
+
+    def _paged(self, at: str, size: int) -> Iterator[Entry]:
+        """List S3 itself: s3fs keeps a dictionary an object, a gigabyte for a million."""
+        bucket, key, _ = self._fs_path[0].split_path(at)
+        prefix = f"{key}/" if key else ""
+        asked = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/", "MaxKeys": size}
+        while True:
+            page = self._ask(lambda: self._fs_path[0].call_s3("list_objects_v2", **asked))
+            for below in page.get("CommonPrefixes", ()):
+                yield Entry(below["Prefix"].removeprefix(prefix).rstrip("/"), None, 0)
+            for found in page.get("Contents", ()):
+                if name := found["Key"].removeprefix(prefix):  # else the marker of the folder itself
+                    yield Entry(name, int(found["Size"]), _stamp(found.get("ETag")))
+            if not page.get("IsTruncated"):
+                return
+            asked["ContinuationToken"] = page["NextContinuationToken"]
 
 
 class Entry(NamedTuple):
@@ -205,6 +255,11 @@ class Entry(NamedTuple):
     name: str
     size: int | None
     stamp: int
+
+
+def _is_ended_upload(error: FileNotFoundError) -> bool:
+    answer = getattr(error.__cause__, "response", None) or {}
+    return bool(answer.get("Error", {}).get("Code") == "NoSuchUpload")
 
 
 def _stamp(etag: str | None) -> int:
@@ -225,48 +280,9 @@ def _scanned(at: str) -> Iterator[Entry]:
                 continue
 
 
-def _paged(fs: Any, at: str, size: int) -> Iterator[Entry]:
-    """List S3 itself: s3fs keeps a dictionary an object, a gigabyte for a million."""
-    bucket, key, _ = fs.split_path(at)
-    prefix = f"{key}/" if key else ""
-    asked = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/", "MaxKeys": size, **fs.req_kw}
-    more: dict[str, str] = {}
-    while True:
-        page = fs.call_s3("list_objects_v2", **asked, **more)
-        for below in page.get("CommonPrefixes", ()):
-            yield Entry(below["Prefix"].removeprefix(prefix).rstrip("/"), None, 0)
-        for found in page.get("Contents", ()):
-            if name := found["Key"].removeprefix(prefix):  # else the marker of the folder itself
-                yield Entry(name, int(found["Size"]), _stamp(found.get("ETag")))
-        if not page.get("IsTruncated"):
-            return
-        more = {"ContinuationToken": page["NextContinuationToken"]}
-
-
 def each(folder: Folder, work: Callable[[str], _T], names: Sequence[str]) -> list[_T]:
     """Do the same with files of a folder, at a time where the store is far."""
     if is_local(folder.url):  # threads would wait for each other's Python, not for the disk
         return list(map(work, names))
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(work, names))
-
-
-def storage_options(url: str) -> dict[str, str]:
-    """Return how a library of its own reaches a store, as s3fs reaches it here; nothing for a local path."""
-    if is_local(url):
-        return {}
-    fs, _ = file_system(url)
-    if "s3" not in fs.protocol:
-        return {}
-    endpoint = fs.endpoint_url or fs.client_kwargs.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL")
-    region = fs.client_kwargs.get("region_name") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    found = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ALLOW_HTTP": "true" if str(endpoint).startswith("http://") else None,
-        "AWS_REGION": region or "us-east-1",
-        "AWS_ACCESS_KEY_ID": fs.key,
-        "AWS_SECRET_ACCESS_KEY": fs.secret,
-        "AWS_SESSION_TOKEN": fs.token,
-        "aws_conditional_put": "etag",
-    }
-    return {name: value for name, value in found.items() if value}

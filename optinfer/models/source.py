@@ -22,11 +22,12 @@ from typing import Any
 
 from optinfer import plugins
 from optinfer.config import ModelConfig
-from optinfer.data.storage import absolute, file_system, is_local, reaching
+from optinfer.data.storage import absolute, file_system, is_local
 from optinfer.errors import ConfigError, redact, without_secrets
 from optinfer.models.artifact import Artifact
 from optinfer.models.safety import PICKLES, check_onnx, check_pt2, check_safetensors, refuse_pickle
 from optinfer.system import home
+from optinfer.system.outages import reaching
 
 _PACKAGE, _HUB = "package:", "hf://"
 _MLFLOW = ("models:/", "runs:/")

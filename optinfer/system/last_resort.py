@@ -5,20 +5,16 @@ A run's journal takes it (see tracking/journal.py); before there is one, a file 
 
 from __future__ import annotations
 
-import errno
 import time
 import traceback
 from pathlib import Path
 
 import optinfer.errors
 from optinfer.errors import INTERRUPTED, INTERRUPTED_LINE, OptinferError, scrubbed
-from optinfer.system import home
+from optinfer.system import home, outages
 
 # Set on an error whose traceback a journal has: its path.
 KEPT_IN = "optinfer_kept_in"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Whose errors, few of which are OSErrors, say what a store said, or that it said nothing.
-_STORES = ("aiobotocore", "aiohttp", "botocore")
 
 
 def line(error: BaseException) -> str:
@@ -48,9 +44,9 @@ def said(error: BaseException) -> str:
     what = named(error)
     if isinstance(error, MemoryError):
         return f"this process ran out of memory ({what}): run where there is more, or fewer replicas"
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if outages.is_full(error):
         return f"a disk is full ({what}): free some of it and run the same command again, committed fragments are kept"
-    if type(error).__module__.partition(".")[0] in _STORES:
+    if isinstance(error, outages.no_answers()):
         return (
             f"a store did not do what it was asked ({what}): check network, endpoint and credentials, and run the same "
             "command again, committed fragments are kept"

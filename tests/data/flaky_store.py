@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.process import BaseProcess
 from urllib.parse import urlsplit
 
 Fault = Callable[["_Handler"], bool]
@@ -51,6 +53,72 @@ def flipped_byte(handler: _Handler) -> bool:
     middle = len(body) // 2
     handler.respond(status, handler.unsigned, body[:middle] + bytes([body[middle] ^ 0xFF]) + body[middle + 1 :])
     return True
+
+
+def flipped_byte_of_what_is_signed(handler: _Handler) -> bool:
+    """Change a byte in the middle of an object, whose checksum comes with it; all else passes as it is."""
+    status, body = handler.pass_on()
+    middle, signed = len(body) // 2, handler.answered != handler.unsigned and handler.command == "GET"
+    damaged = body[:middle] + bytes([body[middle] ^ 0xFF]) + body[middle + 1 :] if signed and body else body
+    handler.respond(status, handler.answered, damaged)
+    return True
+
+
+def late(handler: _Handler) -> bool:
+    """Let the client wait."""
+    threading.Event().wait(0.3)
+    return False
+
+
+def done_and_failed(handler: _Handler) -> bool:
+    """Do what is asked, and say that it failed."""
+    handler.pass_on()
+    return refusal(500, "InternalError")(handler)
+
+
+def done_and_lost(handler: _Handler) -> bool:
+    """Do what is asked, and break the connection before anybody hears of it."""
+    handler.pass_on()
+    return reset(handler)
+
+
+def not_removed(handler: _Handler) -> bool:
+    """Answer that all went well, and say of each object that it did not."""
+    error = (
+        b"<DeleteResult><Error><Key>k</Key><Code>InternalError</Code><Message>made up</Message></Error></DeleteResult>"
+    )
+    handler.respond(200, {"Content-Type": "application/xml"}, error)
+    return True
+
+
+def other_sizes(handler: _Handler) -> bool:
+    """Change a bit of the first size in a listing."""
+    status, body = handler.pass_on()
+    handler.respond(status, handler.unsigned, re.sub(rb"<Size>\d", b"<Size>9", body, count=1))
+    return True
+
+
+def wants_other_keys(key: str) -> Fault:
+    """Refuse whoever does not have this key."""
+
+    def answer(handler: _Handler) -> bool:
+        if f"Credential={key}/" in handler.headers.get("Authorization", ""):
+            return False
+        return refusal(403, "ExpiredToken")(handler)
+
+    return answer
+
+
+def killing(process: BaseProcess, done: bool) -> Fault:
+    """Kill who asks, before or after it is done."""
+
+    def kill(handler: _Handler) -> bool:
+        if done:
+            handler.pass_on()
+        process.kill()
+        return reset(handler)
+
+    return kill
 
 
 def is_read(method: str, path: str, headers: Headers) -> bool:

@@ -18,7 +18,8 @@ from optinfer.config import JobConfig, SourceConfig
 from optinfer.data import sources
 from optinfer.data.sinks import delta as sinks
 from optinfer.data.sources.delta import plan
-from optinfer.data.storage import Folder, storage_options
+from optinfer.data.storage import Folder
+from optinfer.data.store_options import storage_options
 from optinfer.errors import ConfigError, OutputConflictError
 from optinfer.execution.in_process import InProcess
 from optinfer.records.run import RunRecord

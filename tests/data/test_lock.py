@@ -13,13 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import psutil
 import pytest
-from botocore.exceptions import EndpointConnectionError
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from optinfer.data.lock import STALE_SECONDS, Holder, RunLock, described, holder, is_live
 from optinfer.data.storage import Folder
-from optinfer.errors import OutputConflictError
+from optinfer.errors import OutputConflictError, QuarantineError, StorageError
+from optinfer.system.outages import Waiting
+from tests.data import flaky_store
+from tests.data.flaky_store import Fault, FlakyStore
 
 LOCK = "_optinfer/lock.json"
 
@@ -132,11 +136,18 @@ def test_a_lock_that_was_removed_is_put_back_and_anothers_is_left(folder: Folder
 
 
 class GoneForABeat(Folder):
-    """A folder whose store fails twice when it is written to; some of what S3's library raises is no OSError."""
+    """A folder whose store fails when it is written to; some of what is raised then is no OSError."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self.errors: list[Exception] = [EndpointConnectionError(endpoint_url="http://store"), OSError("reset")]
+        self.errors: list[Exception] = [
+            EndpointConnectionError(endpoint_url="http://store"),
+            ClientError({"Error": {"Code": "InternalError"}}, "PutObject"),
+            aiohttp.ClientPayloadError("cut short"),
+            StorageError("cannot use it"),
+            ValueError("what nobody foresaw"),
+            OSError("reset"),
+        ]
         self.written = threading.Event()
 
     def put(self, name: str, data: bytes) -> None:
@@ -146,8 +157,29 @@ class GoneForABeat(Folder):
         self.written.set()
 
 
-def test_a_store_that_is_gone_for_a_beat_does_not_end_the_heartbeat(folder: Folder) -> None:
+def test_a_store_that_is_gone_for_some_beats_does_not_end_the_heartbeat(folder: Folder) -> None:
     gone = GoneForABeat(folder.url)
     with RunLock(gone, beat_seconds=0.001):
         assert gone.written.wait(10)
     assert holder(folder) is None
+
+
+@pytest.mark.parametrize("lost", [flaky_store.done_and_lost, flaky_store.done_and_failed])
+def test_a_run_does_not_refuse_itself_where_the_answer_to_its_lock_was_lost(
+    bucket: str, flaky: FlakyStore, lost: Fault
+) -> None:
+    folder = Folder(f"{bucket}/out")
+    flaky.meets, flaky.faults = lambda method, path, headers: method == "PUT", [lost]
+    with RunLock(folder):
+        assert not flaky.faults
+        with pytest.raises(OutputConflictError, match="live run"):
+            RunLock(folder).__enter__()
+    assert holder(folder) is None
+
+
+def test_a_store_that_is_gone_at_the_end_does_not_hide_how_the_run_ended(bucket: str, flaky: FlakyStore) -> None:
+    folder = Folder(f"{bucket}/out", Waiting(seconds=0.05, first_wait=0.001, longest_wait=0.01, first_seconds=0.05))
+    lock = RunLock(folder)
+    lock.__enter__()
+    flaky.meets, flaky.forever = lambda method, path, headers: True, flaky_store.reset
+    lock.__exit__(QuarantineError, QuarantineError("too many"), None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +23,12 @@ from optinfer.data.fragments import Fragment, Plan
 from optinfer.data.output import Output
 from optinfer.data.sinks.parquet import FOOTER_KEY, ParquetSink
 from optinfer.data.storage import Folder
-from optinfer.errors import OutputConflictError
+from optinfer.errors import OutputConflictError, StorageError
 from optinfer.records.binding import Bound, FrozenJob
 from optinfer.records.manifest import Manifest
 from optinfer.records.run import RunRecord
-from tests.conftest import fragments
+from tests.conftest import REPO, fragments
+from tests.data import flaky_store
 from tests.data.committing import lying, put
 from tests.data.flaky_store import FlakyStore
 
@@ -111,7 +114,7 @@ def test_quarantined_rows_lie_beside_their_part(output: Output) -> None:
 def test_quarantine_is_written_before_the_part_that_names_it(tmp_path: Path) -> None:
     output = Output(str(tmp_path))
     (tmp_path / "_quarantine").touch()  # nothing can be put into it
-    with pytest.raises(OSError, match="_quarantine"):
+    with pytest.raises(StorageError, match="_quarantine"):
         put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2))
     assert output.sink.committed() == set()
 
@@ -371,3 +374,63 @@ def test_removing_what_is_lost_asks_for_none_of_it(bucket: str, flaky: FlakyStor
     }
     assert output.sink.committed() == set()
     assert output.folder.names(under="_quarantine") == []
+
+
+def listings(method: str, path: str, headers: flaky_store.Headers) -> bool:
+    return method == "GET" and "list-type=2" in path
+
+
+def test_no_part_is_removed_on_the_word_of_one_listing(bucket: str, flaky: FlakyStore) -> None:
+    """A byte of it flipped on the way, and nothing that S3 says of sizes is signed."""
+    output, accounts = Output(f"{bucket}/out"), Accounts(Folder(f"{bucket}/out"), "f1")
+    accounts.add(put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None))
+    flaky.meets, flaky.faults = listings, [flaky_store.other_sizes]
+    found = output.compare(accounts, PLAN)
+    assert not flaky.faults
+    assert [reason for reason in found.reasons if "never committed" not in reason] == []
+
+
+def test_no_part_is_removed_on_the_word_of_one_read(bucket: str, flaky: FlakyStore) -> None:
+    output = Output(f"{bucket}/out")
+    made = put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    flaky.meets, flaky.faults = lambda method, path, headers: method == "GET", [flaky_store.half_the_range]
+    assert output.sink.read([PART]) == [replace(made, stamp=None)]
+    assert not flaky.faults
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="nothing here shows what a process asks of its disk")
+@pytest.mark.parametrize("kind", ["parquet", "delta"])
+def test_no_power_cut_leaves_a_success_without_its_parts(tmp_path: Path, kind: str) -> None:
+    """The names of all that `_SUCCESS` vouches for are on the disk before it is, and its own after that."""
+    trace, out = tmp_path / "trace", tmp_path / "out"
+    script = (
+        "from tests.data.test_output import *\n"
+        f"output = Output({str(out)!r}, {kind!r})\n"
+        "accounts = Accounts(output.folder, 'f1')\n"
+        "accounts.add(put(output, PART, FRAGMENT, 'f1', 'a1', rows(1, 2), bad(2)))\n"
+        "output.finish(Manifest(run=RunRecord(run_id='r', fragments=11, rows_in=3)), accounts, PLAN)\n"
+    )
+    log = [f"out/_delta_log/{0:020d}.json"] if kind == "delta" else []
+    calls = "trace=fsync,link,linkat,rename,renameat,renameat2"
+    command = ["strace", "-f", "-y", "-s", "300", "-e", calls, "-o", str(trace), sys.executable, "-c", script]
+    ended = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=200, check=False)
+    if "PTRACE" in ended.stderr:
+        pytest.skip("no process may be traced here")
+    assert ended.returncode == 0, ended.stderr
+    lines = trace.read_text().splitlines()
+
+    def last(*words: str) -> int:
+        return max(at for at, line in enumerate(lines) if all(word in line for word in words))
+
+    success = last("rename", "/out/_SUCCESS")
+    for folder, name in (
+        ("out", PART),
+        ("out", "_manifest.json"),
+        ("out/_quarantine", "part-"),
+        ("out/_optinfer", "parts."),
+    ):
+        named = last(f"{tmp_path}/{folder}/{name}")
+        assert any("fsync(" in line and f"<{tmp_path}/{folder}>" in line for line in lines[named:success]), folder
+    for kept in log:
+        assert any("fsync(" in line and f"<{tmp_path}/{kept}>" in line for line in lines[:success]), kept
+    assert any("fsync(" in line and f"<{out}>" in line for line in lines[success:])

@@ -77,7 +77,7 @@ def test_s3_is_listed_page_by_page(bucket: str, flaky: FlakyStore) -> None:
 
 def test_a_listing_shows_whether_a_file_was_written_again(folder: Folder) -> None:
     stamps = {i: folder.create(f"part-{i:06d}.parquet", b"content") for i in range(3)}
-    assert folder.create("part-000000.parquet", b"content") is None
+    assert folder.create("part-000000.parquet", b"CONTENT") is None
     told = accounts(*({"fragment": i, "bytes": 7, "stamp": stamps[i]} for i in range(3)))
     assert written_again(listed(folder, 3), told).tolist() == []
     folder.put("part-000001.parquet", b"CONTENT")

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from optinfer.data.sinks import SinkKind
 from optinfer.data.sinks.parquet import ParquetSink
-from optinfer.data.storage import STATE, Folder, storage_options
+from optinfer.data.storage import STATE, Folder
+from optinfer.data.store_options import storage_options
 from optinfer.errors import ConfigError, OutputConflictError, redact
 from optinfer.records.part import Part
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
     from deltalake.transaction import AddAction, CommitProperties
 
+_LOG = "_delta_log"
 # In a table without column mapping: what no name may hold.
 _NOT_IN_NAMES = frozenset(" ,;{}()\n\t=")
 _LARGEST_DECIMAL = 38
@@ -58,6 +60,11 @@ class DeltaSink(ParquetSink):
         Raises:
             OutputConflictError: others have changed the table since, or made it.
         """
+        self._commit_what_is_missing(fingerprint, parts)
+        log = [f"{_LOG}/{name}" for name in self.folder.names(under=_LOG)]
+        self.folder.keep(_LOG, *log)
+
+    def _commit_what_is_missing(self, fingerprint: str, parts: pa.Table) -> None:
         from deltalake import CommitProperties, Transaction
 
         application, wanted = f"optinfer-{fingerprint}", _sizes(parts)

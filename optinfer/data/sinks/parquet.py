@@ -27,6 +27,7 @@ from optinfer.data.state import as_json, parquet_bytes
 from optinfer.data.storage import Folder, each
 from optinfer.errors import OutputConflictError, redact
 from optinfer.records.part import Part
+from optinfer.system.outages import failures
 
 FOOTER_KEY = b"optinfer"
 # Each time, somebody has put a file at the part's name that is none, or taken it away again.
@@ -106,7 +107,13 @@ class ParquetSink(Sink):
         return winner
 
     def _whole(self, name: str) -> Part | None:
-        """Return a part as its commit returned it, but for the stamp."""
+        """Return a part as its commit returned it, but for the stamp; what is none is looked at twice.
+
+        It will be removed: a byte that flipped on the way is no damaged part.
+        """
+        return self._looked_at(name) or self._looked_at(name)
+
+    def _looked_at(self, name: str) -> Part | None:
         if (data := self.folder.read(name)) is None:
             return None
         try:
@@ -118,9 +125,10 @@ class ParquetSink(Sink):
     def _peek(self, name: str) -> Part | None:
         try:
             with self.folder.open(name) as file:
-                return _part_in(file)
-        except OSError:  # the storage's, or Arrow's for some damaged footers: reading all of it tells which
-            return self._whole(name)
+                found = _part_in(file)
+        except failures():  # the storage's, or Arrow's for some damaged footers
+            found = None
+        return found or self._whole(name)  # reading all of it tells which
 
 
 def _part_in(file: BinaryIO) -> Part | None:

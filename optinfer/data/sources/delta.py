@@ -19,8 +19,10 @@ from optinfer.data.partitions import type_named
 from optinfer.data.reading import FragmentReader
 from optinfer.data.sources import Source
 from optinfer.data.sources.parquet import plan_files
-from optinfer.data.storage import absolute, file_system, storage_options
+from optinfer.data.storage import absolute, file_system
+from optinfer.data.store_options import storage_options
 from optinfer.errors import ConfigError, SourceError, redact
+from optinfer.system.outages import failures
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -41,7 +43,7 @@ def claims(path: str) -> bool:
         return False
     try:
         return bool(fs.exists(f"{root.rstrip('/')}/{_LOG}"))
-    except OSError:  # whoever reads it says what is wrong
+    except failures():  # whoever reads it says what is wrong
         return False
 
 
