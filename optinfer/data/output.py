@@ -7,7 +7,7 @@ _optinfer/plan.parquet            the fragments; the paths of their files and pa
 _optinfer/accounts/…              what is in the parts, without opening them (see account.py)
 _optinfer/variant.json            the one artifact that fills this output; two where the job has placement.cpu_variant
 _optinfer/attempts/…              parts begun in this run (see inference/isolation.py)
-_optinfer/lock.json               who is writing now (see lock.py)
+_optinfer/lease/…                 who is writing now (see lease.py); lock.json is for the version before
 _optinfer/ended.json              how the last run ended, where that was not well
 _optinfer/parts.parquet           every part with its size and digest, when the job had ended (inventory.py)
 _manifest.json, _SUCCESS          the account, written last
@@ -17,6 +17,7 @@ What is kept in `_optinfer` can be made again from the job and the parts, so a f
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -54,14 +55,25 @@ class Output:
         self.sink = SINKS.get(kind).open(url)
         self.binding = Binding(self.folder, self.sink)
         self.attempts = Attempts(url)
+        self._lock: RunLock | None = None
 
     @property
     def shown(self) -> str:
         return redact(self.folder.url)
 
-    def held(self) -> RunLock:
-        """Return the lock that says who writes here."""
-        return RunLock(self.folder)
+    def held(self, say: Callable[[str], None]) -> RunLock:
+        """Return the lock that says who writes here; what only its holder may do asks it from then on."""
+        self._lock = RunLock(self.folder, say)
+        return self._lock
+
+    def require_held(self) -> None:
+        """Refuse to go on where another run took this output.
+
+        Raises:
+            OutputConflictError: one did.
+        """
+        if self._lock is not None:
+            self._lock.require()
 
     def manifest(self) -> Manifest | None:
         """Return the manifest of a finished job, None while it is unfinished, or where the manifest is garbage."""
@@ -187,10 +199,17 @@ class Output:
         lost = parts.filter(pa.array(np.isin(parts.column("fragment").to_numpy(), fragments)))
         names = {part_name(index, total) for index in fragments.tolist()}
         names |= set(lost.column("quarantine_file").drop_null().to_pylist())
-        each(self.folder, self.folder.delete, sorted(names & there))
+        self.delete(sorted(names & there))
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete files that are not what a reader should find; only the holder knows which these are."""
+        if names:
+            self.require_held()
+            each(self.folder, self.folder.delete, names)
 
     def reopen(self) -> None:
         """Take back the word of a finished run whose parts no longer agree, before anything else is written."""
+        self.require_held()
         for name in ("_SUCCESS", "_manifest.json"):
             self.folder.delete(name)
 
@@ -202,9 +221,11 @@ class Output:
     def finish(self, manifest: Manifest, accounts: Accounts, plan: Plan) -> Manifest:
         """Write sizes and digests of the parts, the manifest, the table, then `_SUCCESS`; the order is the promise."""
         parts = inventory.of(accounts.table(), len(plan.fragments))
+        self.require_held()
         manifest = replace(manifest, parts=inventory.keep(self.folder, parts))
         self.folder.put("_manifest.json", as_json(manifest.as_dict()))
         self.sink.finish(accounts.fingerprint, parts)
+        self.require_held()
         self.folder.put("_SUCCESS", b"")
         self.folder.delete(f"{STATE}/staging")
         self.attempts.forget()
