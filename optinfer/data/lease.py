@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import threading
 import time
@@ -28,6 +27,7 @@ from optinfer.data.storage import STATE, Folder
 from optinfer.errors import OutputConflictError, redact
 from optinfer.records.record import Record, decoded
 from optinfer.system import process
+from optinfer.system.process import Place
 
 STALE_SECONDS = 60.0
 LOOK_SECONDS = 2.0
@@ -82,9 +82,9 @@ def described(record: Holder) -> str:
     return f"process {record.pid} on {record.host}, since {shown}"
 
 
-def is_here(record: Holder) -> bool:
+def is_here(record: Holder, here: Place | None = None) -> bool:
     """Tell whether a holder's process id is one of this machine."""
-    return record.host == socket.gethostname() if record.place is None else record.place == process.place()
+    return record.host == socket.gethostname() if record.place is None else record.place == (here or process.here()).id
 
 
 def is_live(record: Holder, now: float) -> bool:
@@ -92,17 +92,17 @@ def is_live(record: Holder, now: float) -> bool:
 
     What depends on it is decided by a `Watch`.
     """
-    known = _lives(record, now)
+    known = _lives(record, now, process.here())
     return now - record.beat < STALE_SECONDS if known is None else known
 
 
-def _lives(record: Holder, now: float) -> bool | None:
+def _lives(record: Holder, now: float, here: Place) -> bool | None:
     """Tell whether a holder's process runs; None where only watching it does."""
     if record.ended:
         return False
     if record.place is not None:
-        return process.began(record.pid) == (record.began or 0.0) if is_here(record) else None
-    if is_here(record) and process.began(record.pid) is not None:
+        return here.began(record.pid) == (record.began or 0.0) if is_here(record, here) else None
+    if is_here(record) and here.began(record.pid) is not None:
         with contextlib.suppress(psutil.NoSuchProcess):
             if abs(psutil.Process(record.pid).create_time() - record.started) < 1:
                 return True
@@ -116,23 +116,30 @@ class Watch:
         clock: gives seconds, whatever time they count from.
         look_seconds: from one look to the next. A longer time between two says that the looker did not run, and
             nothing of the other.
+        here: where its own process is.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, look_seconds: float = LOOK_SECONDS) -> None:
-        self._clock, self._most = clock, 2 * look_seconds
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        look_seconds: float = LOOK_SECONDS,
+        here: Place | None = None,
+    ) -> None:
+        self.here, self.look_seconds = here or process.here(), look_seconds
+        self._clock = clock
         self._seen: Holder | None = None
         self._looked = self._quiet = 0.0
 
     def lives(self, record: Holder) -> bool | None:
         """Tell whether a holder lives, from this look and those before; None while nobody knows."""
-        if (known := _lives(record, time.time())) is not None:
+        if (known := _lives(record, time.time(), self.here)) is not None:
             return known
         now = self._clock()
         since, self._looked, before, self._seen = now - self._looked, now, self._seen, record
         if before != record:
             self._quiet = 0.0
             return None if before is None else True
-        self._quiet += min(since, self._most)
+        self._quiet += min(since, 2 * self.look_seconds)
         return False if self._quiet >= STALE_SECONDS else None
 
 
@@ -140,21 +147,22 @@ class Lease:
     """One run's hold on an output, from `take` to `end`.
 
     Args:
+        watch: looks at who holds it before.
         clock: gives seconds since the epoch, for those who read the record.
     """
 
-    def __init__(self, folder: Folder, clock: Callable[[], float] = time.time) -> None:
-        self._folder, self._clock = folder, clock
-        me = psutil.Process()
+    def __init__(self, folder: Folder, watch: Watch, clock: Callable[[], float] = time.time) -> None:
+        self._folder, self._watch, self._clock = folder, watch, clock
+        here = watch.here
         self._mine = Holder(
             token=uuid.uuid4().hex,
             host=socket.gethostname(),
-            pid=me.pid,
-            started=me.create_time(),
+            pid=here.pid,
+            started=psutil.Process().create_time(),
             since=clock(),
             beat=clock(),
-            place=process.place(),
-            began=process.began(os.getpid()),
+            place=here.id,
+            began=here.began(here.pid),
         )
         self._signs: deque[str] = deque(maxlen=_SIGNS)
         self._turn = threading.Lock()
@@ -163,7 +171,7 @@ class Lease:
     def epoch(self) -> int:
         return self._mine.epoch
 
-    def take(self, watch: Watch, wait: Callable[[Holder], None]) -> None:
+    def take(self, wait: Callable[[Holder], None]) -> None:
         """Take the output, when nobody holds it who lives.
 
         Args:
@@ -173,7 +181,7 @@ class Lease:
             OutputConflictError: somebody does.
         """
         while (found := _newest(self._folder)) is None or found.token != self._mine.token:  # else its answer was lost
-            if found is not None and not found.ended and (lives := watch.lives(found)) is not False:
+            if found is not None and not found.ended and (lives := self._watch.lives(found)) is not False:
                 if lives:
                     raise OutputConflictError(
                         f"{redact(self._folder.url)} is being written by a live run ({described(found)}); wait for "

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 
-from optinfer.data.lease import LOOK_SECONDS, STALE_SECONDS, Holder, Lease, Watch, described
+from optinfer.data.lease import STALE_SECONDS, Holder, Lease, Watch, described
 from optinfer.data.storage import STATE, Folder, failures, reaching
 from optinfer.errors import OutputConflictError, redact
 from optinfer.records.record import Record, decoded
@@ -62,8 +62,8 @@ class RunLock:
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
         self._folder, self._say = folder, say
-        self._lease = Lease(folder, clock)
         self._watch, self._wait, self._waited = watch or Watch(), wait, False
+        self._lease = Lease(folder, self._watch, clock)
         self._beat_seconds = beat_seconds
         self._taker: Holder | None = None
         self._waits_in: int | None = None
@@ -73,7 +73,7 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         with reaching(self._folder.url):
-            self._lease.take(self._watch, self._look_again)
+            self._lease.take(self._look_again)
             self._folder.delete(_END)
         self._thread.start()
         return self
@@ -85,7 +85,7 @@ class RunLock:
                 f"watched for up to {STALE_SECONDS:.0f} s"
             )
         self._waited = True
-        self._wait(LOOK_SECONDS)
+        self._wait(self._watch.look_seconds)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

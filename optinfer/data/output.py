@@ -39,6 +39,8 @@ from optinfer.records.part import Part
 
 # Parts of which a dead driver wrote no account are read whole, for their digest; more than it can have left so are not.
 _READ_WHOLE = 600
+# After so many, who deletes asks again whether the output is still his.
+_DELETED_AT_ONCE = 100
 
 
 class Output:
@@ -61,17 +63,17 @@ class Output:
     def shown(self) -> str:
         return redact(self.folder.url)
 
-    def held(self, say: Callable[[str], None]) -> RunLock:
-        """Return the lock that says who writes here; what only its holder may do asks it from then on."""
-        self._lock = RunLock(self.folder, say)
+    def held(self, say: Callable[[str], None], lock: RunLock | None = None) -> RunLock:
+        """Return the lock that says who writes here; what only its holder may do asks it from then on.
+
+        Args:
+            lock: None makes one.
+        """
+        self._lock = lock or RunLock(self.folder, say)
         return self._lock
 
-    def require_held(self) -> None:
-        """Refuse to go on where another run took this output.
-
-        Raises:
-            OutputConflictError: one did.
-        """
+    def _require_held(self) -> None:
+        """Refuse to go on where another run took this output: asked right before each write that only one may do."""
         if self._lock is not None:
             self._lock.require()
 
@@ -203,15 +205,13 @@ class Output:
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete files that are not what a reader should find; only the holder knows which these are."""
-        if names:
-            self.require_held()
-            each(self.folder, self.folder.delete, names)
+        for first in range(0, len(names), _DELETED_AT_ONCE):
+            self._require_held()
+            each(self.folder, self.folder.delete, names[first : first + _DELETED_AT_ONCE])
 
     def reopen(self) -> None:
         """Take back the word of a finished run whose parts no longer agree, before anything else is written."""
-        self.require_held()
-        for name in ("_SUCCESS", "_manifest.json"):
-            self.folder.delete(name)
+        self.delete(("_SUCCESS", "_manifest.json"))
 
     def commit_empty(self, plan: Plan, fingerprint: str, schema: pa.Schema) -> Part:
         """Commit one part without rows: an empty table gives an output with a schema, not one that readers refuse."""
@@ -221,11 +221,13 @@ class Output:
     def finish(self, manifest: Manifest, accounts: Accounts, plan: Plan) -> Manifest:
         """Write sizes and digests of the parts, the manifest, the table, then `_SUCCESS`; the order is the promise."""
         parts = inventory.of(accounts.table(), len(plan.fragments))
-        self.require_held()
+        self._require_held()
         manifest = replace(manifest, parts=inventory.keep(self.folder, parts))
+        self._require_held()
         self.folder.put("_manifest.json", as_json(manifest.as_dict()))
+        self._require_held()
         self.sink.finish(accounts.fingerprint, parts)
-        self.require_held()
+        self._require_held()
         self.folder.put("_SUCCESS", b"")
         self.folder.delete(f"{STATE}/staging")
         self.attempts.forget()

@@ -11,6 +11,8 @@ import hashlib
 import os
 import tempfile
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -19,9 +21,27 @@ import psutil
 from optinfer.system import atomic
 
 
+@dataclass(frozen=True)
+class Place:
+    """What process ids mean something in, and this process in it.
+
+    Attributes:
+        id: of two that differ nothing is known: they may still be one machine.
+        began: when the process of an id began, None if it is dead.
+    """
+
+    id: str
+    pid: int
+    began: Callable[[int], float | None]
+
+
+def here() -> Place:
+    return Place(_place(), os.getpid(), began)
+
+
 @cache
-def place() -> str:
-    """Return an id of what process ids mean something in; two that differ may still be one machine.
+def _place() -> str:
+    """Return the id of this place.
 
     Clones of a running machine share boot and namespace: the first process of ours after the start leaves a random id
     in memory, which no two of them share, and no boot keeps.

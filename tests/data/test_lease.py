@@ -55,7 +55,7 @@ def record(**changes: Any) -> Holder:
         started=me.create_time(),
         beat=0.0,
         epoch=1,
-        place=process.place(),
+        place=process.here().id,
         began=process.began(me.pid),
         sign="s",
     )
@@ -82,8 +82,9 @@ class Seconds:
 
 
 def take(folder: Folder, seconds: Seconds | None = None) -> Lease:
-    seconds, lease = seconds or Seconds(), Lease(folder)
-    lease.take(Watch(seconds), seconds.wait)
+    seconds = seconds or Seconds()
+    lease = Lease(folder, Watch(seconds))
+    lease.take(seconds.wait)
     return lease
 
 
@@ -102,10 +103,10 @@ class TestEpochs:
         start = threading.Barrier(6)
 
         def one(_: int) -> int | None:
-            lease = Lease(folder)
+            lease = Lease(folder, Watch())
             start.wait()
             try:
-                lease.take(Watch(), Seconds().wait)
+                lease.take(Seconds().wait)
             except OutputConflictError:
                 return None
             return lease.epoch
@@ -293,9 +294,9 @@ class TestRuns:
         with held_apart(folder, apart):
             held, pause = holder(folder), threading.Event()
             assert held is not None
-            assert (held.host, held.place == process.place()) == (socket.gethostname(), False)
+            assert (held.host, held.place == process.here().id) == (socket.gethostname(), False)
             with pytest.raises(OutputConflictError, match="live run"):
-                Lease(folder).take(Watch(), lambda of: pause.wait(0.05) and None)
+                Lease(folder, Watch()).take(lambda of: pause.wait(0.05) and None)
 
     @pytest.mark.parametrize("stopped", [False, True], ids=["killed", "stopped"])
     def test_one_that_is_silent_is_replaced_and_ends_when_it_wakes(

@@ -8,12 +8,12 @@ import sys
 
 from optinfer.system import process
 
-SAY = "from optinfer.system import process; import os; print(process.place(), process.began(os.getppid()))"
+SAY = "from optinfer.system import process; import os; print(process.here().id, process.began(os.getppid()))"
 
 
 def test_processes_of_one_machine_agree() -> None:
     said = subprocess.run([sys.executable, "-c", SAY], capture_output=True, text=True, check=True).stdout.split()
-    assert said == [process.place(), str(process.began(os.getpid()))]
+    assert said == [process.here().id, str(process.began(os.getpid()))]
 
 
 def test_a_process_that_began_later_began_at_another_time() -> None:
