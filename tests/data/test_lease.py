@@ -27,6 +27,7 @@ from optinfer.system import process
 from tests.conftest import REPO
 
 LEASE, BEFORE = "_optinfer/lease", "_optinfer/lock.json"
+LOOK = 20.0
 # A process that has ids of its own, as in a container.
 APART = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
@@ -76,14 +77,14 @@ class Seconds:
         return self.now
 
     def wait(self, of: Holder | float) -> None:
-        self.now += 2.0
+        self.now += LOOK
         self.waits += 1
         next(self._meanwhile, lambda: None)()
 
 
 def take(folder: Folder, seconds: Seconds | None = None) -> Lease:
     seconds = seconds or Seconds()
-    lease = Lease(folder, Watch(seconds))
+    lease = Lease(folder, Watch(seconds, LOOK))
     lease.take(seconds.wait)
     return lease
 
@@ -209,7 +210,7 @@ class TestWatching:
         write(folder, record(place="elsewhere", beat=beat))
         seconds = Seconds()
         assert take(folder, seconds).epoch == 2
-        assert seconds.waits * 2.0 >= STALE_SECONDS
+        assert seconds.waits * LOOK >= STALE_SECONDS
 
     @pytest.mark.parametrize("beat", [-1e9, 1e12], ids=["clock behind", "clock ahead"])
     def test_one_elsewhere_who_says_a_word_is_not(self, folder: Folder, beat: float) -> None:
@@ -222,7 +223,7 @@ class TestWatching:
 
     def test_time_in_which_the_watcher_did_not_run_counts_for_nothing(self) -> None:
         seconds = Seconds()
-        watch, held = Watch(seconds), record(place="elsewhere")
+        watch, held = Watch(seconds, LOOK), record(place="elsewhere")
         assert watch.lives(held) is None
         seconds.now += 10 * STALE_SECONDS
         assert watch.lives(held) is None
@@ -235,7 +236,7 @@ class TestWatching:
     def test_who_waits_is_told_for_whom(self, folder: Folder) -> None:
         write(folder, record(place="elsewhere", host="node-3", pid=4711, since=0.0))
         seconds, said = Seconds(), []
-        with RunLock(folder, said.append, watch=Watch(seconds), wait=seconds.wait):  # type: ignore[arg-type]
+        with RunLock(folder, said.append, watch=Watch(seconds, LOOK), wait=seconds.wait):  # type: ignore[arg-type]
             pass
         (line,) = said
         assert "held by process 4711 on node-3, since 1970-01-01 00:00:00 UTC" in line
@@ -253,7 +254,7 @@ class TestTheVersionBefore:
         lock = record(epoch=0, place=None, began=None, sign="", host="elsewhere", beat=1e12)
         folder.put(BEFORE, json.dumps(lock.as_dict()).encode())
         assert take(folder, seconds).epoch == 1
-        assert seconds.waits * 2.0 >= STALE_SECONDS
+        assert seconds.waits * LOOK >= STALE_SECONDS
 
     def test_it_finds_this_run_where_it_looks(self, folder: Folder) -> None:
         """Of a lock it reads token, host, pid, started, since and beat, and a run that lost it goes by the token."""
