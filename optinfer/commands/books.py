@@ -84,13 +84,12 @@ class Books:
 
     def _lost(self) -> tuple[Indices, tuple[str, ...]]:
         """Hold the folder against plan and receipts; name, uncount and remove what is not there as it was committed."""
+        self.lock.require()  # puts the lease back, too
         if gone := self.output.binding.put_back_state():
             self.recorder.warn(f"{', '.join(gone)} was removed or changed during the run, and is put back")
-            self.lock.renew()
             self.accounts.write_again()
         found, plan = self.output.compare(self.accounts, self.job.plan), self.job.plan
-        for name in found.orphans:
-            self.output.folder.delete(name)
+        self.output.delete(found.orphans)
         for line in few(found.reasons):
             self.recorder.warn(f"{line}: its fragment is scored again")
         if len(found.lost):
@@ -110,8 +109,10 @@ class Books:
         """Count a committed fragment.
 
         Raises:
+            OutputConflictError: another run took the output.
             QuarantineError: more rows are quarantined than the job allows.
         """
+        self.lock.check()
         self.recorder.event(Committed(receipt))
         self.accounts.add(receipt.made)
         self.tally.add(receipt)

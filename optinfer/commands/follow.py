@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optinfer.data.lock import bad_end, holder, is_live
+from optinfer.data.lease import Watch, holder
+from optinfer.data.lock import bad_end
 from optinfer.data.output import Output
 from optinfer.data.output_listing import listed
 from optinfer.errors import ConfigError, OptinferError
@@ -47,10 +48,10 @@ def follow(
         ConfigError: no optinfer job writes there.
         OptinferError: the folder cannot be read for several looks in a row.
     """
-    output, pace, missed = Output(url), None, 0
+    output, pace, missed, watch = Output(url), None, 0, Watch(clock, interval)
     while True:
         try:
-            if not _running(output):
+            if not _running(output, watch):
                 return _end(output)
             pace = pace or _Pace.begun(output, clock)
             say(pace.line())
@@ -100,9 +101,9 @@ class _Pace:
         return int(self._rows[there].sum()), found.quarantined.num_rows
 
 
-def _running(output: Output) -> bool:
+def _running(output: Output, watch: Watch) -> bool:
     held = holder(output.folder)
-    return held is not None and is_live(held, time.time())
+    return held is not None and watch.lives(held) is not False
 
 
 def _end(output: Output) -> RunEnd:

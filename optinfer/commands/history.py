@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Mapping
 
@@ -10,7 +9,7 @@ from pydantic import ValidationError
 
 from optinfer.commands.asked_for import Target
 from optinfer.config import TrackingConfig
-from optinfer.data.lock import holder, is_live
+from optinfer.data.lease import holder, is_here, is_live
 from optinfer.data.output import Output
 from optinfer.errors import ConfigError
 from optinfer.records.history import History, PastRun
@@ -67,4 +66,4 @@ class _Alive:
         if self._held is None:
             return False
         # Runs that are older than the holder's process were killed; the clock of another machine tells nothing.
-        return self._held.host != socket.gethostname() or started >= self._held.started
+        return not is_here(self._held) or started >= self._held.started

@@ -80,7 +80,7 @@ def _told(config: JobConfig, summary: Summary, executor: Executor, say: Say, new
         return summary.nothing_to_do(done.run)
     news.started(job)
     require_ready(job, executor.machine())
-    with executor, output.held() as lock:
+    with executor, output.held(say) as lock:
         output.binding.freeze(job.frozen, job.plan)
         output.reopen()
         with recorder_of(config.tracking, summary.run_id, say) as recorder:
@@ -90,9 +90,10 @@ def _told(config: JobConfig, summary: Summary, executor: Executor, say: Say, new
             for line in damage:
                 recorder.warn(f"{output.shown} was finished, and no longer is what it was: {line}")
             books = Books.opened(job, output, lock, recorder, say)
-            _score(_Run(job, books, summary, executor, say))
-            books.check()
-            manifest = books.close(summary.manifest(job, books.tally, recorder))
+            with lock.ending_what_waits():
+                _score(_Run(job, books, summary, executor, say))
+                books.check()
+                manifest = books.close(summary.manifest(job, books.tally, recorder))
             news.done(manifest.run)
             executor.release()  # takes a second; the output is finished whatever becomes of Ray
             mlflow = recorder.finish(summary.finish(job, books.tally, manifest))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from optinfer.data.account import Accounts
-from optinfer.data.lock import described, holder, is_live
+from optinfer.data.lease import described, holder, is_live
 from optinfer.data.output import Output
 from optinfer.data.storage import STATE
 from optinfer.errors import ConfigError

@@ -1,10 +1,10 @@
-"""One live run an output: a lock that survives nothing it should not.
+"""One live run an output: what holds its lease while it works.
 
-The lock only saves work (two runs would score the same fragments); correctness comes from the conditional commit, so a
-lock taken over in a race costs time, never rows. A holder that is dead on this machine is replaced at once, one on
-another machine when its heartbeat is older than `STALE_SECONDS`.
+The lease says who may remove parts and end the output; rows are safe without it, by the conditional commit. A run that
+was paused, or cut off from the store, finds when it wakes that another took its output: it touches nothing more of what
+only the holder may, whatever it waits for ends, and so does it.
 
-A run that ends with an error leaves beside it what that was, for whoever watches the folder from elsewhere.
+A run that ends with an error leaves beside the lease what that was, for whoever watches the folder from elsewhere.
 """
 
 from __future__ import annotations
@@ -12,44 +12,27 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import socket
+import signal
 import threading
 import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
+from types import FrameType, TracebackType
 
-import psutil
-
+from optinfer.data.lease import STALE_SECONDS, Holder, Lease, Watch, described
 from optinfer.data.storage import STATE, Folder
 from optinfer.errors import OutputConflictError, redact
 from optinfer.records.record import Record, decoded
 from optinfer.system import last_resort
 from optinfer.system.outages import failures, reaching
 
-STALE_SECONDS = 60.0
 _BEAT_SECONDS = 10.0
-_NAME, _END = f"{STATE}/lock.json", f"{STATE}/ended.json"
+_END = f"{STATE}/ended.json"
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Holder(Record):
-    """Whoever holds an output; times in seconds since the epoch.
-
-    Attributes:
-        started: when its process began: a process id may be another's by then.
-        since: when it took the output; None in locks of the version before.
-        beat: when it last said that it lives.
-    """
-
-    token: str
-    host: str
-    pid: int
-    started: float
-    since: float | None = None
-    beat: float
+def _silent(line: str) -> None:
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,36 +47,46 @@ class RunLock:
     """Holds the output while in its `with` block.
 
     Args:
+        say: is told that whoever holds it is being watched.
         clock: gives seconds since the epoch.
         beat_seconds: between two signs of life.
+        watch, wait: how a holder of elsewhere is looked at, and what waits so many seconds for the next look.
     """
 
     def __init__(
-        self, folder: Folder, clock: Callable[[], float] = time.time, beat_seconds: float = _BEAT_SECONDS
+        self,
+        folder: Folder,
+        say: Callable[[str], None] = _silent,
+        clock: Callable[[], float] = time.time,
+        beat_seconds: float = _BEAT_SECONDS,
+        watch: Watch | None = None,
+        wait: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._folder = folder
-        self._clock, self._beat_seconds = clock, beat_seconds
-        self._token = uuid.uuid4().hex
-        self._since = clock()
+        self._folder, self._say = folder, say
+        self._watch, self._wait, self._waited = watch or Watch(), wait, False
+        self._lease = Lease(folder, self._watch, clock)
+        self._beat_seconds = beat_seconds
+        self._taker: Holder | None = None
+        self._waits_in: int | None = None
+        self._turn = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="optinfer-lock", daemon=True)
 
     def __enter__(self) -> RunLock:
         with reaching(self._folder.url):
-            self._acquire()
+            self._lease.take(self._look_again)
+            self._folder.delete(_END)
         self._thread.start()
         return self
 
-    def _acquire(self) -> None:
-        if not self._folder.put_new(_NAME, self._record()):
-            holder = self._holder()
-            if holder is not None and is_live(holder, self._clock()):
-                raise OutputConflictError(
-                    f"{redact(self._folder.url)} is being written by a live run ({described(holder)}); wait for it, "
-                    "or stop it and run again"
-                )
-            self._folder.put(_NAME, self._record())
-        self._folder.delete(_END)
+    def _look_again(self, of: Holder) -> None:
+        if not self._waited:
+            self._say(
+                f"{redact(self._folder.url)} is held by {described(of)}; nobody here knows whether it lives, so it is "
+                f"watched for up to {STALE_SECONDS:.0f} s"
+            )
+        self._waited = True
+        self._wait(self._watch.look_seconds)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -106,52 +99,74 @@ class RunLock:
             _log.warning("the lock of %s could not be given back: %s", redact(self._folder.url), failure)
 
     def _give_back(self, error: BaseException | None) -> None:
-        holder = self._holder()
-        if holder is not None and holder.token == self._token:
+        if self._lease.is_held():
             if error is not None and not isinstance(error, OutputConflictError):  # a folder of others stays as it is
                 with contextlib.suppress(*failures()):
                     self._folder.put(_END, json.dumps(_ended(error).as_dict()).encode())
-            self._folder.delete(_NAME)
+            self._lease.end()
 
     def _beat(self) -> None:
         while not self._stop.wait(self._beat_seconds):
             try:
-                if not self.renew():
-                    _log.warning("another run took over %s; commits stay exactly once", redact(self._folder.url))
-                    return
+                if (taker := self._lease.renew()) is not None:
+                    return self._lost(taker)
             except Exception as error:  # a heart that stops for any reason would give the output away
                 _log.warning("the lock's heartbeat failed and is tried again: %s", error)
 
-    def renew(self) -> bool:
-        """Write the lock again, with the time of now; return False where another run holds it."""
-        holder = self._holder()
-        if holder is not None and holder.token != self._token:
-            return False
-        self._folder.put(_NAME, self._record())
-        return True
+    def _lost(self, taker: Holder) -> None:
+        self._taker = taker
+        with self._turn:
+            if self._waits_in is not None:
+                signal.pthread_kill(self._waits_in, signal.SIGUSR2)
 
-    def _record(self) -> bytes:
-        me = psutil.Process()
-        record = Holder(
-            token=self._token,
-            host=socket.gethostname(),
-            pid=me.pid,
-            started=me.create_time(),
-            since=self._since,
-            beat=self._clock(),
-        )
-        return json.dumps(record.as_dict()).encode()
+    @contextlib.contextmanager
+    def ending_what_waits(self) -> Iterator[None]:
+        """End what the main thread does in this block when another run takes the output, whatever it waits for.
 
-    def _holder(self) -> Holder | None:
-        return holder(self._folder)
+        Raises:
+            OutputConflictError: one did.
+        """
+        if threading.current_thread() is not threading.main_thread():  # signals are not for it: `check` has to do
+            yield
+            return
+        before = signal.signal(signal.SIGUSR2, self._interrupt)
+        self._waits_in = threading.get_ident()
+        try:
+            try:
+                yield
+            finally:
+                with self._turn:  # from here on nobody sends the signal, whose default ends the process
+                    self._waits_in = None
+                signal.signal(signal.SIGUSR2, before)
+        except KeyboardInterrupt:
+            self.check()
+            raise
 
+    def check(self) -> None:
+        """Go on only where no heartbeat found that another run took the output; asks nobody.
 
-def holder(folder: Folder) -> Holder | None:
-    """Return the record of whoever holds the output, dead or alive; None where nobody does, or nobody can tell who."""
-    try:
-        return decoded(Holder, json.loads(folder.read(_NAME) or b""))
-    except ValueError:
-        return None
+        Raises:
+            OutputConflictError: one did.
+        """
+        if self._taker is not None:
+            raise OutputConflictError(
+                f"{redact(self._folder.url)} was taken over by another run ({described(self._taker)}) while this one "
+                "did not run, or did not reach the store; what it committed is kept, and it ends here: wait for the "
+                "other one, and run the same command again if it does not end well"
+            )
+
+    def require(self) -> None:
+        """Ask whether the output is still held, before what only its holder may do; put the lease back if it is gone.
+
+        Raises:
+            OutputConflictError: another run took it.
+        """
+        self._taker = self._taker or self._lease.renew()
+        self.check()
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._waits_in is not None:
+            raise KeyboardInterrupt  # Ray knows no other that ends a wait of its own
 
 
 def bad_end(folder: Folder) -> BadEnd | None:
@@ -162,26 +177,6 @@ def bad_end(folder: Folder) -> BadEnd | None:
         return None
 
 
-def described(record: Holder) -> str:
-    """Say who a holder is and since when; a lock of the version before knows when its process began."""
-    moment = record.started if record.since is None else record.since
-    shown = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
-    return f"process {record.pid} on {record.host}, since {shown}"
-
-
 def _ended(error: BaseException) -> BadEnd:
     code, message = last_resort.ended(error)
     return BadEnd(exit_code=code, message=message)
-
-
-def is_live(record: Holder, now: float) -> bool:
-    """Tell whether a lock's holder still runs; a reused process id does not count."""
-    if record.host != socket.gethostname():
-        return bool(now - record.beat < STALE_SECONDS)
-    try:
-        process = psutil.Process(record.pid)
-        # A killed process stays listed until its parent collects it, in some containers for ever.
-        dead = process.status() == psutil.STATUS_ZOMBIE
-        return not dead and bool(abs(process.create_time() - record.started) < 1)
-    except psutil.NoSuchProcess:
-        return False

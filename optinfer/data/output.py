@@ -7,7 +7,7 @@ _optinfer/plan.parquet            the fragments; the paths of their files and pa
 _optinfer/accounts/…              what is in the parts, without opening them (see account.py)
 _optinfer/variant.json            the one artifact that fills this output; two where the job has placement.cpu_variant
 _optinfer/attempts/…              parts begun in this run (see inference/isolation.py)
-_optinfer/lock.json               who is writing now (see lock.py)
+_optinfer/lease/…                 who is writing now (see lease.py); lock.json is for the version before
 _optinfer/ended.json              how the last run ended, where that was not well
 _optinfer/parts.parquet           every part with its size and digest, when the job had ended (inventory.py)
 _manifest.json, _SUCCESS          the account, written last
@@ -17,6 +17,7 @@ What is kept in `_optinfer` can be made again from the job and the parts, so a f
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +39,8 @@ from optinfer.records.part import Part
 
 # Parts of which a dead driver wrote no account are read whole, for their digest; more than it can have left so are not.
 _READ_WHOLE = 600
+# After so many, who deletes asks again whether the output is still his.
+_DELETED_AT_ONCE = 100
 
 
 class Output:
@@ -54,14 +57,25 @@ class Output:
         self.sink = SINKS.get(kind).open(url)
         self.binding = Binding(self.folder, self.sink)
         self.attempts = Attempts(url)
+        self._lock: RunLock | None = None
 
     @property
     def shown(self) -> str:
         return redact(self.folder.url)
 
-    def held(self) -> RunLock:
-        """Return the lock that says who writes here."""
-        return RunLock(self.folder)
+    def held(self, say: Callable[[str], None], lock: RunLock | None = None) -> RunLock:
+        """Return the lock that says who writes here; what only its holder may do asks it from then on.
+
+        Args:
+            lock: None makes one.
+        """
+        self._lock = lock or RunLock(self.folder, say)
+        return self._lock
+
+    def _require_held(self) -> None:
+        """Refuse to go on where another run took this output: asked right before each write that only one may do."""
+        if self._lock is not None:
+            self._lock.require()
 
     def manifest(self) -> Manifest | None:
         """Return the manifest of a finished job, None while it is unfinished, or where the manifest is garbage."""
@@ -190,12 +204,17 @@ class Output:
         lost = parts.filter(pa.array(np.isin(parts.column("fragment").to_numpy(), fragments)))
         names = {part_name(index, total) for index in fragments.tolist()}
         names |= set(lost.column("quarantine_file").drop_null().to_pylist())
-        each(self.folder, self.folder.delete, sorted(names & there))
+        self.delete(sorted(names & there))
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete files that are not what a reader should find; only the holder knows which these are."""
+        for first in range(0, len(names), _DELETED_AT_ONCE):
+            self._require_held()
+            each(self.folder, self.folder.delete, names[first : first + _DELETED_AT_ONCE])
 
     def reopen(self) -> None:
         """Take back the word of a finished run whose parts no longer agree, before anything else is written."""
-        for name in ("_SUCCESS", "_manifest.json"):
-            self.folder.delete(name)
+        self.delete(("_SUCCESS", "_manifest.json"))
 
     def commit_empty(self, plan: Plan, fingerprint: str, schema: pa.Schema) -> Part:
         """Commit one part without rows: an empty table gives an output with a schema, not one that readers refuse."""
@@ -205,10 +224,14 @@ class Output:
     def finish(self, manifest: Manifest, accounts: Accounts, plan: Plan) -> Manifest:
         """Write sizes and digests of the parts, the manifest, the table, then `_SUCCESS`; the order is the promise."""
         parts = inventory.of(accounts.table(), len(plan.fragments))
+        self._require_held()
         manifest = replace(manifest, parts=inventory.keep(self.folder, parts))
+        self._require_held()
         self.folder.put("_manifest.json", as_json(manifest.as_dict()))
+        self._require_held()
         self.sink.finish(accounts.fingerprint, parts)
         self.folder.keep(QUARANTINE, STATE)  # no power cut leaves it without what it vouches for
+        self._require_held()
         self.folder.put("_SUCCESS", b"")
         self.folder.keep()
         self.folder.delete(f"{STATE}/staging")

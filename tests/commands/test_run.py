@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ import pytest
 
 import optinfer
 from optinfer import errors
+from optinfer.data.lease import holder
 from optinfer.data.lock import RunLock
 from optinfer.data.storage import Folder
+from optinfer.execution.in_process import InProcess
+from optinfer.execution.placement import Node
+from optinfer.records.receipt import Receipt
 from optinfer.tracking.journal import read as read_journal
 from tests.conftest import MakeJob, WriteTable, everything_under, read_rows
 
@@ -312,6 +317,31 @@ class TestResume:
     def test_two_runs_at_once_are_refused(self, make_job: MakeJob, source: Path, sink: Path) -> None:
         with RunLock(Folder(str(sink))), pytest.raises(errors.OutputConflictError, match="live run"):
             optinfer.run(make_job(source, sink))
+        assert optinfer.run(make_job(source, sink)).rows_out == 100
+
+    def test_a_run_whose_output_was_taken_over_ends_and_finishes_nothing(
+        self, make_job: MakeJob, source: Path, sink: Path
+    ) -> None:
+        """As when it was stopped for a minute, after its first fragment, and a run of another machine began."""
+        lease = "_optinfer/lease/00000002.json"
+
+        class TakenOver(InProcess):
+            def stream(self, *arguments: Any) -> Generator[Receipt, None, None]:  # type: ignore[override]
+                folder, receipts = Folder(str(sink)), super().stream(*arguments)
+                yield next(receipts)
+                held = holder(folder)
+                assert held is not None
+                taker = replace(held, epoch=2, token="theirs", host="node-3", place="elsewhere")
+                folder.put(lease, json.dumps(taker.as_dict()).encode())
+                yield from receipts
+
+        with pytest.raises(errors.OutputConflictError, match=r"taken over by another run \(process \d+ on node-3"):
+            optinfer.run(make_job(source, sink), executor=TakenOver([Node(cpus=1)]))
+        assert not (sink / "_SUCCESS").exists()
+        assert not (sink / "_manifest.json").exists()
+        there = json.loads((sink / lease).read_text())
+        assert there["token"] == "theirs"
+        (sink / lease).write_text(json.dumps({**there, "ended": True}))
         assert optinfer.run(make_job(source, sink)).rows_out == 100
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -18,14 +19,16 @@ import psutil
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from optinfer.data.lock import STALE_SECONDS, Holder, RunLock, described, holder, is_live
+from optinfer.data.lease import Holder, described, holder
+from optinfer.data.lock import RunLock
 from optinfer.data.storage import Folder
 from optinfer.errors import OutputConflictError, QuarantineError, StorageError
 from optinfer.system.outages import Waiting
+from tests.conftest import wait_until
 from tests.data import flaky_store
 from tests.data.flaky_store import Fault, FlakyStore
 
-LOCK = "_optinfer/lock.json"
+LOCK, SECOND = "_optinfer/lock.json", "_optinfer/lease/00000002.json"
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -83,38 +86,18 @@ def test_the_lock_of_a_dead_process_is_taken_over_at_once(folder: Folder) -> Non
         assert held.pid == os.getpid()
 
 
-def test_a_killed_process_that_nobody_collected_is_dead() -> None:
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    started = psutil.Process(process.pid).create_time()
-    assert is_live(record(pid=process.pid, started=started), now=0.0)
-    process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is dead now, and still listed
-    assert not is_live(record(pid=process.pid, started=started), now=0.0)
-    process.communicate()
-
-
-def test_a_reused_process_id_is_not_the_holder() -> None:
-    assert is_live(record(), now=0.0)
-    assert not is_live(record(started=psutil.Process().create_time() - 100), now=0.0)
-
-
-def test_a_holder_on_another_machine_lives_as_long_as_its_heart_beats() -> None:
-    elsewhere = record(host="elsewhere", beat=1_000.0)
-    assert is_live(elsewhere, now=1_000.0 + STALE_SECONDS - 1)
-    assert not is_live(elsewhere, now=1_000.0 + STALE_SECONDS + 1)
-
-
 def test_a_run_that_lost_its_lock_leaves_it_to_the_new_holder(folder: Folder) -> None:
     with RunLock(folder):
-        folder.put(LOCK, json.dumps(record(token="theirs").as_dict()).encode())
+        folder.put(SECOND, json.dumps(record(token="theirs", epoch=2).as_dict()).encode())
     held = holder(folder)
     assert held is not None
     assert held.token == "theirs"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"{}", b"null", b'{"token": 1, "pid": "x"}', b"\xff"])
-def test_a_lock_that_is_garbage_is_taken_over(folder: Folder, content: bytes) -> None:
-    folder.put(LOCK, content)
+@pytest.mark.parametrize("name", [LOCK, SECOND])
+def test_a_lock_that_is_garbage_is_taken_over(folder: Folder, name: str, content: bytes) -> None:
+    folder.put(name, content)
     assert holder(folder) is None
     with RunLock(folder):
         held = holder(folder)
@@ -123,31 +106,12 @@ def test_a_lock_that_is_garbage_is_taken_over(folder: Folder, content: bytes) ->
     assert holder(folder) is None
 
 
-def test_a_lock_that_was_removed_is_put_back_and_anothers_is_left(folder: Folder) -> None:
-    with RunLock(folder) as lock:
-        folder.delete(LOCK)
-        assert lock.renew()
-        assert holder(folder) is not None
-        folder.put(LOCK, json.dumps(record(token="theirs").as_dict()).encode())
-        assert not lock.renew()
-        found = holder(folder)
-        assert found is not None
-        assert found.token == "theirs"
-
-
 class GoneForABeat(Folder):
     """A folder whose store fails when it is written to; some of what is raised then is no OSError."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self.errors: list[Exception] = [
-            EndpointConnectionError(endpoint_url="http://store"),
-            ClientError({"Error": {"Code": "InternalError"}}, "PutObject"),
-            aiohttp.ClientPayloadError("cut short"),
-            StorageError("cannot use it"),
-            ValueError("what nobody foresaw"),
-            OSError("reset"),
-        ]
+        self.errors: list[Exception] = []
         self.written = threading.Event()
 
     def put(self, name: str, data: bytes) -> None:
@@ -160,6 +124,16 @@ class GoneForABeat(Folder):
 def test_a_store_that_is_gone_for_some_beats_does_not_end_the_heartbeat(folder: Folder) -> None:
     gone = GoneForABeat(folder.url)
     with RunLock(gone, beat_seconds=0.001):
+        gone.errors = [
+            EndpointConnectionError(endpoint_url="http://store"),
+            ClientError({"Error": {"Code": "InternalError"}}, "PutObject"),
+            aiohttp.ClientPayloadError("cut short"),
+            StorageError("cannot use it"),
+            ValueError("what nobody foresaw"),
+            OSError("reset"),
+        ]
+        wait_until(lambda: not gone.errors, "all failures")
+        gone.written.clear()
         assert gone.written.wait(10)
     assert holder(folder) is None
 
@@ -183,3 +157,27 @@ def test_a_store_that_is_gone_at_the_end_does_not_hide_how_the_run_ended(bucket:
     lock.__enter__()
     flaky.meets, flaky.forever = lambda method, path, headers: True, flaky_store.reset
     lock.__exit__(QuarantineError, QuarantineError("too many"), None)
+def test_what_only_the_holder_may_do_is_refused_when_another_took_over(folder: Folder) -> None:
+    with RunLock(folder) as lock:
+        lock.require()
+        folder.put(SECOND, json.dumps(record(token="theirs", epoch=2, host="node-3", since=0.0).as_dict()).encode())
+        lock.check()  # asks nobody
+        with pytest.raises(OutputConflictError, match=r"taken over by another run \(process \d+ on node-3, since 1970"):
+            lock.require()
+        with pytest.raises(OutputConflictError, match="taken over by another run"):
+            lock.check()
+
+
+def test_whatever_the_main_thread_waits_for_ends_when_another_took_over(folder: Folder) -> None:
+    def waits() -> None:
+        with RunLock(folder, beat_seconds=0.01) as lock, lock.ending_what_waits():
+            folder.put(SECOND, json.dumps(record(token="theirs", epoch=2, host="node-3").as_dict()).encode())
+            threading.Event().wait()
+
+    with pytest.raises(OutputConflictError, match="on node-3"):
+        waits()
+
+
+def test_an_interrupt_that_a_person_asked_for_stays_one(folder: Folder) -> None:
+    with pytest.raises(KeyboardInterrupt), RunLock(folder) as lock, lock.ending_what_waits():
+        signal.raise_signal(signal.SIGINT)
