@@ -357,6 +357,17 @@ class BatchingConfig(_Part):
         "answer (or the reason); texts, bytes, whole numbers, booleans and dates are compared, a table "
         "with other columns is scored row by row. `false`: each row by itself",
     )
+    timeout: Annotated[float, Field(gt=0)] | Auto = Field(
+        "auto",
+        description="seconds that a micro-batch may take in the model, a replica's first included; `auto`: 50 times "
+        "the certified p99, at least 60. Then the replica is ended, and the row that does not end is found "
+        "([Rows that end a replica](#rows-that-end-a-replica))",
+    )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it shapes the answers."""
+        return self.model_dump(exclude={"timeout"})
 
 
 class SinkConfig(_Part):

@@ -31,7 +31,7 @@ def identity(subject: Subject, plan: Plan) -> dict[str, object]:
         },
         "model": {"digest": subject.model.key, "family": config.model.family, **subject.family_settings},
         "variant": recipes(config, subject.catalog),
-        "batching": config.batching.model_dump(),
+        "batching": config.batching.identity,
         "sink": {"columns": list(config.sink.columns)},
         **({"cpu_variant": further} if further else {}),
     }

@@ -108,6 +108,7 @@ def _score(run: _Run) -> None:
     output, books = run.books.output, run.books
     output.attempts.forget()
     found = books.resume()
+    books.check_threshold()  # before anything is proved for rows that nobody wants then
     left = books.left(found)
     if run.job.plan.rows == 0:
         return books.until_whole(left, books.commit_nothing)

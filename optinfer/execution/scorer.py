@@ -110,7 +110,7 @@ class FragmentScorer:
         elif (done := self._sink.read([part])[0]) and self._ours(done):
             return self._receipt(part, done, {}, Stats(rows_in=fragment.rows))  # a dead replica got that far
         else:
-            with IsolatedReplica(self._loading.settings) as isolated:
+            with IsolatedReplica(self._loading.settings, most_rejected=self._task.most_quarantined) as isolated:
                 scored = isolated.score(roles)
         if scored.rejected and self._task.on_error == "raise":
             row, reason = min(scored.rejected.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -43,6 +44,7 @@ class ScoringTask:
         source, sink: kinds of tables.
         columns: family role -> source column or columns; `columns_read` names all of these.
         carried: schema of the source columns in the output.
+        most_quarantined: how many more rows of the whole table may be.
         place: None where replicas are on the machine that has their files.
     """
 
@@ -57,6 +59,7 @@ class ScoringTask:
     fingerprint: str
     on_error: str
     on_bad_file: str
+    most_quarantined: float = math.inf
     place: Place | None = None
 
     @property
