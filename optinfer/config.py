@@ -385,9 +385,11 @@ class SinkConfig(_Part):
         description="source columns carried unchanged, bit for bit; one whose type would not survive is refused (exit"
         " 2)",
     )
-    on_error: Literal["quarantine", "raise"] = Field(
+    on_error: Literal["quarantine", "column", "raise"] = Field(
         "quarantine",
-        description="or `raise`: stop at the first row that cannot be scored (exit 1)",
+        description="what becomes of a row that cannot be scored: `quarantine`: it goes to `_quarantine`; `column`: it "
+        "keeps its place, with nulls and the reason in the column `_error`; `raise`: the job stops at the first "
+        "(exit 1)",
     )
     error_threshold: float = Field(
         0.01,

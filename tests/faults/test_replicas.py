@@ -105,7 +105,9 @@ KILLERS = {
 }
 
 
-def poisoned_job(make_job: MakeJob, folder: Path, rows: int, poison: dict[int, int], fragment_rows: int) -> JobConfig:
+def poisoned_job(
+    make_job: MakeJob, folder: Path, rows: int, poison: dict[int, int], fragment_rows: int, sample_rows: int = 64
+) -> JobConfig:
     """Return a job over texts of which those in `poison` have a deadly length (see plugins/optinfer_custom.py)."""
     texts = ["x" * poison.get(row, 1 + row % 800) for row in range(rows)]
     pq.write_table(pa.table({"id": [f"r{row}" for row in range(rows)], "text": texts}), folder / "table.parquet")
@@ -118,7 +120,7 @@ def poisoned_job(make_job: MakeJob, folder: Path, rows: int, poison: dict[int, i
         folder / "out",
         model={**model, "arguments": arguments},
         variant="torch-fp32",
-        gate={"metric": "cosine", "min": 0.9, "sample_rows": 64},
+        gate={"metric": "cosine", "min": 0.9, "sample_rows": sample_rows},
         source__fragment_rows=fragment_rows,
         batching={"timeout": 5, "max_batch_size": 64, "dedupe": False},
         sink__error_threshold=len(poison),
@@ -143,3 +145,17 @@ def test_each_kind_of_poison_is_quarantined_with_its_reason_and_the_job_ends(tmp
     record = optinfer.run(poisoned_job(make_job, tmp_path, 192, poison, 64), say=said.append)
     require_just_these(record, tmp_path, 192, poison)
     assert any("rows of the sample cannot be scored" in line for line in said)
+
+
+@pytest.mark.cluster
+def test_poison_among_ten_thousand_rows_costs_bounded_time(tmp_path: Path, make_job: MakeJob) -> None:
+    """Four that end a replica or never end, and 20 that raise: side by side, far apart, and in the gate's sample."""
+    places = [4000, 4001, 4002, 4003, 4005, *range(17, 10_000, 500)][:24]
+    poison = dict(zip(places, [*KILLERS, *[Poison.RAISE] * 20], strict=True))
+    said: list[str] = []
+    record = optinfer.run(poisoned_job(make_job, tmp_path, 10_000, poison, 1024, sample_rows=2048), say=said.append)
+    assert any("rows of the sample cannot be scored" in line for line in said)
+    require_just_these(record, tmp_path, 10_000, poison)
+    # What they cost: their fragment twice, a load of the model for each that ends a process, and three limits of 5 s for
+    # the one that never does; the same again where the sample holds them.
+    assert len((tmp_path / "loads").read_bytes()) < 40

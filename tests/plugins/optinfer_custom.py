@@ -100,6 +100,21 @@ class Poison(Lengths):
         ctypes.PyDLL(None).sleep(10**6)
 
 
+class Mended(Lengths):
+    """Texts of 500 characters and more raise as long as a file is there; just one length, where that names one."""
+
+    def __init__(self, broken: str) -> None:
+        self.broken = Path(broken)
+
+    def forward(self, module: Any, lengths: Any) -> Any:
+        if self.broken.exists():
+            lengths_here = set(np.rint(lengths.numpy()[:, 0] * 100).astype(int).tolist())
+            only = self.broken.read_text()
+            if any(length == int(only) if only else length >= 500 for length in lengths_here):
+                raise ValueError("not yet")
+        return module(lengths)
+
+
 class EndsAtLoad(Lengths):
     """Takes its process with it when it is loaded."""
 
