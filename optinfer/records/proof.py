@@ -144,6 +144,8 @@ class Certificate(Record):
         """Return it as records and trackers have it: without the rows of the job's table that it keeps."""
         told = super().as_dict()
         del told["canaries"]
+        if self.row_seconds is None:
+            del told["row_seconds"]
         return told if self.canaries is None else {**told, "canaries": self.canaries.summary}
 
     def whole(self) -> dict[str, Any]:
