@@ -357,6 +357,17 @@ class BatchingConfig(_Part):
         "answer (or the reason); texts, bytes, whole numbers, booleans and dates are compared, a table "
         "with other columns is scored row by row. `false`: each row by itself",
     )
+    timeout: Annotated[float, Field(gt=0)] | Auto = Field(
+        "auto",
+        description="seconds that a micro-batch may take in the model, a replica's first included; `auto`: 50 times "
+        "the certified p99, at least 60. Then the replica is ended, and the row that does not end is found "
+        "([Rows that end a replica](#rows-that-end-a-replica))",
+    )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What of it shapes the answers."""
+        return self.model_dump(exclude={"timeout"})
 
 
 class SinkConfig(_Part):
@@ -374,9 +385,11 @@ class SinkConfig(_Part):
         description="source columns carried unchanged, bit for bit; one whose type would not survive is refused (exit"
         " 2)",
     )
-    on_error: Literal["quarantine", "raise"] = Field(
+    on_error: Literal["quarantine", "column", "raise"] = Field(
         "quarantine",
-        description="or `raise`: stop at the first row that cannot be scored (exit 1)",
+        description="what becomes of a row that cannot be scored: `quarantine`: it goes to `_quarantine`; `column`: it "
+        "keeps its place, with nulls and the reason in the column `_error`; `raise`: the job stops at the first "
+        "(exit 1)",
     )
     error_threshold: float = Field(
         0.01,

@@ -31,12 +31,14 @@ class _Commands(click.Group):
     """The commands, found by the names of their files."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem not in _SHARED)
+        names = (file.stem for file in Path(__file__).parent.glob("*.py") if file.stem not in _SHARED)
+        return sorted(name.replace("_", "-") for name in names)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
-        command: click.Command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        module = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{module}"), module)
         return command
 
 

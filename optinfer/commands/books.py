@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from optinfer.commands.resolved import Resolved
 from optinfer.data.account import Accounts
 from optinfer.data.account import Committed as Found
+from optinfer.data.in_place import COLUMN, REASON
 from optinfer.data.lock import RunLock
 from optinfer.data.output import Output
 from optinfer.data.output_listing import few
@@ -64,6 +66,17 @@ class Books:
     def left(self, found: Found) -> Indices:
         """Return what is to score; an empty table has one part all the same."""
         return np.setdiff1d(np.arange(max(len(self.job.plan.fragments), 1)), found.fragments)
+
+    def take_back(self, found: Found) -> Indices:
+        """Count fragments with quarantined rows no more, as these are tried again; return them."""
+        table = self.accounts.table()
+        with_some = table.filter(pc.greater(table.column("rows_quarantined"), 0))
+        again = np.intersect1d(with_some.column("fragment").to_numpy(), found.fragments)
+        held = self.accounts.forget(again)
+        self.accounts.renew()
+        self.tally.lose(again.tolist(), held.rows_in, held.rows_out, held.rows_quarantined)
+        self.tally.rows_by_variant -= Counter(held.rows_by_variant)
+        return again
 
     def until_whole(self, left: Indices, score: Callable[[Indices], None]) -> None:
         """Score what is left, look at the folder, and again while it lacks something: parts may go meanwhile.
@@ -119,7 +132,8 @@ class Books:
         self.check_threshold()
 
     def check_threshold(self) -> None:
-        self.tally.check_threshold(f"{self.output.shown}/_quarantine")
+        in_place, where = self.job.config.sink.on_error == COLUMN, self.output.shown
+        self.tally.check_threshold(f"column {REASON} of {where}" if in_place else f"{where}/_quarantine")
 
     def close(self, manifest: Manifest) -> Manifest:
         """End the output, whose rows all have to be accounted for; return the manifest as it is written."""

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from optinfer.data.binding import fingerprint
 from optinfer.data.fragments import Plan
+from optinfer.data.in_place import COLUMN
 from optinfer.data.storage import absolute
 from optinfer.errors import redact
 from optinfer.optimization.asked import recipes, recipes_of_further_pools
@@ -31,8 +32,11 @@ def identity(subject: Subject, plan: Plan) -> dict[str, object]:
         },
         "model": {"digest": subject.model.key, "family": config.model.family, **subject.family_settings},
         "variant": recipes(config, subject.catalog),
-        "batching": config.batching.model_dump(),
-        "sink": {"columns": list(config.sink.columns)},
+        "batching": config.batching.identity,
+        "sink": {
+            "columns": list(config.sink.columns),
+            **({"on_error": COLUMN} if config.sink.on_error == COLUMN else {}),
+        },
         **({"cpu_variant": further} if further else {}),
     }
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+
 from optinfer.commands.books import Books
 from optinfer.commands.news import News
 from optinfer.commands.readiness import require_ready
@@ -50,7 +52,11 @@ class _Run:
 
 
 def run(
-    config: JobConfig, address: str | None = None, say: Say = _silent, executor: Executor | None = None
+    config: JobConfig,
+    address: str | None = None,
+    say: Say = _silent,
+    executor: Executor | None = None,
+    retry: bool = False,
 ) -> RunRecord:
     """Score the job's table and return the record that `optinfer run --json` prints.
 
@@ -59,11 +65,12 @@ def run(
         address: None uses `RAY_ADDRESS` or starts Ray here; `local` always starts it; else a cluster's address.
         say: is told, line by line, what is going on.
         executor: where the replicas run; None takes Ray at `address`. `InProcess()` needs no Ray.
+        retry: rows that were quarantined are tried again, also where the job is done; the others' answers stay.
 
     Raises:
         OptinferError: with the exit code of its class; committed fragments stay, the same call goes on from them.
     """
-    summary = Summary(started=time.time(), run_id=new_run_id())
+    summary = Summary(started=time.time(), run_id=new_run_id(), retry=retry)
     with News(config, summary.run_id, say) as news:
         return news.done(_told(config, summary, executor or OnRay(address), say, news))
 
@@ -71,10 +78,12 @@ def run(
 def _told(config: JobConfig, summary: Summary, executor: Executor, say: Say, news: News) -> RunRecord:
     job = resolve(config, runs_here=executor.machine() is not None)
     output = job.output()
+    if summary.retry:
+        output.require_replaceable()
     with reaching(config.sink.path):
         done = output.finished(job.fingerprint)
         damage = output.damage(done)[1].named() if done else ()
-    if done and not damage:
+    if done and not damage and not (summary.retry and done.run.rows_quarantined):
         if done.job.get("gate") != config.gate.model_dump(mode="json"):
             say("warning: this output was finished under another gate; to score under this one, choose a new sink.path")
         return summary.nothing_to_do(done.run)
@@ -110,6 +119,9 @@ def _score(run: _Run) -> None:
     output.attempts.forget()
     found = books.resume()
     left = books.left(found)
+    if run.summary.retry:
+        left = np.union1d(left, books.take_back(found))
+    books.check_threshold()  # before anything is proved for rows that nobody wants then
     if run.job.plan.rows == 0:
         return books.until_whole(left, books.commit_nothing)
     failed: list[tuple[str, str]] = []

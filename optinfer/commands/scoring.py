@@ -7,7 +7,6 @@ from contextlib import closing
 from dataclasses import replace
 
 from optinfer.commands.books import Books, Indices
-from optinfer.commands.resolved import Resolved
 from optinfer.commands.summary import Summary
 from optinfer.errors import LoadError
 from optinfer.execution.executor import Executor
@@ -33,7 +32,7 @@ def stream(proved: Pools, books: Books, summary: Summary, executor: Executor, le
     )
     for one, place in zip(proved, placements, strict=False):
         books.say(f"scoring with {one.variant.name}: {'; '.join(place.reasons)}")
-    task, todo = _task(proved, placements, books.job), Todo(books.job.plan, left)
+    task, todo = _task(proved, placements, books, summary.retry), Todo(books.job.plan, left)
     progressing = Progress(books.job.plan.rows, books.tally.total.rows_in)
     # Closed also where a receipt ends the job: whoever keeps that error would keep the replicas scoring.
     with progressing as progress, closing(executor.stream(task, placements, todo)) as receipts:
@@ -67,8 +66,8 @@ def _placement_params(placements: Sequence[Placement]) -> dict[str, object]:
     }
 
 
-def _task(proved: Pools, placements: Sequence[Placement], job: Resolved) -> ScoringTask:
-    config = job.config
+def _task(proved: Pools, placements: Sequence[Placement], books: Books, retry: bool) -> ScoringTask:
+    job, config = books.job, books.job.config
     # A pool that found no node has replicas on none, and its variant stays one whose rows the output may hold.
     threads = [place.threads_per_replica for place in placements] + [placements[-1].threads_per_replica] * len(proved)
     return ScoringTask(
@@ -83,4 +82,6 @@ def _task(proved: Pools, placements: Sequence[Placement], job: Resolved) -> Scor
         fingerprint=job.fingerprint,
         on_error=config.sink.on_error,
         on_bad_file=config.source.on_bad_file,
+        retry=retry,
+        most_quarantined=max(books.tally.allowed - books.tally.total.rows_quarantined, 0),
     )

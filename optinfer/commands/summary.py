@@ -25,10 +25,14 @@ from optinfer.tracking.tally import Tally
 
 @dataclass
 class Summary:
-    """Collects what a run learns on its way; `started` is in seconds since the epoch."""
+    """Collects what a run learns on its way; `started` is in seconds since the epoch.
+
+    A `retry` tries quarantined rows again: of how fast that is, nobody learns anything about the job.
+    """
 
     started: float
     run_id: str
+    retry: bool = False
     pools: Pools | None = None
     placements: tuple[Placement, ...] = ()
     marks: dict[str, float] = field(default_factory=dict)
@@ -66,7 +70,7 @@ class Summary:
         seconds = time.time() - self.started
         total, scored = tally.total, tally.scored
         prepared = self._first
-        return RunRecord(
+        record = RunRecord(
             run_id=self.run_id,
             job=job.config.name,
             variant=prepared.variant.name if prepared else job.config.variant,
@@ -96,6 +100,7 @@ class Summary:
             forecast=self._outlook(job).against(scored.rows_in, seconds - self._proving()),
             mlflow=mlflow,
         )
+        return _without_speed(record) if self.retry else record
 
     def _beside(self) -> Proof | None:
         """Return what is said of the second pool's variant, None where there is none."""
@@ -116,16 +121,12 @@ class Summary:
     def nothing_to_do(self, run: RunRecord) -> RunRecord:
         """Return the record of a finished run as that of this one, which did nothing."""
         return replace(
-            run,
+            _without_speed(run),
             status="nothing to do",
             fragments_resumed=run.fragments,
             fragments_scored_again=0,
             seconds=round(time.time() - self.started, 3),
             startup_seconds=None,
-            rows_per_second=None,
-            steady_rows_per_second=None,
-            tokens_per_second=None,
-            forecast=None,
         )
 
     def manifest(self, job: Resolved, tally: Tally, recorder: Recorder) -> Manifest:
@@ -145,7 +146,7 @@ class Summary:
         artifacts = {"manifest.json": json.dumps(manifest.as_dict(), indent=1, default=str)}
         if self._first:
             artifacts["certificate.json"] = json.dumps(self._first.certificate.as_dict(), indent=1)
-            if (seconds := self._startup(job, tally)) is not None:
+            if not self.retry and (seconds := self._startup(job, tally)) is not None:
                 self._outlook(job).keep_startup(seconds)
         return Finished(
             metrics=self._metrics(manifest.run, tally),
@@ -196,6 +197,10 @@ class Summary:
         numbers["driver_peak_rss_mb"] = peak_rss_mb()
         numbers["replica_peak_rss_mb"] = tally.replica_peak_rss_mb
         return numbers
+
+
+def _without_speed(run: RunRecord) -> RunRecord:
+    return replace(run, rows_per_second=None, steady_rows_per_second=None, tokens_per_second=None, forecast=None)
 
 
 def _redacted(value: Any) -> Any:

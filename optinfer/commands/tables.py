@@ -10,6 +10,7 @@ from optinfer.config import JobConfig
 from optinfer.data import sinks, sources
 from optinfer.data.carrying import require_carried
 from optinfer.data.fragments import Plan, rows_for_model
+from optinfer.data.in_place import gained
 from optinfer.data.output import Output
 from optinfer.data.places import require_apart
 from optinfer.data.storage import absolute
@@ -86,14 +87,15 @@ def output_columns(config: JobConfig, family: Family, source: pa.Schema, sink: s
     family.check(source, config.source.columns)
     carried = pa.schema([source.field(name) for name in config.sink.columns])
     require_carried(carried)
-    _require_distinct(config.sink.columns, family.schema.names)
-    schema = pa.schema([*carried, *family.schema])
+    added = gained(family.schema, config.sink.on_error)
+    _require_distinct(config.sink.columns, added.names)
+    schema = pa.schema([*carried, *added])
     sinks.SINKS.get(sink).check(config.sink.path, schema)
     return carried, schema
 
 
-def _require_distinct(columns: tuple[str, ...], gained: list[str]) -> None:
-    added = {name.casefold() for name in gained}  # DuckDB and Spark do not tell `Label` from `label`
+def _require_distinct(columns: tuple[str, ...], names: list[str]) -> None:
+    added = {name.casefold() for name in names}  # DuckDB and Spark do not tell `Label` from `label`
     if clash := sorted({name for name in columns if name.casefold() in added}):
         raise ConfigError(f"sink.columns {clash} has the name of a column the model adds; leave it out")
     if twice := sorted({name for name in columns if columns.count(name) > 1}):

@@ -40,7 +40,7 @@ def opened(bench: Workbench, trials: NodeTrials) -> Search:
         "sample": trials.sample.told.digest,
         "artifacts": {name: [p.artifact.key, p.settings.backend] for name, p in trials.proved.items()},
         "versions": {name: kept.versions(p.settings.backend) for name, p in trials.proved.items()},
-        "batching": bench.config.batching.model_dump(),
+        "batching": bench.config.batching.identity,
         "memory_mb": bench.config.tuning.max_memory_mb,
         "cost_per_hour": bench.config.placement.cost_per_hour,
         "objective": bench.config.tuning.objective,

@@ -26,13 +26,15 @@ _FOLDER = f"{STATE}/accounts"
 _RECEIPTS_AN_ACCOUNT = 500
 _COUNTS = ("fragment", "rows_in", "rows_out", "rows_quarantined")
 _MAKERS = ("artifact", "variant")
-# Of the files: size, digest and stamp of the part, name and size of its quarantine file. Accounts of before lack them.
+# Of the files: size, digest and stamp of the part, name and size of its quarantine file,
+# rows of the part that have no answer. Accounts of before lack them.
 _FILES = {
     "bytes": pa.int64(),
     "sha256": pa.string(),
     "stamp": pa.int64(),
     "quarantine_file": pa.string(),
     "quarantine_bytes": pa.int64(),
+    "rows_in_place": pa.int64(),
 }
 _UNNAMED = "unnamed"  # by a part, or its account, of before variants were recorded
 SCHEMA = pa.schema(
@@ -118,6 +120,13 @@ class Accounts:
         if (table := self.table()).num_rows:
             self._write(table)
         self._held, self._open = [table], []
+
+    def renew(self) -> None:
+        """Leave no account on disk but of what is counted: parts of the others may change, and are opened then."""
+        earlier = self._folder.names(rf"{self.fingerprint}-\w+\.parquet", under=_FOLDER)
+        self.write_again()
+        for name in earlier:
+            self._folder.delete(f"{_FOLDER}/{name}")
 
     def table(self) -> pa.Table:
         """Return what is counted in this run, resumed fragments included; each once, as it was committed last."""

@@ -28,7 +28,8 @@ def of(committed: pa.Table, total: int) -> pa.Table:
     """Return the inventory of accounts: what lies in the folder for each fragment, in order."""
     committed = committed.sort_by("fragment")
     names = [part_name(index, total) for index in committed.column("fragment").to_pylist()]
-    columns = {"part": pa.array(names, pa.string()), "rows": committed.column("rows_out")}
+    rows = pc.add(committed.column("rows_out"), committed.column("rows_in_place").fill_null(0))
+    columns = {"part": pa.array(names, pa.string()), "rows": rows}
     return pa.table({**columns, **{name: committed.column(name) for name in _TAKEN_OVER}})
 
 

@@ -30,10 +30,10 @@ from optinfer.data.binding import Binding, read_record
 from optinfer.data.fragments import Plan, part_name
 from optinfer.data.lock import RunLock
 from optinfer.data.output_listing import QUARANTINE, Differences, Listing, differences, few, listed, written_again
-from optinfer.data.sinks import DEFAULT, SINKS
+from optinfer.data.sinks import DEFAULT, FINAL, SINKS
 from optinfer.data.state import Attempts, as_json
 from optinfer.data.storage import STATE, Folder, each
-from optinfer.errors import AccountingError, OutputConflictError, redact
+from optinfer.errors import AccountingError, ConfigError, OutputConflictError, redact
 from optinfer.records.manifest import Manifest
 from optinfer.records.part import Part
 
@@ -62,6 +62,15 @@ class Output:
     @property
     def shown(self) -> str:
         return redact(self.folder.url)
+
+    def require_replaceable(self) -> None:
+        """Refuse to write rows of this kind of table again.
+
+        Raises:
+            ConfigError: its parts are final.
+        """
+        if not self.sink.replaces:
+            raise ConfigError(FINAL)
 
     def held(self, say: Callable[[str], None], lock: RunLock | None = None) -> RunLock:
         """Return the lock that says who writes here; what only its holder may do asks it from then on.

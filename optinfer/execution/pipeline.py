@@ -16,13 +16,14 @@ from optinfer.execution.meter import RayMeter
 from optinfer.execution.scorer import FragmentScorer, receipts
 from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import OVERLAP, Todo
+from optinfer.inference.replica import mortal
 from optinfer.records.placement import Placement
 from optinfer.records.receipt import Receipt
 from optinfer.system.quiet import hush
 
-# An actor that dies (out of memory, a crash in a native library) is replaced and its fragments are tried again,
-# isolated: the restarts cover as many bad fragments an actor. Retries cover a lost node: until Ray has found out, some
-# 15 s, each fragment of it is tried again once a second.
+# An actor that dies (out of memory, a crash in a native library, a step that never ends) is replaced and its fragments
+# are tried again, isolated: the restarts cover as many bad fragments an actor. Retries cover a lost node: until Ray has
+# found out, some 15 s, each fragment of it is tried again once a second.
 _TASK_RETRIES = 60
 _RESTARTS = 100
 
@@ -47,7 +48,7 @@ def stream(task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Ge
         dataset = ray.data.read_datasource(_source(todo, replicas), num_cpus=0, override_num_blocks=1).map(
             FragmentScorer,
             fn_constructor_args=(task,),
-            fn_constructor_kwargs={"meter": RayMeter},
+            fn_constructor_kwargs={"load": mortal, "meter": RayMeter},
             compute=ray.data.ActorPoolStrategy(
                 min_size=replicas,
                 initial_size=replicas,

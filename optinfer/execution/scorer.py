@@ -17,22 +17,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from time import perf_counter
 
-import numpy as np
 import pyarrow as pa
 
 from optinfer.data.fragments import Fragment
 from optinfer.data.state import Attempts
 from optinfer.errors import (
-    AccountingError,
     CorruptFileError,
     LoadError,
     NoVariantError,
     RowError,
     redact,
 )
+from optinfer.execution.contents import Contents, Earlier, contents, unreadable
 from optinfer.execution.loading import Load, Loading
 from optinfer.execution.task import MakeMeter, Meter, ScoringTask
-from optinfer.families import as_roles
 from optinfer.inference.answers import Scored
 from optinfer.inference.isolation import IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
@@ -95,23 +93,25 @@ class FragmentScorer:
         return {"receipts": json.dumps(answers)}
 
     def _score(self, fragment: Fragment, part: str) -> Receipt:
+        done = self._sink.read([part])[0] if self._task.retry else None
+        # A part holds one variant's answers: where two score a job, another replica's rows are left to its like.
+        if done and not (done.rows_quarantined and done.artifact == self._settings.artifact.key):
+            return self._receipt(part, done, {}, Stats(rows_in=fragment.rows))
         started = perf_counter()
         try:
             table = self._reader.read(fragment)
         except CorruptFileError as error:
             if self._task.on_bad_file == "raise":
                 raise
-            return self._commit(fragment, part, *self._unreadable(fragment, str(error)), Stats(rows_in=fragment.rows))
+            if done:
+                return self._receipt(part, done, {str(error): done.rows_quarantined}, Stats(rows_in=fragment.rows))
+            return self._commit(fragment, part, unreadable(self._task, self._answers, fragment, str(error)), Stats())
         read_seconds = perf_counter() - started
-        roles = as_roles(table, self._task.columns)
-        engine = self._loading.engine  # what cannot load has not begun the part
-        if self._attempts.begin(part):
-            scored = engine.score(roles)
-        elif (done := self._sink.read([part])[0]) and self._ours(done):
-            return self._receipt(part, done, {}, Stats(rows_in=fragment.rows))  # a dead replica got that far
-        else:
-            with IsolatedReplica(self._loading.settings) as isolated:
-                scored = isolated.score(roles)
+        earlier = Earlier.of(self._task, fragment, *self._sink.rows(part, done)) if done else None
+        scored = self._asked(part, self._task.roles(earlier.left(table) if earlier else table), bool(done))
+        if isinstance(scored, Part):
+            return self._receipt(part, scored, {}, Stats(rows_in=fragment.rows))
+        scored = earlier.with_answers(scored, self._answers) if earlier else scored
         if scored.rejected and self._task.on_error == "raise":
             row, reason = min(scored.rejected.items())
             raise RowError(
@@ -119,41 +119,30 @@ class FragmentScorer:
                 "correct it, or set sink.on_error: quarantine to go on without it"
             )
         scored.stats.read_seconds = read_seconds
-        out = self._finished(table, scored)
-        return self._commit(
-            fragment, part, out, _quarantine(table, fragment, scored.rejected), scored.rejected, scored.stats
-        )
+        made = contents(self._task, self._answers, fragment, table, scored)
+        return self._commit(fragment, part, made, scored.stats, done)
 
-    def _finished(self, table: pa.Table, scored: Scored) -> pa.Table:
-        """Return the part: the carried columns of the rows that were answered, then the answers.
+    @property
+    def _answers(self) -> pa.Schema:
+        """The columns that a row gains; waits for the model."""
+        return self._loading.engine.family.schema
 
-        Raises:
-            AccountingError: not every row of the fragment is in it or rejected, once.
-        """
-        added = scored.added if len(scored.kept) else self._loading.engine.family.schema.empty_table()
-        accounted = np.sort(np.concatenate([scored.kept, np.fromiter(scored.rejected, np.int64)]))
-        if added.num_rows != len(scored.kept) or not np.array_equal(accounted, np.arange(table.num_rows)):
-            raise AccountingError(
-                f"of {table.num_rows} rows, {len(scored.kept)} are scored and {len(scored.rejected)} rejected, with "
-                f"{added.num_rows} answers: they must agree; please report this as a bug"
-            )
-        kept = pa.array(scored.kept)
-        columns = [table.column(name).take(kept) for name in self._task.carried.names]
-        return pa.Table.from_arrays([*columns, *added.columns], schema=pa.schema([*self._task.carried, *added.schema]))
+    def _asked(self, part: str, roles: pa.Table, again: bool) -> Scored | Part:
+        """Return the answers to rows, in isolation where a replica died of them; a part that it had come to put."""
+        engine = self._loading.engine  # what cannot load has not begun the part
+        if self._attempts.begin(part):
+            return engine.score(roles)
+        if not again and (done := self._sink.read([part])[0]) and self._ours(done):
+            return done
+        with IsolatedReplica(self._loading.settings, most_rejected=self._task.most_quarantined) as isolated:
+            return isolated.score(roles)
 
     def _ours(self, made: Part) -> bool:
         """Tell whether a committed part is what this job would make; if not, committing it again says what differs."""
         return made.fingerprint == self._task.fingerprint and made.artifact in self._task.artifacts
 
-    def _commit(
-        self,
-        fragment: Fragment,
-        part: str,
-        scored: pa.Table,
-        quarantined: pa.Table | None,
-        rejected: dict[int, str],
-        stats: Stats,
-    ) -> Receipt:
+    def _commit(self, fragment: Fragment, part: str, made: Contents, stats: Stats, done: Part | None = None) -> Receipt:
+        """Put a part, or put it in the place of one that is there."""
         started = perf_counter()
         ours = Part(
             fragment=fragment.index,
@@ -161,11 +150,17 @@ class FragmentScorer:
             artifact=self._settings.artifact.key,
             variant=self._settings.variant,
             rows_in=fragment.rows,
+            rows_in_place=made.in_place,
         )
-        made = self._sink.put(part, ours, scored, quarantined, self._task.artifacts)
-        stats.commit_seconds = perf_counter() - started
-        reasons = dict(Counter(rejected.values())) if made.variant == ours.variant else {}
-        return self._receipt(part, made, reasons, stats)
+        if done is None:
+            there = self._sink.put(part, ours, made.rows, made.aside, self._task.artifacts)
+        elif len(made.rejected) == done.rows_quarantined:
+            there = done  # as it was
+        else:
+            there = self._sink.replace(part, done, ours, made.rows, made.aside)
+        stats.rows_in, stats.commit_seconds = fragment.rows, perf_counter() - started
+        reasons = dict(Counter(made.rejected.values())) if there.variant == ours.variant else {}
+        return self._receipt(part, there, reasons, stats)
 
     def _receipt(self, part: str, made: Part, reasons: dict[str, int], stats: Stats) -> Receipt:
         stats.rows_out, stats.rows_quarantined = made.rows_out, made.rows_quarantined
@@ -187,13 +182,6 @@ class FragmentScorer:
         )
         self._count(receipt)
         return receipt
-
-    def _unreadable(self, fragment: Fragment, reason: str) -> tuple[pa.Table, pa.Table, dict[int, str]]:
-        """Quarantine a whole fragment whose file cannot be decoded: its rows are known by number only."""
-        empty = pa.schema([*self._task.carried, *self._loading.engine.family.schema]).empty_table()
-        rejected = dict.fromkeys(range(fragment.rows), reason)
-        nulls = pa.table({f.name: pa.nulls(fragment.rows, f.type) for f in self._task.carried})
-        return empty, _located(nulls, fragment, rejected), rejected
 
 
 class _Unfailing:
@@ -248,18 +236,3 @@ def _node_name() -> str:
 
 def _told(error: Exception) -> dict[str, str]:
     return last_resort.told(error, f"a replica on {socket.gethostname()} failed: ")
-
-
-def _quarantine(table: pa.Table, fragment: Fragment, rejected: dict[int, str]) -> pa.Table | None:
-    return _located(table.take(pa.array(sorted(rejected))), fragment, rejected) if rejected else None
-
-
-def _located(table: pa.Table, fragment: Fragment, rejected: dict[int, str]) -> pa.Table:
-    rows = sorted(rejected)
-    said = {
-        "_file": pa.array([redact(fragment.path)] * len(rows), pa.string()),
-        "_row": pa.array(np.array(rows, dtype=np.int64) + fragment.start),
-        "_reason": pa.array([rejected[row] for row in rows], pa.string()),
-    }
-    # A source column may have one of these names, too: it stays, and comes first.
-    return pa.Table.from_arrays([*table.columns, *said.values()], names=[*table.column_names, *said])

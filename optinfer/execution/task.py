@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from optinfer.data.sinks import SINKS, Sink
 from optinfer.data.sources import SOURCES, Reader
-from optinfer.families import Columns
+from optinfer.families import Columns, as_roles
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.records.receipt import Receipt
 
@@ -43,6 +44,8 @@ class ScoringTask:
         source, sink: kinds of tables.
         columns: family role -> source column or columns; `columns_read` names all of these.
         carried: schema of the source columns in the output.
+        most_quarantined: how many more rows of the whole table may be.
+        retry: rows that were quarantined are tried again, and the answers of others kept.
         place: None where replicas are on the machine that has their files.
     """
 
@@ -57,6 +60,8 @@ class ScoringTask:
     fingerprint: str
     on_error: str
     on_bad_file: str
+    most_quarantined: float = math.inf
+    retry: bool = False
     place: Place | None = None
 
     @property
@@ -72,6 +77,10 @@ class ScoringTask:
     def labels(self, settings: ReplicaSettings) -> dict[str, str]:
         """Return what a replica's work is counted under."""
         return {"job": self.job, "variant": settings.variant, "device": settings.device}
+
+    def roles(self, table: pa.Table) -> pa.Table:
+        """Return what the model is given of a table of the source."""
+        return as_roles(table, self.columns)
 
     def reader(self) -> Reader:
         """Return what reads fragments: the columns that the model needs, and those that are carried."""

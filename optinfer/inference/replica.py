@@ -17,7 +17,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -29,13 +29,13 @@ from optinfer.backends import BACKENDS, Arrays, Backend, Executed, Execution, Se
 from optinfer.errors import ConfigError, LoadError, NoVariantError, OptinferError
 from optinfer.families import FAMILIES, Family, Features
 from optinfer.inference.answers import Piece, Scored, chosen, finished, finite, in_order, require_rows
+from optinfer.inference.at_work import Step, Watch, Watchdog, unwatched
 from optinfer.inference.dedupe import Repeats, repeats
 from optinfer.inference.feed import Feed, Limits, Rows
 from optinfer.inference.invariance import invariance
 from optinfer.inference.memory import ROW_TOO_LARGE, out_of_memory
 from optinfer.inference.preparing import culprits, described, prepare
-from optinfer.models.artifact import Artifact
-from optinfer.records.canary import Canaries
+from optinfer.inference.settings import ReplicaSettings as ReplicaSettings
 from optinfer.records.placement import on_one_core
 from optinfer.records.stats import Stats
 from optinfer.system.quiet import hush
@@ -44,45 +44,12 @@ _ALL = np.array([], dtype=np.int64)
 _NOT_FINITE = "the model's output is not finite"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplicaSettings:
-    """Everything a replica needs, small and picklable: it travels, the model loads where it runs.
-
-    Attributes:
-        family: plugin name; `family_settings` are its own.
-        model: the user's model: tokenizer, preprocessing and, for torch, weights.
-        backend: plugin name.
-        variant: the name that is recorded with what it scored.
-        max_batch_tokens: 0 takes the backend's measured best for the device.
-        max_batch_size: 0 takes what suits the family's rows; a model that fixes its batch has the last word.
-        dedupe: identical rows of a table are scored once.
-        canary: one row, a column per role, that the model is known to answer; None while nothing was proved.
-        canaries: rows with the variant's own answers, on which it proves itself when it loads; None before it is
-            certified.
-    """
-
-    family: str
-    family_settings: Mapping[str, object] = field(default_factory=dict)
-    model: Artifact
-    backend: str
-    artifact: Artifact
-    variant: str = ""
-    device: str = "cpu"
-    threads: int = 1
-    max_batch_tokens: int = 0
-    max_batch_size: int = 0
-    dedupe: bool = True
-    canary: pa.Table | None = None
-    canaries: Canaries | None = None
-
-
 class Replica:
     """Loads on construction.
 
     Args:
         clock: gives seconds; injected in tests.
-        watch: is told before each step which rows of the table are now at work, none for all of them; whoever waits in
-            another process learns that this one is alive, and where it was when it is not.
+        watch: surrounds each step; whoever waits learns that this replica is alive, and where it was when it is not.
         family: what rows and answers mean; None takes the one that `settings` name.
 
     Attributes:
@@ -93,7 +60,7 @@ class Replica:
         self,
         settings: ReplicaSettings,
         clock: Callable[[], float] = perf_counter,
-        watch: Callable[[Rows], None] = lambda rows: None,
+        watch: Watch = unwatched,
         family: Family | None = None,
     ) -> None:
         hush()
@@ -134,8 +101,8 @@ class Replica:
         with self._core:
             started = self._clock()
             repeated = repeats(table) if self._dedupe else None
-            self._watch(_ALL)
-            ready = prepare(self.family, repeated.without(table) if repeated else table)
+            with self._watch(Step(_ALL, table.num_rows)):
+                ready = prepare(self.family, repeated.without(table) if repeated else table)
             stats.preprocess_seconds = self._clock() - started
             rejected: dict[int, str] = {}
             work = _Work(ready.features, rejected, stats, _places(ready.rows, repeated))
@@ -144,9 +111,9 @@ class Replica:
                 stats.wait_seconds += self._clock() - asked
                 pieces = self._infer(work, ready.usable)
         started = self._clock()
-        self._watch(_ALL)
         outputs, kept = in_order(pieces)
-        outputs, added, kept = self._finish(outputs, kept, rejected)
+        with self._watch(Step(_ALL, len(kept))):
+            outputs, added, kept = self._finish(outputs, kept, rejected)
         refused = rejected or (ready.refused if self._settings.canary is not None else {})
         if refused and not len(kept):
             self._doubt(next(iter(refused.values())), len(refused))
@@ -161,8 +128,7 @@ class Replica:
 
     def answer(self, features: Features, rows: Rows, pad_to: int = 0) -> Arrays:
         """Return the model's outputs for some rows of `features` as one micro-batch, whatever the limits."""
-        self._watch(_ALL)
-        with self._model:
+        with self._model, self._watch(Step(_ALL, len(rows))):
             return self._outputs(features.collate(rows, pad_to=pad_to), len(rows))
 
     def _loaded(self, backend: Backend, settings: ReplicaSettings, execution: Execution) -> Session:
@@ -287,12 +253,12 @@ class Replica:
         return finished(self.family, chosen(outputs, places), len(places))
 
     def _run(self, feed: Feed, work: _Work, batch: Rows, inputs: Callable[[], Any]) -> Arrays:
-        self._watch(work.places(batch))
-        started = self._clock()
-        given = inputs()
-        ready = self._clock()
-        outputs = self._outputs(given, len(batch))
-        seconds = self._clock() - ready
+        with self._watch(Step(work.places(batch), len(batch))):
+            started = self._clock()
+            given = inputs()
+            ready = self._clock()
+            outputs = self._outputs(given, len(batch))
+            seconds = self._clock() - ready
         stats = work.stats
         stats.preprocess_seconds += ready - started
         stats.infer_seconds += seconds
@@ -312,6 +278,11 @@ class Replica:
 
     def invariance(self, sample: pa.Table, scored: Scored) -> Mapping[str, float]:
         return invariance(self, sample, scored)
+
+
+def mortal(settings: ReplicaSettings) -> Replica:
+    """Return a replica that takes its process with it when a step of it never ends: for one that is replaced then."""
+    return Replica(settings, watch=Watchdog(settings.limits) if settings.limits else unwatched)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from optinfer.families import FAMILIES
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.gate import judge
+from optinfer.optimization.time_limits import time_limits
 from optinfer.optimization.variants import BASELINES, VARIANTS, Variant, require
 from optinfer.optimization.workbench import Workbench
 from optinfer.records.binding import Bound
@@ -172,7 +173,8 @@ def _judged(
     gate = bench.config.gate
     strict = chosen_by_us if gate.require_batch_invariance == AUTO else bool(gate.require_batch_invariance)
     verdict = judge(gate, certificate.fidelity, certificate.batch_invariant, strict, certificate.mismatch)
-    proving = replace(settings, canaries=certificate.canaries)
+    limits = time_limits(certificate, bench.config.batching.timeout)
+    proving = replace(settings, canaries=certificate.canaries, limits=limits)
     return Prepared(
         variant,
         proving,

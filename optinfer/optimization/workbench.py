@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from optinfer.config import JobConfig
 from optinfer.families import Family
-from optinfer.inference.replica import ReplicaSettings
+from optinfer.inference.settings import ReplicaSettings, TimeLimits
 from optinfer.models.artifact import Artifact
 from optinfer.optimization import baseline as baselines
 from optinfer.optimization import kept
@@ -111,6 +111,7 @@ class Workbench:
             max_batch_tokens=tokens if batching.max_batch_tokens == "auto" else batching.max_batch_tokens,
             max_batch_size=size if batching.max_batch_size == "auto" else batching.max_batch_size,
             dedupe=bool(batching.dedupe),
+            limits=None if batching.timeout == "auto" else TimeLimits(micro_batch=batching.timeout),
         )
 
     def certificate(self, settings: ReplicaSettings) -> Certificate | None:

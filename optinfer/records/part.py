@@ -13,6 +13,7 @@ class Part:
 
     Attributes:
         artifact, variant: what scored them; None in parts of before this was recorded.
+        rows_in_place: those of `rows_quarantined` that are in the part all the same, without an answer.
         quarantine_file: name of the file with the rows that could not be scored, and its bytes; None without one.
         bytes, sha256: of the part as it was put; None where nobody read all of it.
         stamp: changes when the part is written again; 0 or None where it is not known.
@@ -25,11 +26,17 @@ class Part:
     rows_in: int = 0
     rows_out: int = 0
     rows_quarantined: int = 0
+    rows_in_place: int = 0
     quarantine_file: str | None = None
     quarantine_bytes: int | None = None
     bytes: int | None = None
     sha256: str | None = None
     stamp: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows its file has."""
+        return self.rows_out + self.rows_in_place
 
     @property
     def footer(self) -> dict[str, Any]:

@@ -106,6 +106,7 @@ class Certificate(Record):
         rows_per_second_range: slowest and fastest part of the sample.
         peak_rss_mb: most memory of a process that does nothing else but load and score.
         gpu_memory_mb: what it took of a GPU's `gpu_total_mb`; zeros on a CPU.
+        row_seconds: of making a row ready and finishing it, on average; None in those of before.
         canaries: what every replica has to answer as it was answered here; None in those of before.
     """
 
@@ -137,11 +138,14 @@ class Certificate(Record):
     notes: tuple[str, ...]
     measured_at: str
     canaries: Canaries | None = None
+    row_seconds: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as records and trackers have it: without the rows of the job's table that it keeps."""
         told = super().as_dict()
         del told["canaries"]
+        if self.row_seconds is None:
+            del told["row_seconds"]
         return told if self.canaries is None else {**told, "canaries": self.canaries.summary}
 
     def whole(self) -> dict[str, Any]:

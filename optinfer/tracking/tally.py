@@ -97,6 +97,13 @@ class Tally:
         self.first_load = self.first_load or (receipt.load_started, receipt.load_seconds)
 
     @property
+    def allowed(self) -> float:
+        """How many rows of the whole table may be quarantined."""
+        limit = self.error_threshold
+        # Rounded: 0.29 of 100 rows are 29, and 28.999999999999996 as floats are multiplied.
+        return round(limit * self.rows, 6) if limit < 1 else limit
+
+    @property
     def counted(self) -> int:
         """Fragments scored in this attempt."""
         return len(self.fragments)
@@ -125,9 +132,7 @@ class Tally:
         Raises:
             QuarantineError: names the commonest reasons and `where` the rows are.
         """
-        limit = self.error_threshold
-        # Rounded: 0.29 of 100 rows are 29, and 28.999999999999996 as floats are multiplied.
-        allowed = round(limit * self.rows, 6) if limit < 1 else limit
+        limit, allowed = self.error_threshold, self.allowed
         quarantined = self.total.rows_quarantined
         if quarantined > allowed:
             top = "".join(f"\n  {count} rows: {reason}" for reason, count in self.reasons.most_common(3))

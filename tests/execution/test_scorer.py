@@ -287,3 +287,16 @@ def test_a_meter_that_cannot_be_made_fails_no_row(task: ScoringTask) -> None:
 
 def test_a_replicas_work_is_counted_under_job_variant_and_device(task: ScoringTask) -> None:
     assert task.labels(task.pools[0]) == {"job": "", "variant": "", "device": "cpu"}
+
+
+def test_vectors_without_an_answer_keep_their_place_and_can_be_read(task: ScoringTask, tmp_path: Path) -> None:
+    """Of a list of a fixed size pyarrow writes nulls that it cannot read again."""
+    texts = [None if row == 2 else f"text {row}" for row in range(16)]
+    texts[8:] = [None] * 8  # a fragment without any answer
+    pq.write_table(pa.table({"id": [f"r{row}" for row in range(16)], "text": texts}), tmp_path / "table.parquet")
+    score(replace(task, on_error="column"))
+    found = pa.concat_tables(pq.read_table(tmp_path / "out" / part) for part in PARTS).to_pylist()
+    assert [row["id"] for row in found] == [f"r{row}" for row in range(16)]
+    assert [row["embedding"] is None for row in found] == [text is None for text in texts]
+    assert [row["_error"] is None for row in found] == [text is not None for text in texts]
+    assert {len(row["embedding"]) for row in found if row["embedding"]} == {384}

@@ -7,6 +7,7 @@ import pickle
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 from optinfer.backends import Arrays
 from optinfer.errors import ConfigError, LoadError, SourceError, UnavailableError
 from optinfer.families import Features
+from optinfer.inference.at_work import Step
 from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conftest import located
 from tests.inference.hooked import Finish, Hooked, Ready
@@ -317,7 +319,12 @@ def test_bad_rows_are_told_from_a_broken_model_by_a_row_that_it_answered_before(
 def test_it_says_which_rows_are_at_work(settings: ReplicaSettings) -> None:
     """Repeated rows are at work together; nothing named means all."""
     seen: list[list[int]] = []
-    replica = Replica(settings, watch=lambda rows: seen.append(rows.tolist()))
+
+    def watch(step: Step) -> AbstractContextManager[object]:
+        seen.append(step.rows.tolist())
+        return contextlib.nullcontext()
+
+    replica = Replica(settings, watch=watch)
     replica.score(texts("b", None, "a much longer text than the other", "b"))
     assert [rows for rows in seen if rows] == [[0, 2, 3]] or sorted(map(tuple, filter(None, seen))) == [(0, 3), (2,)]
     assert seen[0] == seen[-1] == []

@@ -46,6 +46,84 @@ class Deadly(Lengths):
         return module(lengths)
 
 
+class Poison(Lengths):
+    """A text's length says what becomes of it; those named here end the process in ways of their own, or never do.
+
+    Args:
+        loads: a file that grows by a byte with each process that loads it.
+    """
+
+    SEGFAULT, KILL, HANG, EXIT, LEAVE, RAISE, HANG_BEFORE = range(900, 907)
+
+    def __init__(self, loads: str) -> None:
+        self.loads = loads
+
+    def load(self, path: Path) -> Any:
+        with open(self.loads, "ab") as file:
+            file.write(b".")
+        return super().load(path)
+
+    def preprocess(self, table: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
+        made = super().preprocess(table)
+        if self.HANG_BEFORE in self._kinds(made["lengths"]):
+            self._hang()
+        return made
+
+    def forward(self, module: Any, lengths: Any) -> Any:
+        import ctypes
+        import os
+        import signal
+        import sys
+
+        kinds = self._kinds(lengths.numpy())
+        if self.SEGFAULT in kinds:
+            ctypes.string_at(0)
+        if self.KILL in kinds:  # what the kernel sends where memory is short
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.HANG in kinds:
+            self._hang()
+        if self.EXIT in kinds:
+            sys.exit(3)
+        if self.LEAVE in kinds:
+            os._exit(4)
+        if self.RAISE in kinds:
+            raise ValueError("no such text")
+        return module(lengths)
+
+    def _kinds(self, lengths: np.ndarray[Any, Any]) -> set[int]:
+        return set(np.rint(lengths[:, 0] * 100).astype(int).tolist())
+
+    def _hang(self) -> None:
+        """Sleep in native code that keeps the GIL: no other thread of Python's comes to its turn."""
+        import ctypes
+
+        ctypes.PyDLL(None).sleep(10**6)
+
+
+class Mended(Lengths):
+    """Texts of 500 characters and more raise as long as a file is there; just one length, where that names one."""
+
+    def __init__(self, broken: str) -> None:
+        self.broken = Path(broken)
+
+    def forward(self, module: Any, lengths: Any) -> Any:
+        if self.broken.exists():
+            lengths_here = set(np.rint(lengths.numpy()[:, 0] * 100).astype(int).tolist())
+            only = self.broken.read_text()
+            if any(length == int(only) if only else length >= 500 for length in lengths_here):
+                raise ValueError("not yet")
+        return module(lengths)
+
+
+class EndsAtLoad(Lengths):
+    """Takes its process with it when it is loaded."""
+
+    def load(self, path: Path) -> Any:
+        import os
+
+        os._exit(5)
+
+
 class Short(Lengths):
     """Its postprocess loses a row."""
 

@@ -14,14 +14,25 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from optinfer.config import AUTO, SinkConfig
+from optinfer.errors import ConfigError
 from optinfer.plugins import Kind
 from optinfer.records.part import Part
 
 DEFAULT = "parquet"
+FINAL = (
+    "rows of this kind of output are never written again, as its readers may be at an earlier version of it; "
+    "score the rows of _quarantine as a source of their own, with another sink.path"
+)
 
 
 class Sink(ABC):
-    """One output's rows; made wherever rows are committed or counted."""
+    """One output's rows; made wherever rows are committed or counted.
+
+    Attributes:
+        replaces: whether a part may take another's place.
+    """
+
+    replaces = False
 
     @abstractmethod
     def put(
@@ -31,7 +42,8 @@ class Sink(ABC):
 
         Args:
             name: of the part.
-            part: what fragment of which job this is, and who scored it; the counts are filled in here.
+            part: what fragment of which job this is, and who scored it; the counts are filled in here, but for
+                `rows_in_place`, which says how many of `scored` have no answer.
             quarantined: rows that could not be scored; `_row` tells them apart.
             allowed: artifacts whose answers may be there instead: they need not quarantine the same rows.
 
@@ -51,6 +63,18 @@ class Sink(ABC):
         Args:
             whole: all of each is read, for its size and digest; else no more than tells what it holds.
         """
+
+    def rows(self, name: str, part: Part) -> tuple[pa.Table, pa.Table | None]:
+        """Return what a committed part holds, and its quarantined rows; for kinds that can `replace`."""
+        raise ConfigError(FINAL)
+
+    def replace(self, name: str, there: Part, part: Part, scored: pa.Table, quarantined: pa.Table | None) -> Part:
+        """Put a part in the place of one of the same fragment, at once; return it.
+
+        Raises:
+            ConfigError: parts of this kind of table are final.
+        """
+        raise ConfigError(FINAL)
 
     @abstractmethod
     def finish(self, fingerprint: str, parts: pa.Table) -> None:

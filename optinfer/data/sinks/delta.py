@@ -46,7 +46,9 @@ _AS_THEY_ARE = {
 
 
 class DeltaSink(ParquetSink):
-    """A folder of parts, and at the end a table of them."""
+    """A folder of parts, and at the end a table of them; older versions of it keep naming these."""
+
+    replaces = False
 
     def put(
         self, name: str, part: Part, scored: pa.Table, quarantined: pa.Table | None, allowed: Collection[str] = ()

@@ -25,7 +25,7 @@ from optinfer.data.output_listing import QUARANTINE
 from optinfer.data.sinks import Sink, SinkKind
 from optinfer.data.state import as_json, parquet_bytes
 from optinfer.data.storage import Folder, each
-from optinfer.errors import OutputConflictError, redact
+from optinfer.errors import AccountingError, OutputConflictError, redact
 from optinfer.records.part import Part
 from optinfer.system.outages import failures
 
@@ -42,6 +42,8 @@ class ParquetSink(Sink):
         folder: opens the folder of a URL.
     """
 
+    replaces = True
+
     def __init__(self, url: str, folder: Callable[[str], Folder] = Folder) -> None:
         self.folder = folder(url)
 
@@ -52,12 +54,7 @@ class ParquetSink(Sink):
     def put(
         self, name: str, part: Part, scored: pa.Table, quarantined: pa.Table | None, allowed: Collection[str] = ()
     ) -> Part:
-        aside = quarantined.num_rows if quarantined is not None else 0
-        part = replace(part, rows_out=scored.num_rows, rows_quarantined=aside)
-        if quarantined is not None and aside:
-            file, size = self._set_aside(name, quarantined)
-            part = replace(part, quarantine_file=file, quarantine_bytes=size)
-        data = parquet_bytes(scored.replace_schema_metadata({FOOTER_KEY: as_json(part.footer)}))
+        part, data = self._made(name, part, scored, quarantined)
         for _ in range(_MOST_TRIES):
             if (stamp := self.folder.create(name, data)) is not None:
                 return replace(_measured(part, data), stamp=stamp)
@@ -72,6 +69,23 @@ class ParquetSink(Sink):
             "stop whoever writes there and run the same command again, or choose a new sink.path"
         )
 
+    def rows(self, name: str, part: Part) -> tuple[pa.Table, pa.Table | None]:
+        def read(file: str) -> pa.Table:
+            data = self.folder.read(file)
+            if data is None:
+                raise AccountingError(f"{self.shown}/{file} went while it was read; run the same command again")
+            return pq.ParquetFile(io.BytesIO(data)).read()
+
+        return read(name), read(part.quarantine_file) if part.quarantine_file else None
+
+    def replace(self, name: str, there: Part, part: Part, scored: pa.Table, quarantined: pa.Table | None) -> Part:
+        """Put the new quarantine file first and remove the old one last: no part ever names one that is not there."""
+        part, data = self._made(name, part, scored, quarantined)
+        self.folder.put(name, data)
+        if there.quarantine_file and there.quarantine_file != part.quarantine_file:
+            self.folder.delete(there.quarantine_file)
+        return _measured(part, data)
+
     def committed(self) -> set[str]:
         return set(self.folder.names(PART))
 
@@ -80,6 +94,15 @@ class ParquetSink(Sink):
 
     def finish(self, fingerprint: str, parts: pa.Table) -> None:
         """Leave the folder as it is: it is the table."""
+
+    def _made(self, name: str, part: Part, scored: pa.Table, quarantined: pa.Table | None) -> tuple[Part, bytes]:
+        """Set rows aside, and return the part that names them, with its bytes."""
+        aside = quarantined.num_rows if quarantined is not None else 0
+        part = replace(part, rows_out=scored.num_rows - part.rows_in_place, rows_quarantined=aside + part.rows_in_place)
+        if quarantined is not None and aside:
+            file, size = self._set_aside(name, quarantined)
+            part = replace(part, quarantine_file=file, quarantine_bytes=size)
+        return part, parquet_bytes(scored.replace_schema_metadata({FOOTER_KEY: as_json(part.footer)}))
 
     def _set_aside(self, part: str, quarantined: pa.Table) -> tuple[str, int]:
         """Put the quarantine file, or take over that of an earlier attempt at the same rows; return name and bytes."""
@@ -141,7 +164,7 @@ def _part_in(file: BinaryIO) -> Part | None:
         part = Part.of(json.loads((metadata.metadata or {})[FOOTER_KEY]))
     except (pa.ArrowException, KeyError, ValueError, TypeError):
         return None
-    return part if part.rows_out == metadata.num_rows else None
+    return part if part.rows == metadata.num_rows else None
 
 
 def _holds(quarantine: bytes, rows: np.ndarray[Any, Any]) -> bool:
