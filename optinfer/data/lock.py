@@ -25,7 +25,7 @@ import psutil
 from optinfer.data.storage import STATE, Folder, failures, reaching
 from optinfer.errors import OutputConflictError, redact
 from optinfer.records.record import Record, decoded
-from optinfer.system import last_resort
+from optinfer.system import last_resort, will
 
 STALE_SECONDS = 60.0
 _BEAT_SECONDS = 10.0
@@ -80,6 +80,7 @@ class RunLock:
     def __enter__(self) -> RunLock:
         with reaching(self._folder.url):
             self._acquire()
+        will.leave(will.HELD, url=self._folder.url, token=self._token)
         self._thread.start()
         return self
 
@@ -99,12 +100,7 @@ class RunLock:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        holder = self._holder()
-        if holder is not None and holder.token == self._token:
-            if error is not None and not isinstance(error, OutputConflictError):  # a folder of others stays as it is
-                with contextlib.suppress(*failures()):  # it must not hide what ended the run
-                    self._folder.put(_END, json.dumps(_ended(error).as_dict()).encode())
-            self._folder.delete(_NAME)
+        give_free(self._folder, self._token, error)
 
     def _beat(self) -> None:
         while not self._stop.wait(self._beat_seconds):
@@ -145,6 +141,17 @@ def holder(folder: Folder) -> Holder | None:
         return decoded(Holder, json.loads(folder.read(_NAME) or b""))
     except ValueError:
         return None
+
+
+def give_free(folder: Folder, token: str, error: BaseException | None) -> None:
+    """Give an output free that is held under this token, with what ended the run; nothing where another holds it."""
+    held = holder(folder)
+    if held is None or held.token != token:
+        return
+    if error is not None and not isinstance(error, OutputConflictError):  # a folder of others stays as it is
+        with contextlib.suppress(*failures()):  # it must not hide what ended the run
+            folder.put(_END, json.dumps(_ended(error).as_dict()).encode())
+    folder.delete(_NAME)
 
 
 def bad_end(folder: Folder) -> BadEnd | None:

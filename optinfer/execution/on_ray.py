@@ -11,6 +11,7 @@ import psutil
 
 from optinfer.execution.cluster import Connection
 from optinfer.execution.placement import Node
+from optinfer.execution.stop import Stop
 from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
 from optinfer.inference.replica import ReplicaSettings
@@ -28,7 +29,8 @@ class OnRay:
     """
 
     def __init__(self, address: str | None = None) -> None:
-        self._connection = Connection(address)
+        self._stop = Stop()
+        self._connection = Connection(address, when_lost=self._stop)
 
     def __enter__(self) -> Self:
         self._connection.__enter__()
@@ -77,7 +79,8 @@ class OnRay:
         from optinfer.execution.pipeline import stream
 
         here_alone = not self.growing
-        yield from stream(task if here_alone else replace(task, place=parcels(task)), placements, todo)
+        task = task if here_alone else replace(task, place=parcels(task))
+        yield from stream(task, placements, todo, self._stop)
 
     def release(self) -> None:
         self._connection.release()

@@ -14,6 +14,7 @@ from typing import Any
 from optinfer.errors import OptinferError
 from optinfer.execution.meter import RayMeter
 from optinfer.execution.scorer import FragmentScorer, receipts
+from optinfer.execution.stop import Stop
 from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import OVERLAP, Todo
 from optinfer.records.placement import Placement
@@ -27,8 +28,13 @@ _TASK_RETRIES = 60
 _RESTARTS = 100
 
 
-def stream(task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Generator[Receipt, None, None]:
+def stream(
+    task: ScoringTask, placements: Sequence[Placement], todo: Todo, stop: Stop
+) -> Generator[Receipt, None, None]:
     """Score fragments and yield a receipt as each is committed.
+
+    Args:
+        stop: ends it from outside.
 
     Raises:
         OptinferError: the first error of any replica, of its own class.
@@ -37,6 +43,7 @@ def stream(task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Ge
     from ray.data.exceptions import ExecutionTimeoutError
 
     context = _context()
+    context.custom_execution_callback_classes = [_attended(stop)]
     replicas = sum(part.replicas for part in placements)
     hush()
     # Ray announces the end of `ray_remote_args_fn` without naming another way to bound restarts.
@@ -89,6 +96,21 @@ def _context() -> Any:
     # A pool grows when its replicas have all the fragments they may have; by default only when they had more.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     return context
+
+
+def _attended(stop: Stop) -> Any:
+    """Return what Ray Data makes an observer of when it executes the dataset: it lets `stop` end that."""
+    from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+    class Attended(ExecutionCallback):
+        def before_execution_starts(self, executor: Any) -> None:
+            def end(error: OptinferError) -> None:
+                executor._shutdown = True  # else it would ask Ray to end what is gone with Ray, and wait
+                executor._output_node[1].mark_finished(error)
+
+            stop.reaches(end)
+
+    return Attended
 
 
 def _source(todo: Todo, replicas: int) -> Any:
