@@ -33,9 +33,15 @@ class Attempts:
     def __init__(self, url: str) -> None:
         self._folder = Folder(url)
 
-    def begin(self, part: str) -> bool:
-        """Mark that a part is being made; return False where an attempt of this run began it and did not end."""
-        return self._folder.put_new(f"{_ATTEMPTS}/{part}", b"begun")
+    def begin(self, part: str, node: str) -> str | None:
+        """Mark that a part is being made on a node; return the node of the attempt of this run that did not end."""
+        if self._folder.put_new(f"{_ATTEMPTS}/{part}", node.encode()):
+            return None
+        return (self._folder.read(f"{_ATTEMPTS}/{part}") or b"").decode()
+
+    def excuse(self, part: str) -> bool:
+        """Excuse an attempt that ended with its node, once: rows that take a second node with them may be why."""
+        return self._folder.put_new(f"{_ATTEMPTS}/{part}.excused", b"its node was lost")
 
     def forget(self) -> None:
         """Start a run with a clean slate: what an earlier run left half done says nothing about its rows."""

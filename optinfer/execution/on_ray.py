@@ -14,6 +14,7 @@ from optinfer.execution.placement import Node
 from optinfer.execution.stop import Stop
 from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
+from optinfer.execution.watchdog import PATIENCE_SECONDS
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.optimization.proving import Here, Prover, Proving
 from optinfer.records.placement import Placement
@@ -26,10 +27,11 @@ class OnRay:
 
     Args:
         address: None uses `RAY_ADDRESS` or starts Ray here; `local` always starts it; else a cluster's address.
+        patience: seconds in which nothing can move, after which the job ends.
     """
 
-    def __init__(self, address: str | None = None) -> None:
-        self._stop = Stop()
+    def __init__(self, address: str | None = None, patience: float = PATIENCE_SECONDS) -> None:
+        self._stop = Stop(patience)
         self._connection = Connection(address, when_lost=self._stop)
 
     def __enter__(self) -> Self:

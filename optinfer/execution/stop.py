@@ -6,14 +6,20 @@ import threading
 from collections.abc import Callable
 
 from optinfer.errors import OptinferError
+from optinfer.execution.watchdog import PATIENCE_SECONDS
 
 End = Callable[[OptinferError], None]
 
 
 class Stop:
-    """Called with an error, in any thread, it has the stream raise that; also one that begins later."""
+    """Called with an error, in any thread, it has the stream raise that; also one that begins later.
 
-    def __init__(self) -> None:
+    Args:
+        patience: seconds in which nothing can move, after which a stream ends by itself.
+    """
+
+    def __init__(self, patience: float = PATIENCE_SECONDS) -> None:
+        self.patience = patience
         self._lock = threading.Lock()
         self._end: End = lambda error: None
         self._error: OptinferError | None = None
