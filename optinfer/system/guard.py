@@ -17,7 +17,6 @@ import ctypes
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, NoReturn
@@ -74,7 +73,7 @@ def guarded(
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else the kernel would keep no exit code
     passed = {number for number in _PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*passed, signal.SIGCHLD})
-    with tempfile.TemporaryFile("ab+", buffering=0) as notes, tempfile.TemporaryFile("ab+", buffering=0) as words:
+    with _memory("notes") as notes, _memory("words") as words:
         parent, child = os.getpid(), os.fork()
         if not child:
             _leave_with(parent)
@@ -132,6 +131,11 @@ class _Watch:
     def _send(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._child, number)
+
+
+def _memory(name: str) -> IO[bytes]:
+    """Return a file without a disk, which may be full; parent and child append to it in one order."""
+    return open(os.memfd_create(f"optinfer-{name}"), "rb+", buffering=0)
 
 
 def _leave_with(parent: int) -> None:
