@@ -11,10 +11,9 @@ import psutil
 
 from optinfer.execution.cluster import Connection
 from optinfer.execution.placement import Node
-from optinfer.execution.stop import Stop
+from optinfer.execution.stop import PATIENCE_SECONDS, Stop
 from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
-from optinfer.execution.watchdog import PATIENCE_SECONDS
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.optimization.proving import Here, Prover, Proving
 from optinfer.records.placement import Placement

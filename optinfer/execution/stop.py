@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 
 from optinfer.errors import OptinferError
-from optinfer.execution.watchdog import PATIENCE_SECONDS
 
+PATIENCE_SECONDS = 300.0
 End = Callable[[OptinferError], None]
 
 

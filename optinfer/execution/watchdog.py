@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from time import monotonic
 
 from optinfer.errors import OptinferError
+from optinfer.execution.stop import PATIENCE_SECONDS
 from optinfer.records.placement import Placement
 
-PATIENCE_SECONDS = 300.0
 _LOOK_SECONDS = 5.0
 
 
