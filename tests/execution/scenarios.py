@@ -104,7 +104,7 @@ class Meeting:
         (folder / "driver").write_text(str(os.getpid()))
 
     def wait_for(self, calls: int) -> None:
-        wait_until(lambda: len(os.listdir(self.folder / "calls")) >= calls, f"{calls} replicas in their first call")
+        wait_until(lambda: len(os.listdir(self.folder / "calls")) >= calls, f"{calls} replicas in their first call", 180.0)
 
     def release(self) -> None:
         """Let those that wait go on, and nobody wait again."""
@@ -436,8 +436,11 @@ def leaving(suite: Suite) -> dict[str, Callable[[], Said]]:
             def stream(self, task: Any, placements: Any, todo: Any) -> Any:
                 taken = [ray.remote(num_cpus=1)(Suite).remote(suite.folder) for _ in range(3)]
                 wait_until(lambda: not ray.available_resources().get("CPU"), "no CPU is free")
-                yield from super().stream(task, placements, todo)
-                del taken
+                try:
+                    yield from super().stream(task, placements, todo)
+                finally:
+                    for one in taken:
+                        ray.kill(one)
 
         config = parse_job(job_settings(suite.source, suite.folder / "stuck", source__fragment_rows=FRAGMENT_ROWS))
         began = time.monotonic()
@@ -473,7 +476,7 @@ def leaving(suite: Suite) -> dict[str, Callable[[], Said]]:
             - sum(one["stats"]["micro_batches"] for one in receipts),
         }
 
-    return {"stuck": stuck, "drained": drained}
+    return {"drained": drained, "stuck": stuck}
 
 
 def main(folder: str, suite: str) -> None:
