@@ -49,7 +49,7 @@ def put_in_order(death: Death, error: BaseException) -> None:
 
 def _said(death: Death) -> str:
     if death.how == "SIGKILL":
-        return "this command's process was killed (SIGKILL): by somebody, or for want of memory (`dmesg` says so)"
+        return "this command's process was killed by SIGKILL, sent by somebody or for want of memory (`dmesg` tells)"
     if death.how in _CRASHES:
         return f"this command's process crashed in a native library ({death.how})"
     if death.status < 0:

@@ -104,7 +104,7 @@ def test_a_killed_job_goes_on_where_it_was(
     [
         ("raylet", "Ray's raylet on this machine ended"),
         pytest.param("gcs_server", "Ray's gcs_server on this machine ended", marks=pytest.mark.cluster),
-        pytest.param("command", "this command's process was killed (SIGKILL)", marks=pytest.mark.cluster),
+        pytest.param("command", "this command's process was killed by SIGKILL", marks=pytest.mark.cluster),
     ],
 )
 def test_a_process_that_a_job_cannot_go_on_without_ends_it_in_one_line_and_gives_the_output_free(

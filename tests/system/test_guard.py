@@ -87,7 +87,7 @@ def gone(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("does", "said"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed (SIGKILL)"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL"),
         ("os.write(2, b'check failed: raylet'); os.abort()", "crashed in a native library (SIGABRT)"),
         ("os.write(2, b'check failed: raylet'); os._exit(1)", "was ended by a native library (exit code 1)"),
         ("os._exit(0)", "was ended by a native library (exit code 0)"),
