@@ -104,7 +104,9 @@ class Meeting:
         (folder / "driver").write_text(str(os.getpid()))
 
     def wait_for(self, calls: int) -> None:
-        wait_until(lambda: len(os.listdir(self.folder / "calls")) >= calls, f"{calls} replicas in their first call", 180.0)
+        wait_until(
+            lambda: len(os.listdir(self.folder / "calls")) >= calls, f"{calls} replicas in their first call", 180.0
+        )
 
     def release(self) -> None:
         """Let those that wait go on, and nobody wait again."""
