@@ -454,10 +454,10 @@ def leaving(suite: Suite) -> dict[str, Callable[[], Said]]:
 
     def drained() -> Said:
         idle(3)
-        meeting, told = suite.faulty("drained", hold_after=8), {}
+        meeting, told = suite.faulty("drained", hold_after=0), {}
 
         def choreography() -> None:
-            meeting.wait_for(10)
+            meeting.wait_for(2)
             actors = state.actor_table(None, None, "ALIVE").values()
             told["busy"] = [one["Address"]["NodeID"] for one in actors if one["ActorClassName"].startswith("MapWorker")]
             told["node"], deadline = told["busy"][0], int(time.time() * 1000) + 60_000
