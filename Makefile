@@ -22,7 +22,7 @@ STAMP := $(VENV)/.optinfer-installed
 MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-cluster demo-classifier optimize test test-cluster conformance soak soak-changes soak-schedule docs lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
+.PHONY: help install demo demo-cluster demo-classifier optimize test test-cluster conformance soak-changes soak-schedule docs lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -65,9 +65,6 @@ conformance: install $(MODELS) ## hold every variant of the suite's models again
 
 soak-changes: install $(MODELS) ## files of source and sink changed during a job, at 20 moments of each kind; MOMENTS=
 	OPTINFER_MOMENTS=$(or $(MOMENTS),20) "$(VENV)/bin/python" -m pytest tests/faults/test_changes.py -q
-
-soak: install ## thirty random kills of a job's processes, then every row is looked for; KILLS= SOURCE= SOAK_ARGS="--rows 2000"
-	"$(VENV)/bin/python" -m tests.faults.kill_soak --kills $(or $(KILLS),30) $(TABLE) $(SOAK_ARGS)
 
 soak-schedule: install ## a crontab's line every minute: an overlap, a missed tick, a kill; each night once. MINUTES=
 	"$(VENV)/bin/python" -m tests.faults.schedule_soak --minutes $(or $(MINUTES),5)
