@@ -6,32 +6,64 @@ import atexit
 import io
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 from optinfer.cli import main
+from optinfer.cli.printing import told
+from optinfer.system import will
+from optinfer.system.guard import Death, guarded
 
 
-def program() -> NoReturn:
+def program(main: Callable[[], None] = main) -> NoReturn:
+    """Run the command line, in a child whose end is told however it comes, and end the process."""
+    _fill_standard_streams()
+    _leave(guarded(partial(_command, main), _settle))
+
+
+def _command(main: Callable[[], None]) -> NoReturn:
     """Run the command line and end the process.
 
     Taking Ray, MLflow and pyarrow down object by object takes Python one to two seconds, for nothing: what has to be
     done at the end is registered with atexit, and is done.
     """
     code = 1
-    _fill_standard_streams()
     try:
         main()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    will.leave(will.ENDED, code=str(code := _flushed(code)))  # whatever native threads make of the rest
     atexit._run_exitfuncs()
+    _leave(code)
+
+
+def _settle(death: Death) -> int:
+    """Tell how the command's process ended, which it could not, and put in order what it left; return the exit code."""
+    from optinfer.commands.aftermath import put_in_order, what_ended
+    from optinfer.system import last_resort
+
+    error = what_ended(death)
+    code, message = last_resort.ended(error)
+    told(error, message, code, as_json="--json" in sys.argv)
+    put_in_order(death, error)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
     if logging := sys.modules.get("logging"):
         logging.shutdown()
+    os._exit(_flushed(code))
+
+
+def _flushed(code: int) -> int:
+    """Return the exit code once all that was printed has been taken, or nobody takes it."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError):  # nobody reads it any more
             code = code or 1
-    os._exit(code)
+    return code
 
 
 def _fill_standard_streams() -> None:

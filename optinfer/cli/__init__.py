@@ -52,26 +52,34 @@ def cli() -> None:
     """
 
 
-def _terminate(*_: object) -> None:
-    """End as an interrupt does.
+def _terminate(number: int, _: object) -> None:
+    """End as an interrupt does, once: who asks a group of processes asks twice, and the second would cut off the end.
 
     Ray's own handler has run before this one, and set an alarm that aborts the process after three seconds: closing a
     record may take longer on a busy machine.
     """
     if hasattr(signal, "alarm"):
         signal.alarm(0)
+    signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
+def _end_when_asked() -> None:
+    """Let SIGTERM, and a terminal that is closed, end a job as an interrupt does; nohup has the latter ignored."""
+    with contextlib.suppress(ValueError):  # in a thread: signals belong to the main one
+        signal.signal(signal.SIGTERM, _terminate)
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, _terminate)
+
+
 def main(argv: list[str] | None = None, executor: Callable[[str | None], Executor] | None = None) -> None:
-    """Run the command line and exit with its code; SIGTERM ends a job as an interrupt does, with its record closed.
+    """Run the command line and exit with its code; SIGTERM and SIGHUP end a job as an interrupt does, record closed.
 
     Args:
         argv: None takes the process's own.
         executor: makes what `run` scores with, of its `--address`; None is Ray there.
     """
-    with contextlib.suppress(ValueError):  # in a thread: signals belong to the main one
-        signal.signal(signal.SIGTERM, _terminate)
+    _end_when_asked()
     as_json = "--json" in (sys.argv if argv is None else argv)
     try:
         _require_working_directory()

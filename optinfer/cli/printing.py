@@ -50,6 +50,14 @@ def out(text: str) -> None:
         ) from error
 
 
+def told(error: BaseException, message: str, code: int, as_json: bool) -> None:
+    """Tell a person how a command ended, and a script that waits for an object."""
+    interrupted = isinstance(error, KeyboardInterrupt)
+    say(message if interrupted else f"error: {message}")
+    if as_json:
+        failure(error, message, code, "interrupted" if interrupted else "failed")
+
+
 def failure(error: BaseException, message: str, code: int, status: str) -> None:
     """Print a failure as the JSON object that a script waits for."""
     import json

@@ -13,11 +13,11 @@ from optinfer.commands.asked_for import target
 from optinfer.commands.run import run
 from optinfer.config import JobConfig
 from optinfer.data.output import Output
-from optinfer.data.storage import reaching
 from optinfer.errors import ConfigError, redact
 from optinfer.execution.executor import Executor
 from optinfer.job_file import parse_job
 from optinfer.records.run import RunRecord
+from optinfer.system.outages import reaching
 
 
 def retry_quarantine(

@@ -75,6 +75,14 @@ def holder(folder: Folder) -> Holder | None:
     return None if found is None or found.ended else found
 
 
+def let_go(folder: Folder, held: Holder) -> None:
+    """Let go of an output for its holder, whose record this is: the newest, as `holder` returns it."""
+    folder.put(_at(held.epoch), _encoded(replace(held, ended=True)))
+    before = _read(folder, _BEFORE)
+    if before is not None and before.token == held.token:
+        folder.delete(_BEFORE)
+
+
 def described(record: Holder) -> str:
     """Say who a holder is and since when; an early lock knows when its process began."""
     moment = record.started if record.since is None else record.since
@@ -171,6 +179,10 @@ class Lease:
     def epoch(self) -> int:
         return self._mine.epoch
 
+    @property
+    def token(self) -> str:
+        return self._mine.token
+
     def take(self, wait: Callable[[Holder], None]) -> None:
         """Take the output, when nobody holds it who lives.
 
@@ -223,18 +235,6 @@ class Lease:
         # The same token with a sign that is not ours: a clone of this machine, with this run in it.
         ours = found.epoch == self.epoch and found.token == self._mine.token and found.sign in self._signs
         return None if ours else found
-
-    def is_held(self) -> bool:
-        """Tell whether this run's record is there, and the newest; where the folder was removed it is not."""
-        found = _newest(self._folder)
-        return found is not None and (found.epoch, found.token) == (self.epoch, self._mine.token)
-
-    def end(self) -> None:
-        """Let go of the output."""
-        self._folder.put(_at(self.epoch), _encoded(replace(self._mine, ended=True)))
-        before = _read(self._folder, _BEFORE)
-        if before is not None and before.token == self._mine.token:
-            self._folder.delete(_BEFORE)
 
 
 def _at(epoch: int) -> str:

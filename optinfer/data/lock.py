@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 
-from optinfer.data.lease import STALE_SECONDS, Holder, Lease, Watch, described
+from optinfer.data.lease import STALE_SECONDS, Holder, Lease, Watch, described, holder, let_go
 from optinfer.data.storage import STATE, Folder
 from optinfer.errors import OutputConflictError, redact
 from optinfer.records.record import Record, decoded
-from optinfer.system import last_resort
+from optinfer.system import last_resort, will
 from optinfer.system.outages import failures, reaching
 
 _BEAT_SECONDS = 10.0
@@ -76,6 +76,7 @@ class RunLock:
         with reaching(self._folder.url):
             self._lease.take(self._look_again)
             self._folder.delete(_END)
+        will.leave(will.HELD, url=self._folder.url, token=self._lease.token)
         self._thread.start()
         return self
 
@@ -94,16 +95,9 @@ class RunLock:
         self._stop.set()
         self._thread.join()
         try:
-            self._give_back(error)
+            give_free(self._folder, self._lease.token, error)
         except failures() as failure:  # it must not hide how the run ended, which is not changed by it
             _log.warning("the lock of %s could not be given back: %s", redact(self._folder.url), failure)
-
-    def _give_back(self, error: BaseException | None) -> None:
-        if self._lease.is_held():
-            if error is not None and not isinstance(error, OutputConflictError):  # a folder of others stays as it is
-                with contextlib.suppress(*failures()):
-                    self._folder.put(_END, json.dumps(_ended(error).as_dict()).encode())
-            self._lease.end()
 
     def _beat(self) -> None:
         while not self._stop.wait(self._beat_seconds):
@@ -167,6 +161,17 @@ class RunLock:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._waits_in is not None:
             raise KeyboardInterrupt  # Ray knows no other that ends a wait of its own
+
+
+def give_free(folder: Folder, token: str, error: BaseException | None) -> None:
+    """Give an output free that is held under this token, with what ended the run; nothing where another holds it."""
+    held = holder(folder)
+    if held is None or held.token != token:
+        return
+    if error is not None and not isinstance(error, OutputConflictError):  # a folder of others stays as it is
+        with contextlib.suppress(*failures()):  # it must not hide what ended the run
+            folder.put(_END, json.dumps(_ended(error).as_dict()).encode())
+    let_go(folder, held)
 
 
 def bad_end(folder: Folder) -> BadEnd | None:

@@ -6,17 +6,19 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from optinfer.errors import OptinferError
 from optinfer.execution.placement import Node
 from optinfer.execution.ray_process import PROCESS, RayProcess
 from optinfer.execution.reach import chosen, require_reachable, require_startable, what_to_check
-from optinfer.system import last_resort
+from optinfer.system import last_resort, will
 
 _WAIT_SECONDS = 0.2
 # How long Ray counts as taken what a task held that has ended, at most.
 _SETTLE_SECONDS = 10.0
+# How often Ray's processes are looked at; its core worker ends this process ten seconds after the raylet.
+_LOOK_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -33,14 +35,20 @@ class Connection:
     Args:
         address: None uses `RAY_ADDRESS` or starts Ray here; `local` always starts it; else a cluster's address.
         ray: the Ray of this process.
+        when_lost: is told, by another thread, that Ray is gone while the job still needs it.
     """
 
     # Whoever connected this process, and who may be next.
     _turn = threading.Lock()
     _holder: Connection | None = None
 
-    def __init__(self, address: str | None, ray: RayProcess = PROCESS) -> None:
-        self._given, self._ray = address, ray
+    def __init__(
+        self,
+        address: str | None,
+        ray: RayProcess = PROCESS,
+        when_lost: Callable[[OptinferError], None] = lambda error: None,
+    ) -> None:
+        self._given, self._ray, self._when_lost = address, ray, when_lost
         self._thread: threading.Thread | None = None
         self._caller = 0
         self._answered, self._unneeded = threading.Event(), threading.Event()
@@ -171,8 +179,20 @@ class Connection:
             self._error.__cause__ = error
             return
         self._answered.set()
-        self._unneeded.wait()
+        while not self._unneeded.wait(_LOOK_SECONDS):
+            if gone := self._ray.gone():
+                return self._lose(gone)
         self._ray.shutdown()
+
+    def _lose(self, gone: str) -> None:
+        """Tell that Ray is gone before it ends this process, so that the job ends as others do."""
+        self._error = OptinferError(
+            f"Ray's {gone} on this machine ended while the job ran: it was killed, or crashed for want of memory; "
+            f"committed fragments are kept, the same command goes on from them; {what_to_check(None, '')}"
+        )
+        will.leave(will.LOST, message=str(self._error))
+        self._when_lost(self._error)
+        self._ray.abandon()
 
     def _start(self, where: str | None) -> None:
         try:

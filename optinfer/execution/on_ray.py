@@ -11,6 +11,7 @@ import psutil
 
 from optinfer.execution.cluster import Connection
 from optinfer.execution.placement import Node
+from optinfer.execution.stop import PATIENCE_SECONDS, Stop
 from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
 from optinfer.inference.replica import ReplicaSettings
@@ -25,10 +26,12 @@ class OnRay:
 
     Args:
         address: None uses `RAY_ADDRESS` or starts Ray here; `local` always starts it; else a cluster's address.
+        patience: seconds in which nothing can move, after which the job ends.
     """
 
-    def __init__(self, address: str | None = None) -> None:
-        self._connection = Connection(address)
+    def __init__(self, address: str | None = None, patience: float = PATIENCE_SECONDS) -> None:
+        self._stop = Stop(patience)
+        self._connection = Connection(address, when_lost=self._stop)
 
     def __enter__(self) -> Self:
         self._connection.__enter__()
@@ -77,7 +80,8 @@ class OnRay:
         from optinfer.execution.pipeline import stream
 
         here_alone = not self.growing
-        yield from stream(task if here_alone else replace(task, place=parcels(task)), placements, todo)
+        task = task if here_alone else replace(task, place=parcels(task))
+        yield from stream(task, placements, todo, self._stop)
 
     def release(self) -> None:
         self._connection.release()

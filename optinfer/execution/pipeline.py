@@ -13,9 +13,12 @@ from typing import Any
 
 from optinfer.errors import OptinferError
 from optinfer.execution.meter import RayMeter
+from optinfer.execution.ray_cluster import RayNodes, standing
 from optinfer.execution.scorer import FragmentScorer, receipts
+from optinfer.execution.stop import Stop
 from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import OVERLAP, Todo
+from optinfer.execution.watchdog import Watchdog, described
 from optinfer.inference.replica import mortal
 from optinfer.records.placement import Placement
 from optinfer.records.receipt import Receipt
@@ -28,8 +31,13 @@ _TASK_RETRIES = 60
 _RESTARTS = 100
 
 
-def stream(task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Generator[Receipt, None, None]:
+def stream(
+    task: ScoringTask, placements: Sequence[Placement], todo: Todo, stop: Stop
+) -> Generator[Receipt, None, None]:
     """Score fragments and yield a receipt as each is committed.
+
+    Args:
+        stop: ends it from outside.
 
     Raises:
         OptinferError: the first error of any replica, of its own class.
@@ -38,6 +46,7 @@ def stream(task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Ge
     from ray.data.exceptions import ExecutionTimeoutError
 
     context = _context()
+    context.custom_execution_callback_classes = [_attended(stop, placements)]
     replicas = sum(part.replicas for part in placements)
     hush()
     # Ray announces the end of `ray_remote_args_fn` without naming another way to bound restarts.
@@ -48,7 +57,7 @@ def stream(task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Ge
         dataset = ray.data.read_datasource(_source(todo, replicas), num_cpus=0, override_num_blocks=1).map(
             FragmentScorer,
             fn_constructor_args=(task,),
-            fn_constructor_kwargs={"load": mortal, "meter": RayMeter},
+            fn_constructor_kwargs={"load": mortal, "meter": RayMeter, "nodes": RayNodes()},
             compute=ray.data.ActorPoolStrategy(
                 min_size=replicas,
                 initial_size=replicas,
@@ -67,7 +76,7 @@ def stream(task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Ge
             yield from receipts(row)
     except ExecutionTimeoutError as error:
         raise OptinferError(
-            f"no fragment moved for {context.execution_no_progress_timeout_s:g} s: {_described(placements)} do not "
+            f"no fragment moved for {context.execution_no_progress_timeout_s:g} s: {described(placements)} do not "
             "start, or are stuck; see `ray status` for what is free. Fragments that take longer want a smaller "
             "source.fragment_rows, a cluster that takes longer to grow RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"
         ) from error
@@ -90,6 +99,26 @@ def _context() -> Any:
     # A pool grows when its replicas have all the fragments they may have; by default only when they had more.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     return context
+
+
+def _attended(stop: Stop, placements: Sequence[Placement]) -> Any:
+    """Return what Ray Data makes an observer of, which ends the dataset's execution when `stop` or a watchdog says."""
+    from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+    class Attended(ExecutionCallback):
+        def before_execution_starts(self, executor: Any) -> None:
+            self._watchdog = Watchdog(placements, standing, stop.patience)
+
+            def end(error: OptinferError) -> None:
+                executor._shutdown = True  # else it would ask Ray to end what is gone with Ray, and wait
+                executor._output_node[1].mark_finished(error)
+
+            stop.reaches(end)
+
+        def on_execution_step(self, executor: Any) -> None:
+            self._watchdog()
+
+    return Attended
 
 
 def _source(todo: Todo, replicas: int) -> Any:
@@ -159,10 +188,3 @@ def _on_their_nodes(args: dict[str, Any], pinned: Mapping[str, int]) -> list[dic
         for node, count in pinned.items()
         for _ in range(count)
     ]
-
-
-def _described(placements: Sequence[Placement]) -> str:
-    return " and ".join(
-        f"{part.replicas} replicas of {part.cpus_per_replica:g} CPUs and {part.gpus_per_replica:g} GPUs"
-        for part in placements
-    )

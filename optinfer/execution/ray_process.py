@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import gc
 import logging
 import sys
 import threading
 from typing import Protocol
+
+import psutil
 
 from optinfer.execution.placement import Node
 
@@ -37,9 +41,18 @@ class RayProcess(Protocol):
     def free_nodes(self) -> list[Node]:
         """Return what is free on each live node now; other jobs' shares are left out."""
 
+    def gone(self) -> str:
+        """Name a process of Ray's on this machine that this one cannot go on without and that has ended; "" if none."""
+
+    def abandon(self) -> None:
+        """Leave a Ray that is gone: end what is left of what was started here, and ask it nothing any more."""
+
 
 class ThisProcess:
     """The real one."""
+
+    def __init__(self) -> None:
+        self._vital: dict[str, psutil.Process] = {}
 
     def is_initialized(self) -> bool:
         """Tell it without importing Ray: another thread may be half way through that."""
@@ -54,6 +67,7 @@ class ThisProcess:
             ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
         else:
             ray.init(address=where, **quiet)
+        self._vital = _vital()
 
     def shutdown(self) -> None:
         """End Ray, or leave the cluster.
@@ -64,6 +78,7 @@ class ThisProcess:
         """
         import ray
 
+        self._vital = {}
         for thread in threading.enumerate():
             if thread.name.startswith(_RAY_DATA):
                 thread.join(_RAY_DATA_SECONDS)
@@ -83,8 +98,49 @@ class ThisProcess:
         totals = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
         return [node_named(name, free[name], totals[name]) for name in sorted(totals) if name in free]
 
+    def gone(self) -> str:
+        return next((name for name, process in self._vital.items() if not _lives(process)), "")
+
+    def abandon(self) -> None:
+        import ray
+        from ray._private import worker
+
+        self._vital = {}
+        atexit.unregister(ray.shutdown)  # which would wait for it a minute, and then end this process
+        started = worker._global_node.all_processes.values() if worker._global_node else []
+        for pid in [one.process.pid for kind in started for one in kind]:
+            with contextlib.suppress(psutil.Error):
+                for process in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
+                    process.kill()
+
 
 PROCESS = ThisProcess()
+
+
+def _vital() -> dict[str, psutil.Process]:
+    """Return what Ray's core worker ends its own process without, where it is on this machine: the raylet and the GCS.
+
+    A GCS on another machine is Ray's to miss, which takes it a minute.
+    """
+    from ray._private import worker
+
+    node = worker.global_worker.node
+    if node is None:  # a client of ray://
+        return {}
+    told = {"raylet": node.raylet_socket_name, "gcs_server": node.get_session_dir_path()}
+    return {
+        process.info["name"]: process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] in told and told[process.info["name"]] in " ".join(process.info["cmdline"] or ())
+    }
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Tell whether a process runs; one that its parent has not collected does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def node_named(name: str, free: dict[str, float], total: dict[str, float]) -> Node:

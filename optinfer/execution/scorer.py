@@ -5,6 +5,7 @@ Two threads call it at a time, so one fragment's reading and committing overlap 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -30,7 +31,7 @@ from optinfer.errors import (
 )
 from optinfer.execution.contents import Contents, Earlier, contents, unreadable
 from optinfer.execution.loading import Load, Loading
-from optinfer.execution.task import MakeMeter, Meter, ScoringTask
+from optinfer.execution.task import MakeMeter, Meter, Nodes, OneNode, ScoringTask
 from optinfer.inference.answers import Scored
 from optinfer.inference.isolation import IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
@@ -41,6 +42,7 @@ from optinfer.system import last_resort
 from optinfer.system.machine import peak_rss_mb
 
 _log = logging.getLogger(__name__)
+_ONE_NODE = OneNode()
 
 
 def _unmetered(labels: Mapping[str, str]) -> Meter:
@@ -56,6 +58,7 @@ class FragmentScorer:
         settings: ReplicaSettings | None = None,
         load: Load = Replica,
         meter: MakeMeter = _unmetered,
+        nodes: Nodes = _ONE_NODE,
     ) -> None:
         """Begin to load the model.
 
@@ -63,6 +66,7 @@ class FragmentScorer:
             settings: the replica; None takes the task's for what Ray gave this actor.
             load: makes the engine.
             meter: makes what counts this replica's work.
+            nodes: knows which nodes leave.
         """
         self._load_started = time.time()
         self._node = _node_name()
@@ -73,6 +77,8 @@ class FragmentScorer:
         self._reader = task.reader()
         self._count = _Unfailing(meter, task.labels(self._settings))
         self._loading = Loading(load, self._settings, task.place)
+        self._nodes = nodes
+        self._at_hand, self._free = 0, threading.Condition()
 
     def __call__(self, row: Mapping[str, str]) -> dict[str, str]:
         """Score a run of fragments, one after another, up to the first error.
@@ -82,7 +88,8 @@ class FragmentScorer:
         answers: list[Mapping[str, object]] = []
         for named in json.loads(row["run"]):
             try:
-                answers.append(self._score(Fragment(**named["fragment"]), named["part"]).told())
+                with self._one_more_at_hand():
+                    answers.append(self._score(Fragment(**named["fragment"]), named["part"]).told())
             except NoVariantError as error:
                 # It loaded, and cannot run: what is compiled on the first call, say.
                 answers.append(_told(LoadError(str(error))))
@@ -91,6 +98,21 @@ class FragmentScorer:
                 answers.append(_told(error))
                 break
         return {"receipts": json.dumps(answers)}
+
+    @contextlib.contextmanager
+    def _one_more_at_hand(self) -> Iterator[None]:
+        """Have a fragment at hand for a `with` block; on a node that leaves, take none and end when none is at hand."""
+        with self._free:
+            if self._nodes.leaving():
+                self._free.wait_for(lambda: self._at_hand == 0)
+                self._nodes.leave()
+            self._at_hand += 1
+        try:
+            yield
+        finally:
+            with self._free:
+                self._at_hand -= 1
+                self._free.notify_all()
 
     def _score(self, fragment: Fragment, part: str) -> Receipt:
         done = self._sink.read([part])[0] if self._task.retry else None
@@ -130,10 +152,11 @@ class FragmentScorer:
     def _asked(self, part: str, roles: pa.Table, again: bool) -> Scored | Part:
         """Return the answers to rows, in isolation where a replica died of them; a part that it had come to put."""
         engine = self._loading.engine  # what cannot load has not begun the part
-        if self._attempts.begin(part):
-            return engine.score(roles)
-        if not again and (done := self._sink.read([part])[0]) and self._ours(done):
+        begun_on = self._attempts.begin(part, self._nodes.here())
+        if begun_on is not None and not again and (done := self._sink.read([part])[0]) and self._ours(done):
             return done
+        if begun_on is None or (self._nodes.gone(begun_on) and self._attempts.excuse(part)):
+            return engine.score(roles)
         with IsolatedReplica(self._loading.settings, most_rejected=self._task.most_quarantined) as isolated:
             return isolated.score(roles)
 

@@ -30,6 +30,38 @@ class Place(Protocol):
         """Return the settings with every folder where it is on this node; raises OptinferError where that cannot be."""
 
 
+class Nodes(Protocol):
+    """The nodes of a job, as one replica sees them."""
+
+    def here(self) -> str:
+        """Name the node that the replica is on."""
+
+    def gone(self, node: str) -> bool:
+        """Tell whether a node has left, or is about to: what was begun there and not ended says nothing of its rows."""
+
+    def leaving(self) -> bool:
+        """Tell whether the replica's own node is about to leave; asked before every fragment."""
+
+    def leave(self) -> None:
+        """End the replica here, so that it begins elsewhere with what it was given."""
+
+
+class OneNode:
+    """A node that stays as long as the job does."""
+
+    def here(self) -> str:
+        return "here"
+
+    def gone(self, node: str) -> bool:
+        return False
+
+    def leaving(self) -> bool:
+        return False
+
+    def leave(self) -> None:
+        raise AssertionError("a node that stays is not left")
+
+
 # Makes the meter of one replica from its labels.
 MakeMeter = Callable[[Mapping[str, str]], Meter]
 

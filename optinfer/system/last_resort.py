@@ -87,13 +87,14 @@ def _where(error: BaseException) -> str:
     if kept := getattr(error, KEPT_IN, None):
         return f"the traceback is in {kept}"
     try:
-        path = _keep(whole(error))
+        path = keep(whole(error))
     except (OptinferError, OSError) as second:
         return f"no traceback is kept ({str(second).partition(';')[0]})"
     return f"the traceback is in {path}"
 
 
-def _keep(text: str) -> Path:
+def keep(text: str) -> Path:
+    """Keep what a person may send, in a file of the home folder; return it."""
     path = home.home() / "crashes" / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**6:06d}.txt"
     home.put(path, text.encode(errors="backslashreplace"))
     return path

@@ -19,7 +19,6 @@ _CHATTY = (
     "onnx_ir",
     "onnxscript",
     "openlineage",
-    "ray.data",
     "torch.onnx",
     "torch.utils._pytree",
     "torchao",
@@ -32,6 +31,8 @@ def hush() -> None:
     """Let the chatty libraries log errors only; call before they are imported, it outlasts their own set-up."""
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    # What it logs as an error it raises, too, and then a person reads it in one line.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 _lock = threading.Lock()

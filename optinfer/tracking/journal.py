@@ -8,14 +8,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from optinfer.errors import OptinferError
-from optinfer.system import home, last_resort
-from optinfer.tracking.events import Event, Failed
+from optinfer.system import home, last_resort, will
+from optinfer.tracking.events import Event, Failed, Finished
+
+# More than any event of a run has.
+_LONGEST_LINE = 2**24
 
 
 class Journal:
@@ -32,6 +36,7 @@ class Journal:
         with home.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - held open for the run
+        will.leave(will.JOURNAL, path=str(path))
 
     def __enter__(self) -> Journal:
         return self
@@ -66,6 +71,17 @@ class Journal:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what could not be written was said then
             self._file.close()
+
+
+def close_of_the_dead(path: Path, end: Finished, clock: Callable[[], float] = time.time) -> None:
+    """Close the journal of a process that could not, unless it did: a line cut short goes, the end is written."""
+    with open(path, "rb+") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _LONGEST_LINE))
+        begins, rest = file.tell(), file.read()
+        file.truncate(begins + rest.rfind(b"\n") + 1)
+    if f'"event": "{Finished.kind}"'.encode() not in rest.rpartition(b"\n")[0].rpartition(b"\n")[2]:
+        with Journal(path, clock) as journal:
+            journal.write(end)
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

@@ -146,7 +146,7 @@ def commit_half(scale: Scale, phase: Phase) -> None:
     accounts = Accounts(output.folder, planned.fingerprint)
     scored = functools.cache(functools.partial(_scored, planned.schema.empty_table()))
     (first, *others), name = planned.plan.fragments[::2], planned.plan.part_name
-    output.attempts.begin(name(first.index))
+    output.attempts.begin(name(first.index), "here")
     made = output.sink.put(name(first.index), _part(planned, first.index), scored(first.rows), None)
     output.binding.bind_variant(Bound(variant=scale.job.variant, artifact=_ARTIFACT))
     accounts.add(made)

@@ -185,7 +185,7 @@ def _commits(where: Path | str, parts: int = 200) -> dict[str, float]:
     rows = pa.table({"id": np.arange(16), "embedding": pa.FixedSizeListArray.from_arrays(np.zeros(16 * 384), 384)})
     plan = _plan(parts)
     names = [plan.part_name(index) for index in range(parts)]
-    begun = _each(parts, lambda i: output.attempts.begin(names[i]))
+    begun = _each(parts, lambda i: output.attempts.begin(names[i], "here"))
     committed = _each(parts, lambda i: output.sink.put(names[i], _part(i), rows, None))
     listed = _each(5, lambda _: output.sink.committed())
     opened = _each(parts, lambda i: output.sink.read([names[i]], whole=False))
@@ -228,7 +228,7 @@ def _requests(url: str) -> dict[str, float]:
         pq.write_table(table, file.name, compression="none", use_dictionary=False)
         source.put("table.parquet", Path(file.name).read_bytes())
     with _instead(s3fs.S3FileSystem, "_call_s3", counting):
-        output.attempts.begin("part-000000.parquet")
+        output.attempts.begin("part-000000.parquet", "here")
         FragmentReader(["text"]).read(Fragment(0, f"{url}/table.parquet", 0, _ROWS))
         output.sink.put("part-000000.parquet", _part(0), table, None)
     puts = sum(count for method, count in counted.items() if method.startswith(("put", "list", "create")))

@@ -157,6 +157,8 @@ def test_a_store_that_is_gone_at_the_end_does_not_hide_how_the_run_ended(bucket:
     lock.__enter__()
     flaky.meets, flaky.forever = lambda method, path, headers: True, flaky_store.reset
     lock.__exit__(QuarantineError, QuarantineError("too many"), None)
+
+
 def test_what_only_the_holder_may_do_is_refused_when_another_took_over(folder: Folder) -> None:
     with RunLock(folder) as lock:
         lock.require()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 from collections.abc import Iterator
 
@@ -21,6 +22,7 @@ class RecordedRay:
     def __init__(self, running: bool = False, fails: BaseException | None = None) -> None:
         self.calls: list[str] = []
         self.free: list[list[Node]] = []
+        self.lost = ""
         self._running, self._fails = running, fails
 
     def is_initialized(self) -> bool:
@@ -38,6 +40,13 @@ class RecordedRay:
 
     def free_nodes(self) -> list[Node]:
         return self.free.pop(0)
+
+    def gone(self) -> str:
+        return self.lost
+
+    def abandon(self) -> None:
+        self.calls.append("abandon")
+        self._running = False
 
 
 @pytest.fixture
@@ -83,6 +92,18 @@ def test_a_block_that_needs_no_ray_starts_none(ray: RecordedRay) -> None:
     with Connection(None, ray):
         pass
     assert ray.calls == []
+
+
+def test_a_ray_that_is_gone_is_told_at_once_and_asked_nothing_more(ray: RecordedRay) -> None:
+    told: queue.SimpleQueue[OptinferError] = queue.SimpleQueue()
+    with Connection("local", ray, when_lost=told.put) as connection:
+        connection.open()
+        connection.ready()
+        ray.lost = "raylet"
+        assert "Ray's raylet on this machine ended" in str(told.get(timeout=60))
+        with pytest.raises(OptinferError, match="the same command goes on"):
+            connection.ready()
+    assert ray.calls == ["init here", "abandon"]
 
 
 def test_ray_ends_when_released_and_can_be_opened_again(ray: RecordedRay) -> None:

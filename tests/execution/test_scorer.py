@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from optinfer.data.patience import Patience
 from optinfer.data.reading import FragmentReader
 from optinfer.data.sources.parquet import plan as plan_source
 from optinfer.execution.scorer import FragmentScorer
-from optinfer.execution.task import Meter, ScoringTask
+from optinfer.execution.task import Meter, OneNode, ScoringTask
 from optinfer.inference.answers import Scored, joined
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.records.receipt import Receipt
@@ -49,6 +51,28 @@ def task(tmp_path: Path, write_table: WriteTable) -> ScoringTask:
         on_error="raise",
         on_bad_file="raise",
     )
+
+
+class Hooked:
+    """Loads replicas that keep how many rows they were given."""
+
+    def __init__(self) -> None:
+        self.scored: list[int] = []
+
+    def load(self, settings: ReplicaSettings) -> Replica:
+        scored = self.scored
+
+        class Counting(Replica):
+            def score(self, table: pa.Table) -> Scored:
+                scored.append(table.num_rows)
+                return super().score(table)
+
+        return Counting(settings)
+
+
+@pytest.fixture
+def hooked() -> Hooked:
+    return Hooked()
 
 
 def fragments(task: ScoringTask, *names: str) -> list[Fragment]:
@@ -86,6 +110,69 @@ def test_a_fragment_that_a_dead_replica_committed_is_not_scored_again(task: Scor
     assert [(tmp_path / "out" / part).stat().st_mtime_ns for part in PARTS] == before
 
 
+class Leaving(OneNode):
+    """Nodes of which `lost` has gone, and ours leaves once so many fragments were begun."""
+
+    def __init__(self, after: int = 99) -> None:
+        self._left = after
+
+    def gone(self, node: str) -> bool:
+        return node == "lost"
+
+    def leaving(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+    def leave(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_fragment_whose_node_was_lost_is_not_isolated_the_first_time(task: ScoringTask, hooked: Hooked) -> None:
+    """A node that goes takes what it was at with it, which says nothing of the rows; of two such nodes it may."""
+    attempts = Output(task.output_url).attempts
+    for part, node in zip(PARTS, ("lost", "here"), strict=True):
+        attempts.begin(part, node)
+    score(task, load=hooked.load, nodes=Leaving())
+    assert hooked.scored == [8], "the first in place, the second, whose node lives, in a process of its own"
+    for part in PARTS:
+        (Path(task.output_url) / part).unlink()
+    score(task, load=hooked.load, nodes=Leaving())
+    assert hooked.scored == [8], "both were begun twice by now"
+
+
+def test_a_node_that_leaves_ends_with_the_fragment_at_hand_and_marks_no_other_as_begun(task: ScoringTask) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(task, nodes=Leaving(after=1))
+    output = Output(task.output_url)
+    assert output.sink.committed() == {PARTS[0]}
+    assert output.attempts.begin(PARTS[1], "elsewhere") is None
+
+
+def test_a_node_that_leaves_waits_for_the_fragment_of_the_other_thread(task: ScoringTask) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    class Slow(Replica):
+        def score(self, table: pa.Table) -> Scored:
+            began.set()
+            go_on.wait()
+            return super().score(table)
+
+    scorer = FragmentScorer(task, load=Slow, nodes=Leaving(after=1))
+    runs = [
+        {"run": json.dumps([{"fragment": asdict(fragment), "part": part}])}
+        for fragment, part in zip(fragments(task, "table.parquet", "table.parquet"), PARTS, strict=True)
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(scorer, runs[0])
+        began.wait()
+        second = pool.submit(scorer, runs[1])
+        go_on.set()
+        assert "error" not in first.result()["receipts"]
+        with pytest.raises(KeyboardInterrupt):
+            second.result()
+    assert Output(task.output_url).sink.committed() == {PARTS[0]}
+
+
 def test_a_fragment_that_another_artifact_made_is_refused(task: ScoringTask, tmp_path: Path) -> None:
     score(task)
     other = replace(task, pools=(replace(task.pools[0], artifact=replace(located(), key="another")),))
@@ -105,7 +192,7 @@ def test_a_variant_that_does_not_load_says_so_and_begins_nothing(task: ScoringTa
     (receipt,) = score(broken)
     assert receipt["error"] == "LoadError"
     assert "cannot load the variant: no backends plugin" in receipt["message"]
-    assert Output(task.output_url).attempts.begin(PARTS[0])
+    assert Output(task.output_url).attempts.begin(PARTS[0], "here") is None
 
 
 def planned(task: ScoringTask, **options: Any) -> list[dict[str, Any]]:
@@ -202,7 +289,7 @@ def test_what_the_other_variant_committed_is_taken_as_it_is(mixed: ScoringTask) 
 def test_a_fragment_is_isolated_with_the_actors_own_variant(mixed: ScoringTask) -> None:
     fast, slow = mixed.pools
     broken = replace(mixed, pools=(replace(fast, artifact=replace(fast.artifact, format="openvino")), slow))
-    assert Output(mixed.output_url).attempts.begin(PARTS[0])
+    assert Output(mixed.output_url).attempts.begin(PARTS[0], "here") is None
     assert [r["made"]["variant"] for r in score(broken, settings=slow)] == ["slow"] * 2
 
 

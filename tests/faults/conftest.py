@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from optinfer.optimization.variants import VARIANTS, Step, Variant
@@ -20,18 +21,24 @@ from tests.faults.changes import calls
 
 __all__ = ["calls"]
 
-# A driver process: the command line, with the variant `faulty` that its first argument describes.
+# A driver process: the program, with the variant `faulty` that its first argument describes.
 _DRIVER = """
 import json, os, sys
 from pathlib import Path
+from optinfer.__main__ import program
 from optinfer.cli import main
-from optinfer.optimization.variants import VARIANTS, Step, Variant
 
-faults = json.loads(sys.argv[1])
-Path(faults["folder"], "driver").write_text(str(os.getpid()))
-steps = (Step("fault", faults),)
-VARIANTS["faulty"] = Variant(name="faulty", steps=steps, backend="faulty", about="for tests")
-main(sys.argv[2:])
+faults = json.loads(sys.argv.pop(1))
+
+def command():
+    from optinfer.optimization.variants import VARIANTS, Step, Variant
+
+    Path(faults["folder"], "driver").write_text(str(os.getpid()))
+    steps = (Step("fault", faults),)
+    VARIANTS["faulty"] = Variant(name="faulty", steps=steps, backend="faulty", about="for tests")
+    main()
+
+program(command)
 """
 
 
@@ -73,6 +80,11 @@ class Driver:
 
     def alive(self) -> bool:
         return self.process.poll() is None
+
+    def part(self, name: str) -> psutil.Process:
+        """Return a process of this job: its `command`, of which the driver is the parent, or one of Ray's by its name."""
+        command, *others = psutil.Process(self.process.pid).children(recursive=True)
+        return command if name == "command" else next(one for one in others if one.name().startswith(name))
 
     def kill(self, number: int = signal.SIGKILL) -> str:
         """Send a signal to the driver alone, as the kernel or an operator would; return what it said."""

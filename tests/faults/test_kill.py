@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import psutil
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
@@ -96,6 +97,38 @@ def test_a_killed_job_goes_on_where_it_was(
     assert {name: details(sink)[name] for name in committed} == committed, "a committed part was written again"
     assert after.equals(uninterrupted), "ids, order and vectors are those of an uninterrupted run"
     assert output.manifest() is not None
+
+
+@pytest.mark.parametrize(
+    ("whom", "said"),
+    [
+        ("raylet", "Ray's raylet on this machine ended"),
+        pytest.param("gcs_server", "Ray's gcs_server on this machine ended", marks=pytest.mark.cluster),
+        pytest.param("command", "this command's process was killed by SIGKILL", marks=pytest.mark.cluster),
+    ],
+)
+def test_a_process_that_a_job_cannot_go_on_without_ends_it_in_one_line_and_gives_the_output_free(
+    whom: str, said: str, tmp_path: Path, source: Path, meeting: Path, write_job: WriteJob,
+    start_driver: StartDriver, last_journal: Callable[[], Path],
+) -> None:  # fmt: skip
+    sink = tmp_path / "out"
+    driver = start_driver(write_job(source, sink, variant="faulty"), folder=str(meeting), hold_after=HOLD_AFTER)
+    half_way(driver, Output(str(sink)), meeting)
+    processes = psutil.Process(driver.process.pid).children(recursive=True)
+    driver.part(whom).kill()
+    out, err = driver.process.communicate(timeout=120)
+
+    assert driver.process.returncode == 1, err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert said in line
+    assert "the same command goes on" in line
+    assert "Traceback" not in err
+    assert not [line for line in err.splitlines() if line.startswith("[")], "Ray's own lines are kept from people"
+    assert json.loads(out.splitlines()[-1])["exit_code"] == 1
+    assert not (sink / "_optinfer" / "lock.json").exists()
+    assert json.loads((sink / "_optinfer" / "ended.json").read_text())["exit_code"] == 1
+    assert json.loads(last_journal().read_text().splitlines()[-1])["status"] == "failed"
+    assert not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_a_terminated_job_closes_its_record_and_gives_the_output_free(
