@@ -9,6 +9,7 @@ _optinfer/variant.json            the one artifact that fills this output; two w
 _optinfer/attempts/…              parts begun in this run (see inference/isolation.py)
 _optinfer/lock.json               who is writing now (see lock.py)
 _optinfer/ended.json              how the last run ended, where that was not well
+_optinfer/journals/RUN/…          the journal of each run, in pieces; `optinfer sync` brings it to MLflow
 _optinfer/parts.parquet           every part with its size and digest, when the job had ended (inventory.py)
 _manifest.json, _SUCCESS          the account, written last
 
@@ -36,6 +37,7 @@ from optinfer.errors import AccountingError, OutputConflictError, redact
 from optinfer.records.manifest import Manifest
 from optinfer.records.part import Part
 
+JOURNALS = f"{STATE}/journals"
 # Parts of which a dead driver wrote no account are read whole, for their digest; more than it can have left so are not.
 _READ_WHOLE = 600
 
@@ -62,6 +64,10 @@ class Output:
     def held(self) -> RunLock:
         """Return the lock that says who writes here."""
         return RunLock(self.folder)
+
+    def keep_journal(self, run_id: str, name: str, piece: bytes) -> None:
+        """Put a piece of a run's journal."""
+        self.folder.put(f"{JOURNALS}/{run_id}/{name}", piece)
 
     def manifest(self) -> Manifest | None:
         """Return the manifest of a finished job, None while it is unfinished, or where the manifest is garbage."""

@@ -8,14 +8,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from filelock import FileLock
+
 from optinfer.errors import OptinferError
 from optinfer.system import home, last_resort
-from optinfer.tracking.events import Event, Failed
+from optinfer.tracking.events import Committed, Event, Failed
+
+# The name of a run's journal in its folder.
+JOURNAL = "journal.jsonl"
+# As the lines of receipts begin, of which there may be a million.
+RECEIPT = f'{{"event": "{Committed.kind}"'
 
 
 class Journal:
@@ -29,6 +37,7 @@ class Journal:
     def __init__(self, path: Path, clock: Callable[[], float], sync: Callable[[int], None] = os.fsync) -> None:
         self.path = path
         self._clock, self._sync = clock, sync
+        self._turn = threading.Lock()
         with home.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - held open for the run
@@ -44,14 +53,14 @@ class Journal:
         self.close()
 
     def write(self, event: Event) -> float:
-        """Append one event and return its time; it is on disk when this returns.
+        """Append one event and return its time; it is on disk when this returns, whichever thread calls it.
 
         Raises:
             OptinferError: it cannot be written: the disk is full, say.
         """
-        time = self._clock()
-        record = {"event": event.kind, "time": time, **event.as_dict()}
-        with home.writing(self.path):
+        with self._turn, home.writing(self.path):
+            time = self._clock()
+            record = {"event": event.kind, "time": time, **event.as_dict()}
             self._file.write(json.dumps(record, default=str) + "\n")
             self._file.flush()
             self._sync(self._file.fileno())
@@ -66,6 +75,13 @@ class Journal:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what could not be written was said then
             self._file.close()
+
+
+def held(folder: Path) -> FileLock:
+    """Return the lock of a run's folder: whoever writes its journal holds it, and whoever replays it."""
+    with home.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / "journal.lock", thread_local=False)
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
