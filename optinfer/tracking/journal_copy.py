@@ -39,12 +39,13 @@ class JournalCopy:
 
     def close(self) -> str:
         """Send the rest and wait for it, a bounded time; return why the copy is not whole, nothing where it is."""
-        self._send()
-        late = self._courier.close(_WAIT_SECONDS)
-        return late[-1].reason if late and self._sent < self._journal.stat().st_size else ""
+        rest = self._send()
+        return next((one.reason for one in self._courier.close(_WAIT_SECONDS) if one.letter is rest), "")
 
-    def _send(self) -> None:
-        self._courier.send(Letter(what="the journal", to="the output", body="", deliver=self._deliver))
+    def _send(self) -> Letter:
+        letter = Letter(what="the journal", to="the output", body="", deliver=self._deliver)
+        self._courier.send(letter)
+        return letter
 
     def _deliver(self, given_up: threading.Event) -> None:
         with open(self._journal, "rb") as file:

@@ -155,4 +155,5 @@ def _require_usable(file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(sqlite3.connect(file, timeout=_LOCKED_SECONDS)) as connection:
         connection.execute("BEGIN IMMEDIATE")
+        connection.execute("CREATE TABLE optinfer_may_write (it)")  # only a change tells of what may only be read
         connection.rollback()

@@ -6,7 +6,6 @@ What each costs in seconds is not for a test to say: `python -m tests.benchmarks
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import sqlite3
 import subprocess
@@ -109,7 +108,7 @@ def test_a_run_that_was_made_without_an_answer_is_not_made_twice(
 
 
 def test_one_that_was_away_at_the_start_and_in_the_middle_has_all_of_it_in_the_end(
-    record: Record, server: MlflowServer, said: list[str]
+    record: Record, server: MlflowServer, said: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     with between(int(server.url.rpartition(":")[2])) as proxy:
         proxy.cut()
@@ -124,6 +123,7 @@ def test_one_that_was_away_at_the_start_and_in_the_middle_has_all_of_it_in_the_e
             proxy.mend()
             where = recorder.finish(FINISH)
     assert (where.warning, said) == ("", [])
+    assert capfd.readouterr().out == ""  # which belongs to `--json`
     (run,) = runs_at(server.url, "away")
     assert run["status"] == "FINISHED"
     assert [value for _, _, value in run["metrics"]["progress/rows"]] == [10.0]
@@ -170,17 +170,18 @@ class TestSqlite:
             assert "(it does not answer)" in where.warning
 
     def test_one_that_may_only_be_read_is_named(self, tmp_path: Path) -> None:
-        """As another user, since root may write what it may only read."""
-        (tmp_path / "mlflow.db").touch()
-        (tmp_path / "mlflow.db").chmod(0o444)
+        """As another user, since root may write what others may only read."""
+        (tmp_path / "mlflow.db").touch(mode=0o444)
         for folder in (tmp_path, *tmp_path.parents[:-1]):
             folder.chmod(folder.stat().st_mode | 0o055)
         script = f"""
+import os
 from optinfer.tracking.mlflow_store import Silence, Store
+if os.getuid() == 0:
+    os.seteuid(65534)
 Store("sqlite:///{tmp_path}/mlflow.db", "tests", Silence())
 """
-        nobody = {"user": 65534, "group": 65534} if os.getuid() == 0 else {}
-        ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, **nobody)  # type: ignore[call-overload]
+        ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
         assert ended.stderr.strip().endswith("attempt to write a readonly database")
 
 
