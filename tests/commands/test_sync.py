@@ -20,7 +20,6 @@ from optinfer.commands.sync import Where, sync
 from optinfer.errors import ConfigError
 from optinfer.records.sync import Synced
 from optinfer.system import home
-from optinfer.tracking.mlflow_store import Silence, Store
 from optinfer.tracking.mlflow_tracker import MlflowTracker
 from optinfer.tracking.recorder import Recorder
 from tests.conftest import MakeJob, RunCli, WriteTable, wait_until
@@ -30,19 +29,9 @@ from tests.tracking.test_mlflow_tracker import FINISH, START, Clock, committed
 AWAY = "sqlite:////proc/mlflow.db"
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a store once: it takes seconds."""
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    Store(f"sqlite:///{file}", "tests", Silence())
-    return file
-
-
 @pytest.fixture
-def uri(tmp_path: Path, empty_store: Path) -> str:
-    """Return the address of a store without runs."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path}/mlflow.db"
+def uri(own_store: str) -> str:
+    return own_store
 
 
 @pytest.fixture(autouse=True)

@@ -149,9 +149,9 @@ def test_one_that_goes_away_at_the_end_is_said_with_what_brings_the_rest_there(
 
 class TestSqlite:
     def test_one_that_is_locked_in_the_middle_and_free_again_has_all_of_it(
-        self, record: Record, tmp_path: Path, said: list[str]
+        self, record: Record, tmp_path: Path, own_store: str, said: list[str]
     ) -> None:
-        uri = f"sqlite:///{tmp_path}/mlflow.db"
+        uri = own_store
         with record(uri) as recorder, contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as other:
             recorder.event(START)
             wait_until(lambda: recorder.mlflow_run().run_id, "the run")
@@ -185,14 +185,11 @@ Store("sqlite:///{tmp_path}/mlflow.db", "tests", Silence())
         assert ended.stderr.strip().endswith("attempt to write a readonly database")
 
 
-def test_what_mlflow_refuses_is_left_out_and_said_and_the_rest_is_there(
-    record: Record, tmp_path: Path, said: list[str]
-) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    with record(uri) as recorder:
+def test_what_mlflow_refuses_is_left_out_and_said_and_the_rest_is_there(record: Record, own_store: str) -> None:
+    with record(own_store) as recorder:
         recorder.event(START)
         recorder.params({"p1": "another value than MLflow has already"})
         where = recorder.finish(FINISH)
     assert "Changing param values is not allowed" in where.warning
-    (run,) = runs_at(uri)
+    (run,) = runs_at(own_store)
     assert (run["status"], run["params"]["p1"]) == ("FINISHED", "1")
