@@ -32,7 +32,7 @@ class MlflowServer:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=self._folder, env=environ, start_new_session=True
             )
-        wait_until(self._answers, f"MLflow at {self.url}, see {self._folder}/server.log")
+        wait_until(self._answers, f"MLflow at {self.url}, see {self._folder}/server.log", 300.0)
 
     def kill(self) -> None:
         if self._process is not None:
