@@ -19,6 +19,7 @@ What is kept in `_optinfer` can be made again from the job and the parts, so a f
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,11 @@ from optinfer.data.lock import RunLock
 from optinfer.data.output_listing import QUARANTINE, Differences, Listing, differences, few, listed, written_again
 from optinfer.data.sinks import DEFAULT, SINKS
 from optinfer.data.state import Attempts, as_json
-from optinfer.data.storage import STATE, Folder, each
+from optinfer.data.storage import STATE, Folder, each, is_local
 from optinfer.errors import AccountingError, OutputConflictError, redact
 from optinfer.records.manifest import Manifest
 from optinfer.records.part import Part
+from optinfer.system import atomic
 
 JOURNALS = f"{STATE}/journals"
 # Parts of which a dead driver wrote no account are read whole, for their digest; more than it can have left so are not.
@@ -66,8 +68,12 @@ class Output:
         return RunLock(self.folder)
 
     def keep_journal(self, run_id: str, name: str, piece: bytes) -> None:
-        """Put a piece of a run's journal."""
-        self.folder.put(f"{JOURNALS}/{run_id}/{name}", piece)
+        """Put a piece of a run's journal: on a thread of its own, and after the end of the output, too."""
+        at = f"{JOURNALS}/{run_id}/{name}"
+        if is_local(self.folder.url):
+            atomic.put(Path(self.folder.url, at), piece)  # not by the staging folder, which `finish` removes meanwhile
+        else:
+            self.folder.put(at, piece)
 
     def manifest(self) -> Manifest | None:
         """Return the manifest of a finished job, None while it is unfinished, or where the manifest is garbage."""

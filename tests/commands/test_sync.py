@@ -151,6 +151,7 @@ class TestFromAnotherMachine:
 
     def test_an_output_brings_its_run(self, tmp_path: Path, scored: Scored, uri: str) -> None:
         run_id = scored(tmp_path / "out")
+        assert not (tmp_path / "out/_optinfer/staging").exists()  # it is as clean as the end of the job left it
         moved = shutil.move(tmp_path / "out", tmp_path / "elsewhere")
         assert one(moved, uri).status == "sent"
         assert one(f"{moved}/_optinfer/journals/{run_id}", uri).status == "complete"
