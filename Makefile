@@ -22,7 +22,7 @@ STAMP := $(VENV)/.optinfer-installed
 MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-cluster demo-classifier optimize test test-cluster conformance fuzz-protocol soak-changes soak-schedule soak-storage docs lint bench bench-growth bench-plan bench-scale bench-processes bench-images ui clean
+.PHONY: help install demo demo-cluster demo-classifier optimize test test-cluster conformance fuzz-protocol soak-changes soak-schedule soak-storage docs lint bench bench-growth bench-plan bench-scale bench-processes bench-outages bench-images ui clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -102,6 +102,9 @@ bench-scale: install ## simulate 1,000 replicas and 10 billion rows; BENCH_ARGS=
 
 bench-processes: install ## CPU seconds of a job by process; SOURCE= BENCH_ARGS="--rows 8192"
 	$(BENCH)processes.py $(TABLE) $(BENCH_ARGS)
+
+bench-outages: install ## seconds that MLflow's outages cost a job, in a table; BENCH_ARGS="--repeats 1"
+	"$(VENV)/bin/python" -m tests.tracking.outages $(BENCH_ARGS)
 
 bench-images: install $(MODELS) ## photos to classes against the raw loop that decodes; BENCH_ARGS=
 	$(BENCH)images.py $(BENCH_ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -112,6 +113,23 @@ def flaky(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, hasty_s3: None) -> 
     with flaky_store.in_front_of(s3_endpoint) as store:
         monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
         yield store
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an MLflow store once: it takes seconds."""
+    from optinfer.tracking.mlflow_store import Silence, Store
+
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    Store(f"sqlite:///{file}", "tests", Silence())
+    return file
+
+
+@pytest.fixture
+def own_store(tmp_path: Path, empty_store: Path) -> str:
+    """Return the address of an MLflow store without runs, a test's own."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
 
 
 @pytest.fixture(scope="session")

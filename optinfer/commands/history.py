@@ -27,7 +27,7 @@ def history(target: Target, last: int) -> History:
     """
     output = Output(target.url)
     job, asked, tracking = _job(target, output)
-    alive = _Alive(output)
+    alive = Alive(output)
     kept, damaged = from_journals(asked, last, alive)
     elsewhere, silent = from_mlflow(tracking, asked, last, alive)
     runs: dict[str, PastRun] = {run.run_id: run for run in (*elsewhere, *kept)}
@@ -55,7 +55,7 @@ def _tracking(job: Mapping[str, object]) -> TrackingConfig:
         return TrackingConfig()
 
 
-class _Alive:
+class Alive:
     """Tells whether a run that has no end is the one that holds the output now."""
 
     def __init__(self, output: Output) -> None:

@@ -92,7 +92,8 @@ def _told(config: JobConfig, summary: Summary, executor: Executor, say: Say, new
     with executor, output.held(say) as lock:
         output.binding.freeze(job.frozen, job.plan)
         output.reopen()
-        with recorder_of(config.tracking, summary.run_id, say) as recorder:
+        copied = partial(output.keep_journal, summary.run_id)
+        with recorder_of(config.tracking, summary.run_id, say, copied) as recorder:
             recorder.event(summary.start(job))
             for line in job.plan.warnings:
                 recorder.warn(line)

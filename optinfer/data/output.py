@@ -9,6 +9,7 @@ _optinfer/variant.json            the one artifact that fills this output; two w
 _optinfer/attempts/…              parts begun in this run (see inference/isolation.py)
 _optinfer/lease/…                 who is writing now (see lease.py); lock.json is for the version before
 _optinfer/ended.json              how the last run ended, where that was not well
+_optinfer/journals/RUN/…          the journal of each run, in pieces; `optinfer sync` brings it to MLflow
 _optinfer/parts.parquet           every part with its size and digest, when the job had ended (inventory.py)
 _manifest.json, _SUCCESS          the account, written last
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,11 +34,13 @@ from optinfer.data.lock import RunLock
 from optinfer.data.output_listing import QUARANTINE, Differences, Listing, differences, few, listed, written_again
 from optinfer.data.sinks import DEFAULT, FINAL, SINKS
 from optinfer.data.state import Attempts, as_json
-from optinfer.data.storage import STATE, Folder, each
+from optinfer.data.storage import STATE, Folder, each, is_local
 from optinfer.errors import AccountingError, ConfigError, OutputConflictError, redact
 from optinfer.records.manifest import Manifest
 from optinfer.records.part import Part
+from optinfer.system import atomic
 
+JOURNALS = f"{STATE}/journals"
 # Parts of which a dead driver wrote no account are read whole, for their digest; more than it can have left so are not.
 _READ_WHOLE = 600
 # After so many, who deletes asks again whether the output is still his.
@@ -85,6 +89,14 @@ class Output:
         """Refuse to go on where another run took this output: asked right before each write that only one may do."""
         if self._lock is not None:
             self._lock.require()
+
+    def keep_journal(self, run_id: str, name: str, piece: bytes) -> None:
+        """Put a piece of a run's journal: on a thread of its own, and after the end of the output, too."""
+        at = f"{JOURNALS}/{run_id}/{name}"
+        if is_local(self.folder.url):
+            atomic.put(Path(self.folder.url, at), piece)  # not by the staging folder, which `finish` removes meanwhile
+        else:
+            self.folder.put(at, piece)
 
     def manifest(self) -> Manifest | None:
         """Return the manifest of a finished job, None while it is unfinished, or where the manifest is garbage."""

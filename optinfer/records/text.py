@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # a command prints one of them, and starts without the others
     from optinfer.records.preview import Preview
     from optinfer.records.run import Breakdown, MlflowRun, Proof, RunRecord
     from optinfer.records.status import Status
+    from optinfer.records.sync import SyncRecord
     from optinfer.records.tuning import TuneRecord, TuningSample
 
 
@@ -234,7 +235,7 @@ def _lengths(sample: TuningSample) -> str:
     return f", tokens a row (in a larger draw): {pairs}"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in (head, *rows)]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
@@ -273,3 +274,14 @@ def _past_run(run: PastRun) -> tuple[str, ...]:
         "" if run.cost is None else f"{run.cost:.4g}",
         run.run_id,
     )
+
+
+def sync_text(record: SyncRecord) -> str:
+    """Say of each journal what became of it."""
+    if not record.runs:
+        return "no journal is here"
+    rows = [
+        (run.run_id or run.journal, run.status, run.reason or f"{run.mlflow_run_id} in {run.experiment} at {run.uri}")
+        for run in record.runs
+    ]
+    return _table(("run", "status", "mlflow"), rows)

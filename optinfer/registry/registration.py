@@ -29,7 +29,7 @@ from optinfer.records.comparison import Registered
 from optinfer.system import home
 from optinfer.system.machine import installed
 from optinfer.system.quiet import muted
-from optinfer.tracking.mlflow_tracker import open_experiment
+from optinfer.tracking.mlflow_store import open_experiment
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _ALWAYS = (

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from optinfer.records.comparison import Candidate, Unmeasured
 from optinfer.records.receipt import Receipt
-from optinfer.records.record import Record
+from optinfer.records.record import Record, decoded_leniently
 from optinfer.records.tuning import Outcome
 
 Params = Mapping[str, object]
@@ -38,6 +38,22 @@ class Started(Event):
     params: Params
     tags: Mapping[str, str]
     inputs: tuple[Dataset, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracked(Event):
+    """Where MLflow is to have a run, and the run's id there as soon as it is known.
+
+    Attributes:
+        uri: without what could be a secret.
+        host: the machine that a store without a server is on.
+    """
+
+    kind: ClassVar[str] = "mlflow"
+    uri: str
+    experiment: str
+    host: str
+    mlflow_run_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,26 @@ class MetAgain(Tried):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Below(Event):
+    """One of those that a run compares, as a run of its own below it; names are unique in a run."""
+
+    kind: ClassVar[str] = "child"
+    name: str
+    params: Params
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Attached(Event):
+    """A file that belongs to a run; `content` is in base64, so that a journal alone can be replayed anywhere."""
+
+    kind: ClassVar[str] = "file"
+    name: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Failed(Event):
     kind: ClassVar[str] = "error"
     message: str
@@ -127,3 +163,17 @@ class Finished(Event):
     outputs: tuple[Dataset, ...] = ()
     artifacts: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+
+
+# Those that MLflow is fed from, and that are read back; receipts are more than can be decoded one by one.
+_READ_BACK: tuple[type[Event], ...] = (Started, Tracked, ParamsKnown, Selected, Below, Attached, Finished)
+
+
+def read_back(raw: Mapping[str, Any]) -> Event | None:
+    """Return an event as a journal has it; None where it is none that is read back.
+
+    Raises:
+        ValueError: it is not what its kind says.
+    """
+    kind = next((one for one in _READ_BACK if one.kind == raw.get("event")), None)
+    return decoded_leniently(kind, raw) if kind else None

@@ -8,16 +8,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from filelock import FileLock
+
 from optinfer.errors import OptinferError
 from optinfer.system import home, last_resort, will
-from optinfer.tracking.events import Event, Failed, Finished
+from optinfer.tracking.events import Committed, Event, Failed, Finished
 
+# The name of a run's journal in its folder.
+JOURNAL = "journal.jsonl"
+# As the lines of receipts begin, of which there may be a million.
+RECEIPT = f'{{"event": "{Committed.kind}"'
 # More than any event of a run has.
 _LONGEST_LINE = 2**24
 
@@ -33,6 +40,7 @@ class Journal:
     def __init__(self, path: Path, clock: Callable[[], float], sync: Callable[[int], None] = os.fsync) -> None:
         self.path = path
         self._clock, self._sync = clock, sync
+        self._turn = threading.Lock()
         with home.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - held open for the run
@@ -49,14 +57,14 @@ class Journal:
         self.close()
 
     def write(self, event: Event) -> float:
-        """Append one event and return its time; it is on disk when this returns.
+        """Append one event and return its time; it is on disk when this returns, whichever thread calls it.
 
         Raises:
             OptinferError: it cannot be written: the disk is full, say.
         """
-        time = self._clock()
-        record = {"event": event.kind, "time": time, **event.as_dict()}
-        with home.writing(self.path):
+        with self._turn, home.writing(self.path):
+            time = self._clock()
+            record = {"event": event.kind, "time": time, **event.as_dict()}
             self._file.write(json.dumps(record, default=str) + "\n")
             self._file.flush()
             self._sync(self._file.fileno())
@@ -82,6 +90,13 @@ def close_of_the_dead(path: Path, end: Finished, clock: Callable[[], float] = ti
     if f'"event": "{Finished.kind}"'.encode() not in rest.rpartition(b"\n")[0].rpartition(b"\n")[2]:
         with Journal(path, clock) as journal:
             journal.write(end)
+
+
+def held(folder: Path) -> FileLock:
+    """Return the lock of a run's folder: whoever writes its journal holds it, and whoever replays it."""
+    with home.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / "journal.lock", thread_local=False)
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from optinfer.config import TrackingConfig
 from optinfer.errors import redact, without_secrets
 from optinfer.records.history import MLFLOW, PastRun
 from optinfer.system import home
-from optinfer.tracking.mlflow_tracker import bound_retries
+from optinfer.tracking.mlflow_store import RUN_ID, bound, database
 from optinfer.tracking.past import Asked
 
 _STATUS = {"FINISHED": "done", "KILLED": "interrupted", "FAILED": "failed"}
-_FILE = "sqlite:///"
 
 
 def from_mlflow(
@@ -26,7 +24,7 @@ def from_mlflow(
         alive: tells whether a run that began then, and has no end, is still going on.
     """
     uri = tracking.uri or home.default_tracking_uri()
-    if uri.startswith(_FILE) and not Path(uri.removeprefix(_FILE)).exists():
+    if (file := database(uri)) and not file.exists():
         return [], []  # asking would make one
     try:
         return [_run(found, alive) for found in _found(uri, tracking.experiment, asked, last)], []
@@ -41,7 +39,7 @@ def _found(uri: str, experiment: str, asked: Asked, last: int) -> list[Any]:
     from optinfer.system.quiet import hush
 
     hush()
-    bound_retries()
+    bound()
     client = MlflowClient(tracking_uri=uri)
     if (kept := client.get_experiment_by_name(experiment)) is None:
         return []
@@ -61,7 +59,7 @@ def _run(found: Any, alive: Callable[[float], bool]) -> PastRun:
     seen = metrics.get("progress/rows", 0.0)
     rows = metrics["rows_in"] if not resumed else speed * seconds or seen
     return PastRun(
-        run_id=tags.get("optinfer.run_id", info.run_id),
+        run_id=tags.get(RUN_ID, info.run_id),
         started=started,
         status=_STATUS.get(info.status) or ("running" if alive(started) else "cut off"),
         variant=found.data.params.get("variant", ""),

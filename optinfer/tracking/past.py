@@ -11,8 +11,9 @@ from typing import Any
 
 from optinfer.records.history import JOURNAL, PastRun
 from optinfer.system import home
+from optinfer.tracking.journal import JOURNAL as NAME
+from optinfer.tracking.journal import RECEIPT
 
-_RECEIPT = '{"event": "receipt"'  # as journals begin these lines; there may be a million of them
 Event = Mapping[str, Any]
 
 
@@ -43,7 +44,7 @@ def from_journals(asked: Asked, last: int, alive: Callable[[float], bool]) -> tu
 
 def _wanted(asked: Asked, alive: Callable[[float], bool], notes: list[str]) -> Iterator[PastRun]:
     # A run's id begins with when it started.
-    for path in sorted(home.runs().glob("*/journal.jsonl"), key=lambda path: path.parent.name, reverse=True):
+    for path in sorted(home.runs().glob(f"*/{NAME}"), key=lambda path: path.parent.name, reverse=True):
         try:
             start = _start(path)
             if start is not None and asked.wants(start):
@@ -110,5 +111,5 @@ def _events(path: Path, receipts: bool) -> Iterator[Event]:
     """Yield the receipts, or all other events; lines of the other kind are not parsed."""
     with open(path, encoding="utf-8") as file:
         for line in file:
-            if line.endswith("\n") and line.startswith(_RECEIPT) == receipts:
+            if line.endswith("\n") and line.startswith(RECEIPT) == receipts:
                 yield json.loads(line)

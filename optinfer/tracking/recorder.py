@@ -1,11 +1,13 @@
 """One run's record, whatever its verb: every event goes to the journal, then to MLflow.
 
-A `with` block gives it its final status.
+A `with` block gives it its final status. While it is open, nobody else feeds MLflow from the journal (replay.py).
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,16 +16,34 @@ from pathlib import Path
 from types import TracebackType
 
 from optinfer.config import TrackingConfig
-from optinfer.errors import OptinferError
+from optinfer.errors import OptinferError, redact
 from optinfer.records.run import MlflowRun
 from optinfer.system import home, last_resort
-from optinfer.tracking.events import Event, Finished, Params, ParamsKnown, Selected, Warned
-from optinfer.tracking.journal import Journal
+from optinfer.tracking.events import (
+    Attached,
+    Below,
+    Event,
+    Finished,
+    Params,
+    ParamsKnown,
+    Selected,
+    Started,
+    Tracked,
+    Warned,
+)
+from optinfer.tracking.journal import JOURNAL, Journal, held
+from optinfer.tracking.journal_copy import JournalCopy, Put
+from optinfer.tracking.mlflow_store import located
 from optinfer.tracking.mlflow_tracker import MlflowTracker
+
+Say = Callable[[str], None]
 
 
 class Recorder:
     """Writes events; `clock` gives seconds since the epoch, `say` is told warnings.
+
+    Args:
+        put: takes a copy of the journal, piece by piece, to where it outlives this machine; None keeps none.
 
     Attributes:
         folder: what the run leaves on this machine.
@@ -31,12 +51,16 @@ class Recorder:
     """
 
     def __init__(
-        self, folder: Path, tracker: MlflowTracker, clock: Callable[[], float], say: Callable[[str], None]
+        self, folder: Path, tracker: MlflowTracker, clock: Callable[[], float], say: Say, put: Put | None = None
     ) -> None:
         self.folder = folder
-        self.journal = Journal(folder / "journal.jsonl", clock)
+        self.journal = Journal(folder / JOURNAL, clock)
+        self._held = held(folder)
+        self._held.acquire(timeout=0)
+        self._copy = JournalCopy(self.journal.path, put) if put else None
         self.warnings: list[str] = []
         self._tracker = tracker
+        self._tracker.when_made(self._tracked)
         self._clock = clock
         self._say = say
         self._finished = False
@@ -53,6 +77,9 @@ class Recorder:
         elif error is not None:
             self.journal.keep(error)
         self.journal.close()
+        self._held.release()
+        if self._copy and (lacks := self._copy.close()):
+            self._say(f"warning: the journal's copy beside the output is not whole ({lacks}); {self.journal.path} is")
 
     def _end(self, error: BaseException | None) -> None:
         """Close a run that came to no end of its own, also where its journal cannot be written to any more."""
@@ -61,13 +88,31 @@ class Recorder:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         text = str(error) if isinstance(error, OptinferError) else last_resort.named(error) if error else status
         event = self._with_warnings(Finished(status=status, tags={"optinfer.error": text[:500]}))
+        time = self._clock()
         with contextlib.suppress(OptinferError):  # it must not hide what ended the run
-            self.journal.write(event)
-        self._tracker.log(self._clock(), event)
-        self._warn_of(self._tracker.close())
+            time = self.journal.write(event)
+        self._tracker.log(time, event)
+        self._close()
 
     def event(self, event: Event) -> None:
-        self._tracker.log(self.journal.write(event), event)
+        time = self.journal.write(event)
+        self._tracker.log(time, event)
+        if isinstance(event, Started):
+            self._tracked(None)
+        if self._copy:
+            self._copy.grown(time)
+
+    def _tracked(self, mlflow_run_id: str | None) -> None:
+        """Note where MLflow has this run; its own thread tells its id, maybe when the journal is closed already."""
+        tracker = self._tracker
+        where = Tracked(
+            uri=redact(located(tracker.uri)),
+            experiment=tracker.experiment,
+            host=socket.gethostname(),
+            mlflow_run_id=mlflow_run_id,
+        )
+        with contextlib.suppress(OptinferError, ValueError):
+            self.journal.write(where)
 
     def params(self, params: Params) -> None:
         self.event(ParamsKnown(params))
@@ -84,7 +129,7 @@ class Recorder:
         self, name: str, params: Params, metrics: Mapping[str, float], artifacts: Mapping[str, str] | None = None
     ) -> None:
         """Record one of those that this run compares, as a run of its own under this one."""
-        self._tracker.child(self._clock(), name, params, Finished(metrics=metrics, artifacts=artifacts or {}))
+        self.event(Below(name=name, params=params, metrics=metrics, artifacts=artifacts or {}))
 
     def mlflow_run(self) -> MlflowRun:
         """Return what is known now of the MLflow run."""
@@ -93,13 +138,20 @@ class Recorder:
     def finish(self, event: Finished, files: Sequence[Path] = ()) -> MlflowRun:
         """Close the run; return where MLflow has it, saying a warning where it has not all of it."""
         for file in files:
-            self._tracker.attach(file)
+            self.event(Attached(file.name, base64.b64encode(file.read_bytes()).decode()))
         self._finished = True
         self.event(self._with_warnings(event))
+        return self._close()
+
+    def _close(self) -> MlflowRun:
+        """Close the run in MLflow, and say what it lacks, with the way to bring it there."""
         where = self._tracker.close()
-        if where.warning:
+        if not where.warning:
+            return where
+        where = replace(where, warning=f"{where.warning}: `optinfer sync {self.journal.path}` brings it there")
+        with contextlib.suppress(OptinferError):  # the run is over, and this line is said as well
             self.journal.write(Warned(where.warning))
-        self._warn_of(where)
+        self._say(f"warning: {where.warning}")
         return where
 
     def _with_warnings(self, event: Finished) -> Finished:
@@ -107,16 +159,12 @@ class Recorder:
             return event
         return replace(event, tags={**event.tags, "optinfer.warnings": "\n".join(self.warnings)[:5000]})
 
-    def _warn_of(self, where: MlflowRun) -> None:
-        if where.warning:
-            self._say(f"warning: {where.warning}")
-
 
 def new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
 
 
-def recorder_of(tracking: TrackingConfig, run_id: str, say: Callable[[str], None]) -> Recorder:
+def recorder_of(tracking: TrackingConfig, run_id: str, say: Say, put: Put | None = None) -> Recorder:
     """Return the recorder of a run: its journal in our home, and the experiment that the job names."""
     tracker = MlflowTracker(tracking.uri or home.default_tracking_uri(), tracking.experiment)
-    return Recorder(home.runs() / run_id, tracker, time.time, say)
+    return Recorder(home.runs() / run_id, tracker, time.time, say, put)

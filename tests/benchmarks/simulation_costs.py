@@ -199,14 +199,14 @@ def _commits(where: Path | str, parts: int = 200) -> dict[str, float]:
 
 def _points(folder: Path, points: int = 200) -> dict[str, float]:
     """Measure MLflow's points of progress as mlflow_tracker.py sends them, to SQLite."""
-    from optinfer.tracking.mlflow_tracker import _Sender
+    from optinfer.tracking.mlflow_run import FedRun, Point
+    from optinfer.tracking.mlflow_store import Silence, Store
 
-    (receipt,) = heard({"receipts": json.dumps([_receipt(0)])})
-    sender = _Sender(f"sqlite:///{folder}/mlflow.db", "costs")
-    sender.send(0.0, Started(run_name="r", params={}, tags={}))
+    run = FedRun(Store(f"sqlite:///{folder}/mlflow.db", "costs", Silence()))
+    run.feed(0.0, Started(run_name="r", params={}, tags={}))
     file = Path(folder, "mlflow.db")
     before = file.stat().st_size
-    seconds = _each(points, lambda i: sender.send(1.0 + i, Committed(receipt)))
+    seconds = _each(points, lambda i: run.feed(1.0 + i, Point(i, i, 1.0)))
     return {"point_seconds": seconds, "point_bytes": (file.stat().st_size - before) / points}
 
 

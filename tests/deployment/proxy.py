@@ -25,7 +25,7 @@ class Proxy:
         with self._mutex:
             self._up = False
             for end in self._connected:
-                _close(end)
+                closed(end)
             self._connected.clear()
 
     def mend(self) -> None:
@@ -48,7 +48,7 @@ class Proxy:
             client = self._tls.wrap_socket(client, server_side=True)
         with self._mutex:
             if not self._up:
-                _close(client)
+                closed(client)
                 return
             server = socket.create_connection(("127.0.0.1", self._target))
             self._connected |= {client, server}
@@ -59,10 +59,10 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := one.recv(2**16):
                 other.sendall(data)
-        _close(other)
+        closed(other)
 
 
-def _close(end: socket.socket) -> None:
+def closed(end: socket.socket) -> None:
     with contextlib.suppress(OSError):
         end.shutdown(socket.SHUT_RDWR)
     end.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 import optinfer
 from optinfer.data.output import Output
+from optinfer.tracking.journal import read
 from tests.conftest import MakeJob, WriteTable, wait_until
 from tests.faults.conftest import Driver, StartDriver
 
@@ -149,4 +149,5 @@ def test_a_terminated_job_closes_its_record_and_gives_the_output_free(
     assert "the same command goes on" in said
     assert output.sink.committed()
     assert not (sink / "_optinfer" / "lock.json").exists()
-    assert json.loads(last_journal().read_text().splitlines()[-1])["status"] == "interrupted"
+    (end,) = (event for event in read(last_journal()) if event["event"] == "finish")
+    assert end["status"] == "interrupted"

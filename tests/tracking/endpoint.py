@@ -32,7 +32,7 @@ def endpoint(*answers: int | str, path: str = "/hook") -> Iterator[Endpoint]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             answer = served.next_answer({name.lower(): value for name, value in self.headers.items()}, body)
             if answer == NEVER:
                 served.released.wait()
@@ -45,6 +45,8 @@ def endpoint(*answers: int | str, path: str = "/hook") -> Iterator[Endpoint]:
                 self.send_header("Location", served.url)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
+
+        do_GET = do_POST
 
         def log_message(self, *_: object) -> None:
             pass
