@@ -6,9 +6,10 @@ import atexit
 import io
 import os
 import sys
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from optinfer.cli import main
+from optinfer.cli.printing import Guarded
 
 
 def program() -> NoReturn:
@@ -19,6 +20,7 @@ def program() -> NoReturn:
     """
     code = 1
     _fill_standard_streams()
+    unguarded = _guard_standard_streams()
     try:
         main()
     except SystemExit as ended:
@@ -26,7 +28,7 @@ def program() -> NoReturn:
     atexit._run_exitfuncs()
     if logging := sys.modules.get("logging"):
         logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr, *unguarded):
         try:
             stream.flush()
         except (OSError, ValueError):  # nobody reads it any more
@@ -52,6 +54,19 @@ def _fill_standard_streams() -> None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _guard_standard_streams() -> tuple[TextIO, TextIO]:
+    """Let nothing secret out, whoever prints it: a library's log line or warning, a thread's traceback.
+
+    Returns:
+        the streams as they were: they would close what they share if nobody held them.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (
+        Guarded.of(stream) if isinstance(stream, io.TextIOWrapper) else stream for stream in before
+    )
+    return before
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from optinfer.errors import OptinferError
+from optinfer.secrets import clean
 from optinfer.system import home, last_resort
 from optinfer.tracking.events import Event, Failed
 
@@ -50,7 +51,7 @@ class Journal:
             OptinferError: it cannot be written: the disk is full, say.
         """
         time = self._clock()
-        record = {"event": event.kind, "time": time, **event.as_dict()}
+        record = clean({"event": event.kind, "time": time, **event.as_dict()})
         with home.writing(self.path):
             self._file.write(json.dumps(record, default=str) + "\n")
             self._file.flush()

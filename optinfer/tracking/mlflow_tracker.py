@@ -16,6 +16,7 @@ from pathlib import Path
 
 from optinfer.errors import redact, without_secrets
 from optinfer.records.run import MlflowRun
+from optinfer.secrets import clean
 from optinfer.system.quiet import hush
 from optinfer.tracking.events import (
     Committed,
@@ -51,11 +52,11 @@ class MlflowTracker:
 
     def log(self, time: float, event: Event) -> None:
         """Queue a journal event of that time; returns at once, as do `child` and `attach`."""
-        self._calls.put(lambda sender: sender.send(time, event))
+        self._calls.put(lambda sender: sender.send(time, clean(event)))
 
     def child(self, time: float, name: str, params: Params, end: Finished) -> None:
         """Queue a run below this one, which has ended."""
-        self._calls.put(lambda sender: sender.child(time, name, params, end))
+        self._calls.put(lambda sender: sender.child(time, name, clean(params), clean(end)))
 
     def attach(self, file: Path) -> None:
         """Queue a file."""
