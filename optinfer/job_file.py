@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from optinfer.config import FAMILY_SETTINGS, JobConfig, ModelConfig, settings_of
 from optinfer.errors import ConfigError, suggest
-from optinfer.secrets import is_secret_name, learn
+from optinfer.secrets import clean, is_secret_name, learn
 from optinfer.system import dates, yaml_file
 
 # What is shown of a value, and how many mistakes of a file: the first ones say what kind of file it is.
@@ -97,7 +97,8 @@ def _explain(error: Any, where: Any, raw: dict[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{place}missing key {_cut(dotted)!r}: add it to the job"
     secret = any(is_secret_name(str(part)) for part in loc)
-    got = "a value that is not shown" if secret else f"got {_shown.repr(error['input'])}"
+    # Cut last: half a secret is not found.
+    got = "it is not shown" if secret else f"got {_shown.repr(clean(error['input']))}"
     return f"{place}{_cut(dotted)}: {error['msg']} ({got})"
 
 

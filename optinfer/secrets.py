@@ -19,6 +19,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
@@ -144,8 +145,12 @@ def _cleaned(value: Any, known: re.Pattern[str] | None) -> Any:
 
 def _known() -> re.Pattern[str] | None:
     """Return what finds every secret that was met, or is in the environment now; the longest first."""
-    met = _met | set(_found(dict(os.environ)))
-    forms = {form for secret in met for form in _forms(secret)}
+    return _pattern(frozenset(_met), tuple(os.environ.items()))
+
+
+@lru_cache(maxsize=1)
+def _pattern(met: frozenset[str], environment: tuple[tuple[str, str], ...]) -> re.Pattern[str] | None:
+    forms = {form for secret in {*met, *_found(dict(environment))} for form in _forms(secret)}
     if not forms:
         return None
     return re.compile("|".join(_limited(form) for form in sorted(forms, key=lambda form: (-len(form), form))))
@@ -189,7 +194,7 @@ def _in_text(text: str) -> Iterator[str]:
 
 def _tells(secret: str) -> bool:
     """Tell a secret that can be looked for alone from a word that could stand anywhere."""
-    if len(secret) < _SHORTEST or re.fullmatch(r"[\d.:/_-]{,12}", secret):
+    if len(secret) < _SHORTEST or re.fullmatch(r"[\d.:/_-]{,10}", secret):
         return False
     return len(secret) >= _SHORTEST_WORD or re.fullmatch(r"[a-z_.-]*|[A-Z_.-]*", secret) is None
 

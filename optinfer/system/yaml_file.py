@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from optinfer.errors import ConfigError
+from optinfer.errors import ConfigError, scrubbed
 
 # A job is written by hand: what is larger, deeper or has more in it, aliases written out, is another file.
 _LARGEST, _MOST_VALUES, _DEEPEST = 1_000_000, 50_000, 50
@@ -116,8 +116,8 @@ def _said(error: Exception) -> str:
     """Say what is wrong and where; YAML's own errors quote a line, which may be a megabyte."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    lines = [line if len(line) <= 2 * _SHOWN else f"{line[: 2 * _SHOWN]}..." for line in str(error).splitlines()]
-    return "\n".join(lines[:_MOST_LINES])
+    lines = scrubbed(str(error)).splitlines()[:_MOST_LINES]
+    return "\n".join(line if len(line) <= 2 * _SHOWN else f"{line[: 2 * _SHOWN]}..." for line in lines)
 
 
 def _text(path: Path, kind: str) -> str:
