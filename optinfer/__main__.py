@@ -8,10 +8,10 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from optinfer.cli import main
-from optinfer.cli.printing import told
+from optinfer.cli.printing import Guarded, told
 from optinfer.system import will
 from optinfer.system.guard import Death, guarded
 
@@ -29,13 +29,15 @@ def _command(main: Callable[[], None]) -> NoReturn:
     done at the end is registered with atexit, and is done.
     """
     code = 1
+    unguarded = _guard_standard_streams()
     try:
         main()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    will.leave(will.ENDED, code=str(code := _flushed(code)))  # whatever native threads make of the rest
+    code = _flushed(code, *unguarded)
+    will.leave(will.ENDED, code=str(code))  # whatever native threads make of the rest
     atexit._run_exitfuncs()
-    _leave(code)
+    _leave(code, *unguarded)
 
 
 def _settle(death: Death) -> int:
@@ -50,15 +52,15 @@ def _settle(death: Death) -> int:
     return code
 
 
-def _leave(code: int) -> NoReturn:
+def _leave(code: int, *unguarded: TextIO) -> NoReturn:
     if logging := sys.modules.get("logging"):
         logging.shutdown()
-    os._exit(_flushed(code))
+    os._exit(_flushed(code, *unguarded))
 
 
-def _flushed(code: int) -> int:
+def _flushed(code: int, *unguarded: TextIO) -> int:
     """Return the exit code once all that was printed has been taken, or nobody takes it."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr, *unguarded):
         try:
             stream.flush()
         except (OSError, ValueError):  # nobody reads it any more
@@ -84,6 +86,19 @@ def _fill_standard_streams() -> None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _guard_standard_streams() -> tuple[TextIO, TextIO]:
+    """Let nothing secret out, whoever prints it: a library's log line or warning, a thread's traceback.
+
+    Returns:
+        the streams as they were: they would close what they share if nobody held them.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (
+        Guarded.of(stream) if isinstance(stream, io.TextIOWrapper) else stream for stream in before
+    )
+    return before
 
 
 if __name__ == "__main__":

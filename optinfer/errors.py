@@ -20,20 +20,23 @@ A message says what happened, why, and the exact fix.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit, urlunsplit
+
+from optinfer.secrets import redact as redact
+from optinfer.secrets import scrubbed as scrubbed
+from optinfer.secrets import without_secrets as without_secrets
 
 INTERRUPTED = 130
 INTERRUPTED_LINE = "interrupted: committed fragments are kept, the same command goes on from them"
-_PASSWORD = re.compile(r"://[^/\s@'\"]+@")
-_QUERY = re.compile(r"(\w://[^\s?'\"]+)\?[^\s'\")]+")
 
 
 class OptinferError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base of all errors raised on purpose; whoever reads one reads no secret in it."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return scrubbed(super().__str__())
 
 
 class ConfigError(OptinferError):
@@ -100,32 +103,3 @@ def suggest(word: str, valid: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
     return f"{hint} valid: {', '.join(choices)}"
-
-
-def redact(url: str) -> str:
-    """Strip `user:password@` and the query string, so that a URL may be logged."""
-    if "://" not in url:
-        return url
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # half an IPv6 address, say: what could be a secret in it nobody knows
-        return f"{url.partition('://')[0]}://..."
-    if not parts.netloc:
-        return url.partition("?")[0]
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def without_secrets(url: str, text: str) -> str:
-    """Return the first line of an error, cleaned where it quotes the URL that was asked, password, query and all."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return text.replace(url, redact(url)).partition("\n")[0][:200]
-    for secret in (parts.netloc.rpartition("@")[0], parts.query):
-        text = text.replace(secret, "...") if secret else text
-    return text.partition("\n")[0][:200]
-
-
-def scrubbed(text: str) -> str:
-    """Take passwords and queries out of the URLs in a text that nobody wrote for others to read."""
-    return _QUERY.sub(r"\1?...", _PASSWORD.sub("://...@", text))

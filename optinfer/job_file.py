@@ -12,12 +12,14 @@ from pydantic import ValidationError
 
 from optinfer.config import FAMILY_SETTINGS, JobConfig, ModelConfig, settings_of
 from optinfer.errors import ConfigError, suggest
+from optinfer.secrets import clean, is_secret_name, learn
 from optinfer.system import dates, yaml_file
 
-# YAML's aliases make values out of a few lines that would fill the memory when written out.
+# What is shown of a value, and how many mistakes of a file: the first ones say what kind of file it is.
 _shown = reprlib.Repr()
-_shown.maxstring = _shown.maxother = 200
+_shown.maxstring = _shown.maxother = _LONGEST = 80
 _shown.maxlevel = 2
+_MOST_ERRORS = 20
 
 
 def load_job(path: str | Path, overrides: tuple[str, ...] = (), logical_date: date | None = None) -> JobConfig:
@@ -51,6 +53,7 @@ def _read(path: str | Path, overrides: tuple[str, ...]) -> tuple[Any, dict[str, 
         raise ConfigError(f"{path}: a job is a mapping with the keys {', '.join(JobConfig.model_fields)}")
     for override in overrides:
         _apply(raw, override)
+    learn(raw)
     return node, raw
 
 
@@ -64,7 +67,10 @@ def parse_job(raw: dict[str, Any], where: Any = None, logical_date: date | None 
     try:
         return JobConfig.model_validate(raw, context={"logical_date": logical_date})
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(e, where, raw) for e in error.errors())) from None
+        found = error.errors(include_url=False, include_context=False)
+        lines = [_explain(e, where, raw) for e in found[:_MOST_ERRORS]]
+        lines += [f"and {len(found) - _MOST_ERRORS:,} more"] if len(found) > _MOST_ERRORS else []
+        raise ConfigError("\n".join(lines)) from None
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -87,10 +93,17 @@ def _explain(error: Any, where: Any, raw: dict[str, Any]) -> str:
     place = f"{where(loc)}: " if where else ""
     dotted = ".".join(str(part) for part in loc)
     if error["type"] == "extra_forbidden":
-        return f"{place}unknown key {dotted!r}" + suggest(str(loc[-1]), _fields_at(loc[:-1], raw))
+        return f"{place}unknown key {_cut(dotted)!r}" + suggest(_cut(str(loc[-1])), _fields_at(loc[:-1], raw))
     if error["type"] == "missing":
-        return f"{place}missing key {dotted!r}: add it to the job"
-    return f"{place}{dotted}: {error['msg']} (got {_shown.repr(error['input'])})"
+        return f"{place}missing key {_cut(dotted)!r}: add it to the job"
+    secret = any(is_secret_name(str(part)) for part in loc)
+    # Cut last: half a secret is not found.
+    got = "it is not shown" if secret else f"got {_shown.repr(clean(error['input']))}"
+    return f"{place}{_cut(dotted)}: {error['msg']} ({got})"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _is_union_branch(part: Any) -> bool:

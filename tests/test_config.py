@@ -205,14 +205,41 @@ def test_a_byte_order_mark_and_merged_keys_are_read_as_yaml_has_them(load: Load)
     assert (load(merged).gate.sample_rows, load(merged).gate.min) == (16, 0.5)
 
 
+LETTERS = "abcdefghijklmnopqrst"
+LAUGHS = "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise(LETTERS))
+MERGES = "a: &a {k: 1}\n" + "".join(f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n" for a, b in pairwise(LETTERS))
+
+
 @pytest.mark.timeout(20)
-def test_a_few_lines_that_would_fill_the_memory_are_shown_short(load: Load) -> None:
-    letters = "abcdefghijklmnopqrst"
-    laughs = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise(letters))
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (LAUGHS + JOB.replace("name: embed", "name: *t"), r"job\.yaml\", line \d+(.|\n)*"),
+        (MERGES + JOB, "more than 50,000 values, aliases written out"),
+        ("a: &a [*a]\n" + JOB, "an alias stands for a value that holds it"),
+        (JOB + "".join(f"k{i}:\n" for i in range(60_000)), "more than 50,000 values"),
+        (JOB + "#" + "x" * 50_000_000, "more than 1,000,000 characters"),
+    ],
+    ids=["laughs", "merges", "itself", "keys", "comment"],
+)
+def test_what_would_take_the_machine_is_refused_before_it_is_built(load: Load, text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as error:
+        load(text)
+    assert len(str(error.value)) < 1_000
+
+
+def test_of_many_mistakes_the_first_are_said_and_briefly(load: Load) -> None:
     with pytest.raises(ConfigError) as error:
-        load(f"a: &a [x]\n{laughs}{JOB.replace('name: embed', 'name: *t')}")
-    assert "name: Input should be a valid string" in str(error.value)
-    assert len(str(error.value)) < 10_000
+        load(JOB + "".join(f"{'k' * 900}{i}: {{a: {'v' * 5_000}}}\n" for i in range(60)))
+    *lines, last = str(error.value).splitlines()
+    assert (len(lines), last) == (20, "and 40 more")
+    assert max(map(len, lines)) < 500
+
+
+def test_a_value_under_a_secret_s_name_is_not_shown(load: Load) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(JOB + "tracking: {uri: {password: hunter}}\nnotify: {secret: whisper}\n", "tracking.token=shh-shh")
+    assert not [word for word in ("hunter", "whisper", "shh-shh") if word in str(error.value)]
 
 
 @pytest.mark.parametrize("override", ["a: [=1", "a[0]=1", "int=1", "str.x=1"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ import click
 
 from optinfer.cli.printing import failure, say
 from optinfer.errors import INTERRUPTED, INTERRUPTED_LINE, ConfigError, OptinferError
+from optinfer.secrets import learn
 
 if TYPE_CHECKING:
     from optinfer.execution.executor import Executor
@@ -80,7 +82,9 @@ def main(argv: list[str] | None = None, executor: Callable[[str | None], Executo
         executor: makes what `run` scores with, of its `--address`; None is Ray there.
     """
     _end_when_asked()
-    as_json = "--json" in (sys.argv if argv is None else argv)
+    typed = sys.argv if argv is None else argv
+    as_json = "--json" in typed
+    learn(typed)
     try:
         _require_working_directory()
         cli.main(args=argv, prog_name="optinfer", standalone_mode=False, obj=executor)
@@ -88,8 +92,9 @@ def main(argv: list[str] | None = None, executor: Callable[[str | None], Executo
         say(f"error: {error}")
         _fail(as_json, error, str(error), error.exit_code)
     except click.ClickException as error:
-        with contextlib.suppress(OSError, ValueError):
-            error.show()
+        usage = io.StringIO()
+        error.show(usage)
+        say(usage.getvalue().rstrip("\n"))
         _fail(as_json, error, error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
         say(INTERRUPTED_LINE)

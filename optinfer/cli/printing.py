@@ -1,4 +1,4 @@
-"""What goes where: data to stdout, everything else to stderr.
+"""What goes where: data to stdout, everything else to stderr; no secret to either.
 
 What JSON needs is imported where some is printed: `--help` does without.
 """
@@ -6,20 +6,41 @@ What JSON needs is imported where some is printed: `--help` does without.
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import click
 
 from optinfer.errors import OptinferError
+from optinfer.secrets import clean, scrubbed
 
 T = TypeVar("T")
+
+
+class Guarded(io.TextIOWrapper):
+    """A stream of the program's that lets no secret out; each `write` is looked at alone."""
+
+    @classmethod
+    def of(cls, stream: io.TextIOWrapper) -> Self:
+        """Return one that writes where `stream` does, which has to live as long."""
+        return cls(
+            stream.buffer,
+            encoding=stream.encoding,
+            errors=stream.errors,
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+
+    def write(self, text: str, /) -> int:
+        super().write(scrubbed(text))
+        return len(text)
 
 
 def say(line: str) -> None:
     """Tell a person; a terminal that went away ends no job."""
     with contextlib.suppress(OSError, ValueError):
-        click.echo(line, err=True)
+        click.echo(scrubbed(line), err=True)
 
 
 def answer(value: T, as_json: bool, render: Callable[[T], str]) -> None:
@@ -29,7 +50,7 @@ def answer(value: T, as_json: bool, render: Callable[[T], str]) -> None:
 
         from optinfer.records.record import plain
 
-        return out(json.dumps(plain(value), default=str))
+        return out(json.dumps(clean(plain(value)), default=str))
     out(render(value))
 
 
@@ -40,7 +61,7 @@ def out(text: str) -> None:
         OptinferError: stdout takes none.
     """
     try:
-        click.echo(text)
+        click.echo(scrubbed(text))
     except BrokenPipeError:  # whoever read it has gone, as `head` does: click ends the command without a word
         raise
     except OSError as error:
@@ -62,8 +83,8 @@ def failure(error: BaseException, message: str, code: int, status: str) -> None:
     """Print a failure as the JSON object that a script waits for."""
     import json
 
-    told: dict[str, Any] = {
+    told: dict[str, Any] = clean({
         "status": status, "error": type(error).__name__, "message": message, "exit_code": code
-    }  # fmt: skip
+    })  # fmt: skip
     with contextlib.suppress(BrokenPipeError, OptinferError):
         out(json.dumps(told))

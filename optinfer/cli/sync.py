@@ -22,8 +22,8 @@ def sync(target: str | None, everything: bool, uri: str | None, experiment: str 
         raise click.UsageError("give a journal, an output or a job file, or --all")
     from optinfer.commands.sync import Where
     from optinfer.commands.sync import sync as sync_journals
-    from optinfer.data.storage import reaching
     from optinfer.records.text import sync_text
+    from optinfer.system.outages import reaching
 
     with reaching(target or "the home folder"):
         record = sync_journals(target, Where(uri, experiment))

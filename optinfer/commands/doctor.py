@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from optinfer.commands.readiness import require_conditional
 from optinfer.config import JobConfig
 from optinfer.errors import OptinferError, redact
+from optinfer.execution.access import require_guarded
 from optinfer.execution.reach import chosen, require_startable
 from optinfer.optimization.variants import listing
 from optinfer.records.machine import Check
@@ -40,6 +41,7 @@ def examine(address: str | None, job: JobConfig | None) -> list[Check]:
         ("variants", _variants),
         ("home", lambda: _writable(str(home.home()))),
         ("ray", lambda: _ray(address)),
+        ("access", lambda: require_guarded(address)),
         ("mlflow", lambda: _tracking(job.tracking.uri if job and job.tracking.uri else home.default_tracking_uri())),
     ]
     if job:

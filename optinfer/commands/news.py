@@ -19,6 +19,7 @@ from optinfer.data.storage import absolute
 from optinfer.errors import ConfigError, OptinferError, redact
 from optinfer.records.news import DONE, FAILED, INTERRUPTED, Begun, Dataset, Ended
 from optinfer.records.run import RunRecord
+from optinfer.secrets import clean
 from optinfer.system import home, last_resort
 from optinfer.tracking import lineage
 from optinfer.tracking.courier import Courier, Undelivered
@@ -77,7 +78,7 @@ class News:
             source=_dataset(self._config.source.path, job.plan.schema),
             sink=_dataset(self._config.sink.path, job.schema),
         )
-        self._lineage = lineage.Lineage(begun, self._environ)
+        self._lineage = lineage.Lineage(clean(begun), self._environ)
         self._to_lineage.send(self._lineage.start())
 
     def done(self, record: RunRecord) -> RunRecord:
@@ -87,7 +88,8 @@ class News:
             self._send(Ended(kind=DONE, time=time.time(), record=record.as_dict(), rows=record.rows_out))
         return record
 
-    def _send(self, ended: Ended) -> None:
+    def _send(self, told: Ended) -> None:
+        ended = clean(told)
         if self._webhook and ended.kind in self._config.notify.on:
             self._to_webhook.send(self._webhook.letter(self._run_id, ended))
         if self._lineage:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from optinfer.commands.resolved import Resolved
 from optinfer.data.storage import absolute
-from optinfer.errors import redact
 from optinfer.forecast.runs import Outlook
 from optinfer.optimization.pools import Pools
 from optinfer.optimization.selection import Prepared
 from optinfer.records.manifest import BadFile, Manifest
 from optinfer.records.placement import Placement, on_one_core
 from optinfer.records.run import Breakdown, MlflowRun, Proof, RunRecord
+from optinfer.secrets import clean, redact
 from optinfer.system.machine import peak_rss_mb
 from optinfer.tracking.breakdown import break_down
 from optinfer.tracking.events import Dataset, Finished, Started
@@ -130,9 +129,9 @@ class Summary:
         )
 
     def manifest(self, job: Resolved, tally: Tally, recorder: Recorder) -> Manifest:
-        return Manifest(
+        account = Manifest(
             run=self.record(job, tally, recorder.mlflow_run()),
-            job=_redacted(job.config.model_dump(mode="json")),
+            job=job.config.model_dump(mode="json"),
             identity=job.fields,
             quarantine_reasons=dict(tally.reasons.most_common(100)),
             bad_files=tuple(BadFile(path=redact(path), reason=why) for path, why in job.plan.bad_files),
@@ -140,6 +139,7 @@ class Summary:
             warnings=tuple(recorder.warnings),
             journal=str(recorder.journal.path),
         )
+        return clean(account)
 
     def finish(self, job: Resolved, tally: Tally, manifest: Manifest) -> Finished:
         """Return metrics, outputs and artifacts for the run's last event."""
@@ -201,13 +201,6 @@ class Summary:
 
 def _without_speed(run: RunRecord) -> RunRecord:
     return replace(run, rows_per_second=None, steady_rows_per_second=None, tokens_per_second=None, forecast=None)
-
-
-def _redacted(value: Any) -> Any:
-    """Return a job as plain values whose URLs have lost their credentials."""
-    if isinstance(value, dict):
-        return {key: _redacted(inner) for key, inner in value.items()}
-    return redact(value) if isinstance(value, str) else value
 
 
 def _dataset(path: str, digest: str, context: str) -> Dataset:

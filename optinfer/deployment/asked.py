@@ -8,10 +8,11 @@ import shlex
 from collections.abc import Callable, Iterable
 from datetime import date
 
-from optinfer.errors import ConfigError, redact
+from optinfer.errors import ConfigError, redact, scrubbed
+from optinfer.secrets import is_secret_name
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|(^|_)KEY($|_)|API_?KEY", re.IGNORECASE)
+_KEY = re.compile(r"(^|_)KEY($|_)", re.IGNORECASE)
 _YES, _NO = ("true", "1", "yes"), ("false", "0", "no")
 
 
@@ -28,13 +29,33 @@ def variables(given: Iterable[str], say: Callable[[str], None]) -> tuple[tuple[s
             raise ConfigError(f"--env {name!r} is no name of a variable; write it as NAME or NAME=VALUE")
         if not has_value and name not in os.environ:
             raise ConfigError(f"--env {name}: there is no such variable here; write it as {name}=VALUE, or set it")
-        if _SECRET.search(name):
+        if is_secret_name(name) or _KEY.search(name):
             say(
                 f"--env {name}: whoever may see the cluster's jobs can read it; secrets are safer on the nodes "
                 "themselves (a role, a mounted file, a Kubernetes Secret)"
             )
         found[name] = value if has_value else os.environ[name]
     return tuple(found.items())
+
+
+def require_no_secret(what: str, texts: Iterable[str], names: Iterable[str] = ()) -> None:
+    """Refuse to write a file with a secret in it, which whoever may read the file has.
+
+    Args:
+        what: the file is.
+        texts: that go into it.
+        names: of variables whose values do.
+
+    Raises:
+        ConfigError: there is one; says where, not which.
+    """
+    lines = (line for text in texts for line in text.splitlines() if scrubbed(line) != line)
+    found = next((scrubbed(line).strip() for line in lines), None) or next(filter(is_secret_name, names), None)
+    if found:
+        raise ConfigError(
+            f"{what} would hold a secret ({found[:80]}); leave it out there, and give it to the pods or the machine "
+            "that runs the job: a role, a Kubernetes Secret, a file that only it can read (docs/security.md)"
+        )
 
 
 def headers(given: Iterable[str]) -> dict[str, str]:

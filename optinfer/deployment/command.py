@@ -72,6 +72,7 @@ def rendered(request: Request, say: Say) -> str:
         )
     package, wish = _packed(request, say), _wish(request, say)
     _require_texts(package)
+    asked.require_no_secret("a manifest", [package.text], [name for name, _ in wish.env])
     return rayjob.manifest(
         rayjob.RayJob(
             name=package.job.name,

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from optinfer.config import JobConfig
+from optinfer.deployment import asked
 from optinfer.deployment.cron import Cron
 from optinfer.deployment.rayjob import kubernetes_name
 from optinfer.deployment.targets import TARGETS, Options, Schedule, Target
@@ -83,6 +84,8 @@ def schedule(job: str, wanted: Wanted, now: datetime | None = None) -> Rendered:
     )
     if target.in_pods:
         _require_reachable(plan.config)
+    told = [plan.job.read_text(encoding="utf-8"), *wanted.overrides, wanted.options.address or ""]
+    asked.require_no_secret("a schedule", told)
     files = target.render(plan)
     _write(plan.out, files, wanted.force)
     return Rendered(

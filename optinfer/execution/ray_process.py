@@ -8,6 +8,7 @@ import gc
 import logging
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Protocol
 
 import psutil
@@ -64,7 +65,8 @@ class ThisProcess:
 
         quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
         if where is None:
-            ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+            with _on_loopback():
+                ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
         else:
             ray.init(address=where, **quiet)
         self._vital = _vital()
@@ -112,6 +114,23 @@ class ThisProcess:
             with contextlib.suppress(psutil.Error):
                 for process in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
                     process.kill()
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let what Ray starts in a `with` block listen on 127.0.0.1 alone, as it does on Windows and macOS.
+
+    Else its servers listen on every interface of the machine. Ray turns `_node_ip_address="127.0.0.1"` into the
+    machine's own address; this is what it asks when it does.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 PROCESS = ThisProcess()

@@ -26,7 +26,7 @@ from optinfer.data.storage import absolute, file_system, is_local
 from optinfer.errors import ConfigError, redact, without_secrets
 from optinfer.models.artifact import Artifact
 from optinfer.models.safety import PICKLES, check_onnx, check_pt2, check_safetensors, refuse_pickle
-from optinfer.system import home
+from optinfer.system import home, yaml_file
 from optinfer.system.outages import reaching
 
 _PACKAGE, _HUB = "package:", "hf://"
@@ -228,13 +228,21 @@ def _mlflow_version(client: Any, uri: str) -> tuple[str, str]:
 
 def _flavor(folder: Path) -> Path:
     """Return the model inside what MLflow logged: the ONNX, transformers, sentence-transformers or pt2 part of it."""
-    import yaml
-
     described = next(iter(sorted(folder.rglob("MLmodel"))), None)
     if described is None:
         return folder
-    flavors = yaml.safe_load(described.read_text())["flavors"]
-    root = described.parent
+    try:
+        model = _of_flavors(yaml_file.read(described, "description of an MLflow model")[1]["flavors"], described.parent)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{described} is no description of an MLflow model ({type(error).__name__}: {error}); log the model again"
+        ) from error
+    if not model.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"{described} names {model}, which lies outside of the model; log the model again")
+    return model
+
+
+def _of_flavors(flavors: dict[str, Any], root: Path) -> Path:
     if "onnx" in flavors:
         return root / flavors["onnx"]["data"]
     if "transformers" in flavors:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer.config import GateConfig
-from optinfer.errors import GateError, NoVariantError, OptinferError
+from optinfer.errors import GateError, NoVariantError, OptinferError, scrubbed
 from optinfer.families import Arrays, Reference
 from optinfer.inference.answers import Scored
 from optinfer.inference.engine import Engine
@@ -181,7 +181,7 @@ def _reference_apart(isolated: IsolatedReplica, rows: pa.Table, scored: Scored) 
     try:
         reference: Reference = isolated.ask(_reference, rows, scored)
     except (Died, OptinferError) as error:
-        return Reference(note=f"nobody compared: asking the model's own library failed: {str(error)[:300]}")
+        return Reference(note=f"nobody compared: asking the model's own library failed: {scrubbed(str(error))[:300]}")
     return reference
 
 

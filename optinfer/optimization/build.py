@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from optinfer.errors import ConfigError, NoVariantError, OptinferError
+from optinfer.errors import ConfigError, NoVariantError, OptinferError, scrubbed
 from optinfer.models.artifact import ENTRIES, RECORD, Artifact
 from optinfer.optimization.techniques import TECHNIQUES, BuildContext, Change, Technique
 from optinfer.optimization.variants import Variant
@@ -158,7 +158,7 @@ def _changed(technique: Technique, source: Artifact, context: BuildContext, out:
         raise
     except Exception as error:
         raise NoVariantError(
-            f"{step['technique']} cannot treat this model: {type(error).__name__}: {str(error)[:500]}; "
+            f"{step['technique']} cannot treat this model: {type(error).__name__}: {scrubbed(str(error))[:500]}; "
             "choose another variant"
         ) from error
 

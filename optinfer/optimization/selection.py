@@ -13,7 +13,7 @@ from time import monotonic
 
 from optinfer.backends import BACKENDS
 from optinfer.config import AUTO
-from optinfer.errors import GateError, NoVariantError
+from optinfer.errors import GateError, NoVariantError, scrubbed
 from optinfer.families import FAMILIES
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.models.artifact import Artifact
@@ -226,7 +226,7 @@ def _tried(bench: Workbench, variant: Variant, tuned: Tuned | None = None) -> Pr
         return prove(bench, variant, chosen_by_us=True, tuned=tuned)
     except Exception as error:
         # One candidate that cannot be built must not keep the others from being chosen.
-        return Skipped(variant.name, f"could not be proved: {type(error).__name__}: {error}"[:500])
+        return Skipped(variant.name, scrubbed(f"could not be proved: {type(error).__name__}: {error}")[:500])
 
 
 def _in_order(bench: Workbench, names: list[str]) -> Iterator[Prepared]:

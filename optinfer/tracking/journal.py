@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from optinfer.errors import OptinferError
+from optinfer.secrets import clean
 from optinfer.system import home, last_resort, will
 from optinfer.tracking.events import Committed, Event, Failed, Finished
 
@@ -64,7 +65,7 @@ class Journal:
         """
         with self._turn, home.writing(self.path):
             time = self._clock()
-            record = {"event": event.kind, "time": time, **event.as_dict()}
+            record = clean({"event": event.kind, "time": time, **event.as_dict()})
             self._file.write(json.dumps(record, default=str) + "\n")
             self._file.flush()
             self._sync(self._file.fileno())

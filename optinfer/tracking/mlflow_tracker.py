@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from optinfer.errors import redact
 from optinfer.records.run import MlflowRun
+from optinfer.secrets import clean
 from optinfer.tracking.events import Committed, Event, Started
 from optinfer.tracking.mlflow_run import FedRun, Point, Points
 from optinfer.tracking.mlflow_store import Silence, Store, is_refusal, reason
@@ -62,7 +63,7 @@ class MlflowTracker:
             if self._points and (point := self._points.add(time, event.receipt.stats.rows_in)):
                 self._events.put((time, point))
         else:
-            self._events.put((time, event))
+            self._events.put((time, clean(event)))
 
     def close(self) -> MlflowRun:
         """Wait for what is queued, while MLflow answers; return `where()`."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from optinfer.config import TrackingConfig
-from optinfer.errors import OptinferError, redact
+from optinfer.errors import OptinferError, redact, scrubbed
 from optinfer.records.run import MlflowRun
 from optinfer.system import home, last_resort
 from optinfer.tracking.events import (
@@ -121,6 +121,7 @@ class Recorder:
         self.event(Selected(chosen, dict(not_chosen)))
 
     def warn(self, line: str) -> None:
+        line = scrubbed(line)
         self.warnings.append(line)
         self.event(Warned(line))
         self._say(f"warning: {line}")

@@ -21,7 +21,7 @@ from time import monotonic
 
 import pyarrow as pa
 
-from optinfer.errors import OptinferError
+from optinfer.errors import OptinferError, scrubbed
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.records.stats import Stats
 from optinfer.records.tuning import NodeSpeed
@@ -151,7 +151,7 @@ def _main(task: str, answer: str) -> None:
         Path(answer).write_bytes(pickle.dumps((stats, ended, peak_rss_mb())))
         print("done", file=say)
     except Exception as error:
-        print(f"error {type(error).__name__}: {error}"[:_LAST_WORDS].replace("\n", " "), file=say)
+        print(scrubbed(f"error {type(error).__name__}: {error}")[:_LAST_WORDS].replace("\n", " "), file=say)
 
 
 if __name__ == "__main__":

@@ -48,3 +48,22 @@ def test_certificates_are_looked_at_or_not_or_are_a_file(tmp_path: Path) -> None
 def test_the_same_again_can_be_typed_and_holds_no_password() -> None:
     line = asked.same_again("my job.yaml", ["a.b=c d"], ["/mnt"], "https://me:secret@host/x?token=1")
     assert line == "optinfer submit 'my job.yaml' --set 'a.b=c d' --shared /mnt --address https://host/x"
+
+
+@pytest.mark.parametrize(
+    ("texts", "names"),
+    [
+        (["source: {path: s3://AKIAIOSFODNN7EXAMPL9:abc/def@bucket/x}"], []),
+        (["sink.path=simplecache::s3://user:hunter2@bucket/x"], []),
+        (["name: a", "https://me:secret@ray:8265"], []),
+        (["name: a"], ["DATA_FOLDER", "AWS_SECRET_ACCESS_KEY"]),
+    ],
+)
+def test_no_file_is_written_with_a_secret_in_it(texts: list[str], names: list[str]) -> None:
+    with pytest.raises(ConfigError, match="a manifest would hold a secret") as refused:
+        asked.require_no_secret("a manifest", texts, names)
+    assert not [word for word in ("AKIA", "abc/def", "hunter2", "me:secret") if word in str(refused.value)]
+
+
+def test_a_job_without_one_may_be_written() -> None:
+    asked.require_no_secret("a manifest", ["source: {path: s3://bucket/x}", "max_batch_tokens: 4096"], ["AWS_REGION"])
