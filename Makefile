@@ -64,10 +64,10 @@ fuzz: install $(MODELS) ## damaged job files, tables and records, about ten minu
 AUDIT := $(VENV)-audit
 audit: install ## known faults of what is installed (pip-audit), and secrets in the checkout (detect-secrets); needs a network
 	test -x "$(AUDIT)/bin/pip-audit" || "$(PYTHON)" -m venv "$(AUDIT)"
-	"$(AUDIT)/bin/python" -m pip install --quiet pip-audit==2.10.1 detect-secrets==1.5.0
+	"$(AUDIT)/bin/python" -m pip install --quiet pip-audit detect-secrets==1.5.0
 	"$(AUDIT)/bin/pip-audit" --path "$$("$(VENV)/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 		--skip-editable
-	git ls-files -z | xargs -0 "$(AUDIT)/bin/detect-secrets-hook" --baseline .secrets.baseline
+	"$(AUDIT)/bin/detect-secrets" scan
 
 test-cluster: install $(MODELS) ## submissions and the demo cluster under cut connections, kills and stops; ten minutes
 	"$(VENV)/bin/python" -m pytest -m cluster

@@ -12,10 +12,6 @@ characters, is only hidden where it stands in a URL or after a name; anywhere el
 
 from __future__ import annotations
 
-import base64
-import copy
-import dataclasses
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -135,10 +131,13 @@ def _cleaned(value: Any, known: re.Pattern[str] | None) -> Any:
         }
     if isinstance(value, list | tuple):
         return type(value)(_cleaned(inner, known) for inner in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
+        import copy
+
         copied = copy.copy(value)
-        for field in dataclasses.fields(value):  # no `replace`: a constructor may take something else
-            object.__setattr__(copied, field.name, _cleaned(getattr(value, field.name), known))
+        for name in value.__dataclass_fields__:  # no `replace`: a constructor may take something else
+            if hasattr(value, name):
+                object.__setattr__(copied, name, _cleaned(getattr(value, name), known))
         return copied
     return value
 
@@ -162,6 +161,8 @@ def _limited(form: str) -> str:
 
 
 def _forms(secret: str) -> set[str]:
+    import json
+
     plain = unquote(secret)
     forms = {secret, plain, quote(secret, safe=""), quote(plain, safe=""), quote(plain)}
     return forms | {json.dumps(form)[1:-1] for form in (secret, plain)}
@@ -188,6 +189,8 @@ def _in_text(text: str) -> Iterator[str]:
         user, colon, password = userinfo.partition(":")
         yield from (user, password)
         if colon:
+            import base64
+
             yield base64.b64encode(unquote(userinfo).encode()).decode()
         yield from (pair.partition("=")[2] for pair in query.split("&"))
 
