@@ -18,7 +18,6 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-from ray._private.state import state
-from ray._private.worker import global_worker
 from ray.cluster_utils import Cluster
-from ray.core.generated import autoscaler_pb2
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import optinfer
@@ -40,9 +36,7 @@ from optinfer.execution.on_ray import OnRay
 from optinfer.job_file import parse_job
 from optinfer.optimization.trial import HERE
 from optinfer.optimization.variants import VARIANTS, Step, Variant
-from optinfer.system import home
 from optinfer.system.machine import VNNI
-from optinfer.tracking.journal import read as journal_events
 from tests.conftest import REPO, everything_under, job_settings, wait_until
 from tests.inference.test_canaries import NUMBERS, tensor_model
 from tests.other_nodes import cpu_without, without_folders
@@ -428,12 +422,12 @@ def apart(suite: Suite) -> dict[str, Callable[[], Said]]:
     return {"travels": travels, "compared": compared, "gone": gone}
 
 
-def leaving(suite: Suite) -> dict[str, Callable[[], Said]]:
-    """A head that scores nothing and three nodes of one CPU, of which one is told that it is taken away."""
+def taken(suite: Suite) -> dict[str, Callable[[], Said]]:
+    """A head and two nodes of one CPU, all of which others take."""
     store = {"object_store_memory": 128 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **store})
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-    for _ in range(3):
+    for _ in range(2):
         cluster.add_node(num_cpus=1, **store)
 
     def stuck() -> Said:
@@ -442,12 +436,12 @@ def leaving(suite: Suite) -> dict[str, Callable[[], Said]]:
 
         class Late(OnRay):
             def stream(self, task: Any, placements: Any, todo: Any) -> Any:
-                taken = [ray.remote(num_cpus=1)(Suite).remote(suite.folder) for _ in range(3)]
+                others = [ray.remote(num_cpus=1)(Suite).remote(suite.folder) for _ in range(3)]
                 wait_until(lambda: not ray.available_resources().get("CPU"), "no CPU is free")
                 try:
                     yield from super().stream(task, placements, todo)
                 finally:
-                    for one in taken:
+                    for one in others:
                         ray.kill(one)
 
         config = parse_job(job_settings(suite.source, suite.folder / "stuck", source__fragment_rows=FRAGMENT_ROWS))
@@ -458,33 +452,7 @@ def leaving(suite: Suite) -> dict[str, Callable[[], Said]]:
             return {"message": str(error), "seconds": time.monotonic() - began}
         return {"message": ""}
 
-    def drained() -> Said:
-        idle(3)
-        meeting, told = suite.faulty("drained", hold_after=0), {}
-
-        def choreography() -> None:
-            meeting.wait_for(2)
-            actors = state.actor_table(None, None, "ALIVE").values()
-            told["busy"] = [one["Address"]["NodeID"] for one in actors if one["ActorClassName"].startswith("MapWorker")]
-            told["node"], deadline = told["busy"][0], int(time.time() * 1000) + 60_000
-            drain = global_worker.gcs_client.drain_node
-            assert drain(told["node"], autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION, "a spot notice", deadline)[0]
-            told["at"] = time.time()
-
-        work = partial(suite.run, "drained", variant="faulty", placement={"replicas": 2})
-        said = beside(work, choreography, meeting)
-        journal = max(home.runs().glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime_ns)
-        receipts = [event for event in journal_events(journal) if event["event"] == "receipt"]
-        busy = {node[:8] for node in told["busy"]}
-        return {
-            **said,
-            "elsewhere_after": min(one["time"] for one in receipts if one["node"][-8:] not in busy) - told["at"],
-            "last_there": max(one["time"] for one in receipts if one["node"][-8:] == told["node"][:8]) - told["at"],
-            "batches_in_vain": len(os.listdir(meeting.folder / "calls"))
-            - sum(one["stats"]["micro_batches"] for one in receipts),
-        }
-
-    return {"drained": drained, "stuck": stuck}
+    return {"stuck": stuck}
 
 
 def main(folder: str, suite: str) -> None:
@@ -496,7 +464,7 @@ def main(folder: str, suite: str) -> None:
         "cpus": cpus,
         "elsewhere": elsewhere,
         "apart": apart,
-        "leaving": leaving,
+        "taken": taken,
     }
     for name, scenario in suites[suite](Suite(Path(folder))).items():
         try:
