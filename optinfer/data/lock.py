@@ -2,7 +2,9 @@
 
 The lease says who may remove parts and end the output; rows are safe without it, by the conditional commit. A run that
 was paused, or cut off from the store, finds when it wakes that another took its output: it touches nothing more of what
-only the holder may, whatever it waits for ends, and so does it.
+only the holder may, whatever it waits for ends, and so does it. It asks right before each such write: a process that is
+stopped for a minute between the two is beyond a store that has no fences, and the next look at the folder names what it
+did.
 
 A run that ends with an error leaves beside the lease what that was, for whoever watches the folder from elsewhere.
 """

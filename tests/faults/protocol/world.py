@@ -95,7 +95,7 @@ class Run:
         assert self._parked.acquire(timeout=_PATIENCE), f"{self.name} neither asks nor ends, after {self.last}"
 
     def step(self, fault: str = "") -> None:
-        """Let it do what it asks for; after a sign of life also the write that this allows.
+        """Let it do what it asks for; from the question who holds the output up to the write it allows.
 
         A process that is stopped for a minute right between these two is beyond a store that has no fences.
         """
@@ -105,7 +105,7 @@ class Run:
             self._turn.release()
             self._wait()
             what, _, name = self.last.partition(" ")
-            said |= what == "put" and name.startswith(_LEASES)
+            said |= name.startswith(_LEASES)
             if not said or not (what in _READS or name.startswith(_LEASES)):
                 return
 
