@@ -94,7 +94,7 @@ CASES: dict[str, Bad] = {
     "two counts": Bad("keep one of the two", sets("placement.replicas=2", "placement.max_replicas=3")),
     "low above high": Bad("is above max_replicas", sets("placement.min_replicas=3", "placement.max_replicas=2")),
     "threshold": Bad("sink.error_threshold", sets("sink.error_threshold=-1")),
-    "on_error": Bad("sink.on_error: Input should be 'quarantine' or 'raise'", sets("sink.on_error=ignore")),
+    "on_error": Bad("sink.on_error: Input should be 'quarantine', 'column' or 'raise'", sets("sink.on_error=ignore")),
     "webhook": Bad("give an http:// or https:// URL", sets("notify.url=ftp://x")),
     "idle secret": Bad("secret_env signs what is posted to url", sets("notify.secret_env=X")),
     "idle fallback": Bad("has no use with variant: auto", sets("variant=auto", "gate.fallback=torch-fp32")),
