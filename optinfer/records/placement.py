@@ -31,6 +31,13 @@ class Placement(Record):
     pinned: dict[str, int] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as records have it: nodes are named only where some are left out, as few jobs do."""
+        told = super().as_dict()
+        if not self.left_out:
+            del told["left_out"]
+        return told
+
     @property
     def params(self) -> Mapping[str, object]:
         """Describe it for a tracker."""

@@ -113,7 +113,7 @@ def _score(job: Resolved, books: Books, run: Run, left: Any) -> None:
 def commit(job: Resolved, output: Output, run: Run, index: int) -> Part:
     """Do what a replica does with a fragment."""
     name = job.plan.part_name(index)
-    if not output.attempts.begin(name) and (done := output.sink.read([name])[0]):
+    if output.attempts.begin(name, "here") and (done := output.sink.read([name])[0]):
         return done
     ids = range(index * ROWS, (index + 1) * ROWS)
     scored = pa.table({"id": [i for i in ids if i != BAD], "by": [run.name for i in ids if i != BAD]}, schema=_SCHEMA)

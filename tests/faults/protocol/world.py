@@ -6,6 +6,7 @@ without an answer, or the last of a process that dies. What a pool of threads as
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import threading
@@ -18,6 +19,8 @@ from fsspec.spec import AbstractFileSystem
 _PATIENCE = 60.0  # seconds in which a run asks for something, or ends
 _READS = ("get", "list", "exists")
 _LEASES = ("_optinfer/lease/", "_optinfer/lock.json")
+# An error that no run waits for: what asking again makes of others is tried in tests/data/test_storage.py.
+_FINAL = errno.ENOSYS
 # What only the holder of an output may write.
 _ENDS = ("_SUCCESS", "_manifest.json")
 
@@ -134,12 +137,12 @@ class Run:
         if fault == "dies":
             raise Crash
         if fault == "refused":
-            raise OSError("refused")
+            raise OSError(_FINAL, "refused")
         done = act()
         if fault == "dies after":
             raise Crash
         if fault == "no answer":
-            raise OSError("no answer")
+            raise OSError(_FINAL, "no answer")
         return act() if fault == "asked twice" else done
 
     def wait(self, seconds: float) -> None:
