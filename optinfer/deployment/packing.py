@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from optinfer.config import JobConfig, ModelConfig
 from optinfer.data.storage import absolute, is_local
@@ -46,9 +47,7 @@ class Package:
         """The job file."""
         import yaml
 
-        return yaml.safe_dump(
-            self.job.model_dump(mode="json", by_alias=True, exclude_unset=True), sort_keys=False, allow_unicode=True
-        )
+        return yaml.safe_dump(_whole(self.job), sort_keys=False, allow_unicode=True)
 
     def write(self, folder: Path) -> None:
         """Write all of it into an empty folder."""
@@ -128,9 +127,17 @@ def _require_small(model: str, paths: Iterable[Path]) -> None:
         )
 
 
+def _whole(job: JobConfig) -> dict[str, Any]:
+    """Return the job as its file has it, to run elsewhere: with all of the webhook's address, which records lack."""
+    raw = job.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    if job.notify.url:
+        raw["notify"]["url"] = job.notify.url
+    return raw
+
+
 def _placed(job: JobConfig, model: str) -> JobConfig:
     """Return the job with paths that mean the same wherever it starts."""
-    raw = job.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    raw = _whole(job)
     raw["source"]["path"], raw["sink"]["path"] = absolute(job.source.path), absolute(job.sink.path)
     raw["model"]["path"] = model
     return parse_job(raw)

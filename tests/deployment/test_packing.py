@@ -46,6 +46,13 @@ class TestJob:
         assert load_job(folder / "job.yaml") == package.job
         assert everything_under(folder) == ["_model/weights", "beside.py", "job.yaml", "waiting.py"]
 
+    def test_whoever_is_told_of_its_end_is_told_from_there(self, here: Path) -> None:
+        """Records lack the path of a webhook, which may be all that guards it; the job has to have it."""
+        package = packed(write_tensor_job(here), "notify.url=https://hooks.example/services/T0/abc")
+        (here / "sent").mkdir()
+        package.write(here / "sent")
+        assert load_job(here / "sent" / "job.yaml").notify.url == "https://hooks.example/services/T0/abc"
+
     def test_urls_stay_and_paths_that_do_not_travel_are_told(self, here: Path) -> None:
         job = write_tensor_job(here)
         assert packed(job, "source.path=s3://bucket/table", "sink.path=s3://bucket/out").notes == ()
