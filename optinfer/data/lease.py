@@ -75,9 +75,16 @@ def holder(folder: Folder) -> Holder | None:
     return None if found is None or found.ended else found
 
 
-def let_go(folder: Folder, held: Holder) -> None:
-    """Let go of an output for its holder, whose record this is: the newest, as `holder` returns it."""
-    folder.put(_at(held.epoch), _encoded(replace(held, ended=True)))
+def let_go(folder: Folder, held: Holder, untouched: bool = False) -> None:
+    """Let go of an output for its holder, whose record this is: the newest, as `holder` returns it.
+
+    Args:
+        untouched: the folder turned out to be somebody else's: nothing of ours stays where nothing was.
+    """
+    if untouched and held.epoch == 1:
+        folder.delete(_at(held.epoch))
+    else:
+        folder.put(_at(held.epoch), _encoded(replace(held, ended=True)))
     before = _read(folder, _BEFORE)
     if before is not None and before.token == held.token:
         folder.delete(_BEFORE)
@@ -182,6 +189,11 @@ class Lease:
     @property
     def token(self) -> str:
         return self._mine.token
+
+    @property
+    def record(self) -> Holder:
+        """What was last written."""
+        return self._mine
 
     def take(self, wait: Callable[[Holder], None]) -> None:
         """Take the output, when nobody holds it who lives.

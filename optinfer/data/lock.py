@@ -173,7 +173,7 @@ def give_free(folder: Folder, token: str, error: BaseException | None) -> None:
     if error is not None and not isinstance(error, OutputConflictError):  # a folder of others stays as it is
         with contextlib.suppress(*failures()):  # it must not hide what ended the run
             folder.put(_END, json.dumps(_ended(error).as_dict()).encode())
-    let_go(folder, held)
+    let_go(folder, held, untouched=isinstance(error, OutputConflictError))
 
 
 def bad_end(folder: Folder) -> BadEnd | None:

@@ -22,7 +22,7 @@ from optinfer.records.sync import Synced
 from optinfer.system import home
 from optinfer.tracking.mlflow_tracker import MlflowTracker
 from optinfer.tracking.recorder import Recorder
-from tests.conftest import MakeJob, RunCli, WriteTable, wait_until
+from tests.conftest import MakeJob, RunCli, WriteTable, everything_under, wait_until
 from tests.tracking.mlflow_server import runs_at
 from tests.tracking.test_mlflow_tracker import FINISH, START, Clock, committed
 
@@ -151,7 +151,7 @@ class TestFromAnotherMachine:
 
     def test_an_output_brings_its_run(self, tmp_path: Path, scored: Scored, uri: str) -> None:
         run_id = scored(tmp_path / "out")
-        assert not (tmp_path / "out/_optinfer/staging").exists()  # it is as clean as the end of the job left it
+        assert everything_under(tmp_path / "out/_optinfer/staging") == []  # as clean as the end of the job left it
         moved = shutil.move(tmp_path / "out", tmp_path / "elsewhere")
         assert one(moved, uri).status == "sent"
         assert one(f"{moved}/_optinfer/journals/{run_id}", uri).status == "complete"

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from optinfer.data.lease import STALE_SECONDS, Holder, Lease, Watch, holder, is_live
+from optinfer.data.lease import STALE_SECONDS, Holder, Lease, Watch, holder, is_live, let_go
 from optinfer.data.lock import RunLock
 from optinfer.data.storage import Folder
 from optinfer.errors import OutputConflictError
@@ -95,7 +95,7 @@ class TestEpochs:
         for _ in range(3):
             lease = take(folder)
             epochs.append(lease.epoch)
-            lease.end()
+            let_go(folder, lease.record)
         assert epochs == [1, 2, 3]
         assert folder.names(under=LEASE) == ["00000003.json"], "what came before is cleared away"
 
@@ -129,7 +129,7 @@ class TestEpochs:
         taker = lease.renew()
         assert taker is not None
         assert taker.token == "theirs"
-        lease.end()
+        let_go(folder, lease.record)
         held = holder(folder)
         assert held is not None
         assert held.token == "theirs", "his sign of life and his end are no one's but his own"
@@ -264,7 +264,7 @@ class TestTheVersionBefore:
         assert found["started"] == psutil.Process().create_time()
         lease.renew()
         assert json.loads(folder.read(BEFORE) or b"")["beat"] > found["beat"]
-        lease.end()
+        let_go(folder, lease.record)
         assert folder.read(BEFORE) is None
 
 

@@ -181,5 +181,9 @@ def test_whatever_the_main_thread_waits_for_ends_when_another_took_over(folder: 
 
 
 def test_an_interrupt_that_a_person_asked_for_stays_one(folder: Folder) -> None:
-    with pytest.raises(KeyboardInterrupt), RunLock(folder) as lock, lock.ending_what_waits():
-        signal.raise_signal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores them
+    try:
+        with pytest.raises(KeyboardInterrupt), RunLock(folder) as lock, lock.ending_what_waits():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -161,8 +161,8 @@ def test_a_mark_of_which_the_answer_was_lost_is_no_sign_of_a_crash(
 ) -> None:
     flaky.meets, flaky.faults = writes, [lost]
     attempts = Attempts(known.url)
-    assert attempts.begin("part-000000.parquet")
-    assert not Attempts(known.url).begin("part-000000.parquet"), "that one has begun it, and died"
+    assert attempts.begin("part-000000.parquet", "here") is None
+    assert Attempts(known.url).begin("part-000000.parquet", "here") == "here", "that one has begun it, and died"
 
 
 OUTAGE = {

@@ -48,7 +48,9 @@ def test_without_another_variant_the_job_ends_with_the_reason(
     tmp_path: Path, meeting: Path, make_job: MakeJob, source: Path, faulty: Callable[..., str]
 ) -> None:
     (meeting / "refuse").touch()
-    with pytest.raises(LoadError, match="cannot load the variant: RuntimeError: no kernel for this device") as caught:
+    with pytest.raises(
+        LoadError, match=r"cannot load the variant: .*RuntimeError: no kernel for this device"
+    ) as caught:
         optinfer.run(make_job(source, tmp_path / "out", variant=faulty()))
     assert caught.value.exit_code == 4
 
