@@ -69,7 +69,7 @@ audit: install ## known faults of what is installed (pip-audit), and secrets in 
 		--skip-editable
 	"$(AUDIT)/bin/detect-secrets" scan
 
-test-cluster: install $(MODELS) ## submissions and the demo cluster under cut connections, kills and stops; ten minutes
+test-cluster: install $(MODELS) ## submissions, kills, clusters of every kind taken apart, poison in 10,000 rows; half an hour
 	"$(VENV)/bin/python" -m pytest -m cluster
 
 conformance: install $(MODELS) ## hold every variant of the suite's models against their libraries; an hour. CONFORMANCE_ARGS=

@@ -114,6 +114,7 @@ def test_the_next_variant_takes_over_on_the_ray_that_was_started_for_the_first(t
     assert done(perform(tmp_path, "own"), "fallback")["variant"] == "fake"
 
 
+@pytest.mark.cluster
 def test_every_node_scores_and_the_rows_are_those_of_one_process(
     nodes: dict[str, Said], alone: Callable[..., str]
 ) -> None:
@@ -122,6 +123,7 @@ def test_every_node_scores_and_the_rows_are_those_of_one_process(
     assert found["digest"] == alone()
 
 
+@pytest.mark.cluster
 def test_a_real_model_gives_the_same_bits_on_two_nodes_as_in_one_process(
     nodes: dict[str, Said], alone: Callable[..., str]
 ) -> None:
@@ -131,12 +133,14 @@ def test_a_real_model_gives_the_same_bits_on_two_nodes_as_in_one_process(
     )
 
 
+@pytest.mark.cluster
 def test_a_node_that_joins_gets_work(nodes: dict[str, Said], alone: Callable[..., str]) -> None:
     found = done(nodes, "joins")
     assert scored_by(found) == {"head", "second", "third"}
     assert (found["placement"]["replicas"], found["digest"]) == (2, alone())
 
 
+@pytest.mark.cluster
 def test_a_node_that_leaves_takes_no_row_with_it_and_none_is_scored_twice(
     nodes: dict[str, Said], alone: Callable[..., str]
 ) -> None:
@@ -145,12 +149,14 @@ def test_a_node_that_leaves_takes_no_row_with_it_and_none_is_scored_twice(
     assert (found["placement"]["replicas"], found["digest"]) == (3, alone())
 
 
+@pytest.mark.cluster
 def test_replicas_run_only_where_their_custom_resource_is(nodes: dict[str, Said]) -> None:
     found = done(nodes, "jetson")
     assert scored_by(found) == {"second"}
     assert found["placement"]["replicas"] == 1
 
 
+@pytest.mark.cluster
 def test_replicas_run_only_where_their_accelerator_is(nodes: dict[str, Said]) -> None:
     found = done(nodes, "accelerator")
     assert scored_by(found) == {"third"}

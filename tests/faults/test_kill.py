@@ -68,7 +68,7 @@ def half_way(driver: Driver, output: Output, meeting: Path) -> set[str]:
     return output.sink.committed()
 
 
-@pytest.mark.parametrize("where", ["local", "s3"])
+@pytest.mark.parametrize("where", ["local", pytest.param("s3", marks=pytest.mark.cluster)])
 def test_a_killed_job_goes_on_where_it_was(
     where: str, request: pytest.FixtureRequest, tmp_path: Path, source: Path, meeting: Path,
     uninterrupted: pa.Table, write_job: WriteJob, start_driver: StartDriver,
@@ -103,7 +103,7 @@ def test_a_killed_job_goes_on_where_it_was(
 @pytest.mark.parametrize(
     ("whom", "said"),
     [
-        ("raylet", "Ray's raylet on this machine ended"),
+        pytest.param("raylet", "Ray's raylet on this machine ended", marks=pytest.mark.cluster),
         pytest.param("gcs_server", "Ray's gcs_server on this machine ended", marks=pytest.mark.cluster),
         pytest.param("command", "this command's process was killed by SIGKILL", marks=pytest.mark.cluster),
     ],

@@ -31,6 +31,7 @@ def test_a_replica_that_dies_is_replaced(
     assert len({row["id"] for row in read_rows(tmp_path / "out")}) == 64
 
 
+@pytest.mark.cluster
 def test_a_row_that_kills_every_replica_is_quarantined_and_the_job_ends(
     tmp_path: Path, make_job: MakeJob, write_table: WriteTable, faulty: Callable[..., str]
 ) -> None:
