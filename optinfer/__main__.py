@@ -8,17 +8,25 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from optinfer.cli import main
 from optinfer.cli.printing import Guarded, told
-from optinfer.system import will
-from optinfer.system.guard import Death, guarded
+
+if TYPE_CHECKING:
+    from optinfer.system.guard import Death
+
+# With one of these, or with none at all, the program says how it is used, and needs nobody who outlives it.
+_ASKED_FOR_HELP = frozenset({"-h", "--help", "--version"})
 
 
 def program(main: Callable[[], None] = main) -> NoReturn:
     """Run the command line, in a child whose end is told however it comes, and end the process."""
     _fill_standard_streams()
+    if len(sys.argv) == 1 or not _ASKED_FOR_HELP.isdisjoint(sys.argv):
+        _command(main)
+    from optinfer.system.guard import guarded
+
     _leave(guarded(partial(_command, main), _settle))
 
 
@@ -35,7 +43,8 @@ def _command(main: Callable[[], None]) -> NoReturn:
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     code = _flushed(code, *unguarded)
-    will.leave(will.ENDED, code=str(code))  # whatever native threads make of the rest
+    if will := sys.modules.get("optinfer.system.will"):
+        will.leave(will.ENDED, code=str(code))  # whatever native threads make of the rest
     atexit._run_exitfuncs()
     _leave(code, *unguarded)
 
