@@ -165,7 +165,7 @@ _LOUD = """
 import logging, os, sys, threading, warnings
 from optinfer import __main__
 
-def loud(argv=None, executor=None):
+def loud():
     word = os.environ["HF_TOKEN"]
     print("print", word)
     print("print", word, file=sys.stderr)
@@ -176,8 +176,8 @@ def loud(argv=None, executor=None):
     thread.join()
     raise SystemExit(3)
 
-__main__.main = loud
-__main__.program()
+
+__main__.program(loud)
 """
 
 
