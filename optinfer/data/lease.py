@@ -187,10 +187,6 @@ class Lease:
         return self._mine.epoch
 
     @property
-    def token(self) -> str:
-        return self._mine.token
-
-    @property
     def record(self) -> Holder:
         """What was last written."""
         return self._mine

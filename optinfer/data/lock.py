@@ -78,7 +78,7 @@ class RunLock:
         with reaching(self._folder.url):
             self._lease.take(self._look_again)
             self._folder.delete(_END)
-        will.leave(will.HELD, url=self._folder.url, token=self._lease.token)
+        will.leave(will.HELD, url=self._folder.url, token=self._lease.record.token)
         self._thread.start()
         return self
 
@@ -97,7 +97,7 @@ class RunLock:
         self._stop.set()
         self._thread.join()
         try:
-            give_free(self._folder, self._lease.token, error)
+            give_free(self._folder, self._lease.record.token, error)
         except failures() as failure:  # it must not hide how the run ended, which is not changed by it
             _log.warning("the lock of %s could not be given back: %s", redact(self._folder.url), failure)
 

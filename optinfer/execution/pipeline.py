@@ -48,11 +48,7 @@ def stream(
     context = _context()
     context.custom_execution_callback_classes = [_attended(stop, placements)]
     replicas = sum(part.replicas for part in placements)
-    hush()
-    # Ray announces the end of `ray_remote_args_fn` without naming another way to bound restarts.
-    warnings.filterwarnings("ignore", message=".*ray_remote_args", module="optinfer")
-    # It also warns that one block came from one reading task, which yields as many as there are.
-    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors", module="ray")
+    _hush_ray()
     with ray.data.DataContext.current(context):  # of this dataset alone: the caller's others keep theirs
         dataset = ray.data.read_datasource(_source(todo, replicas), num_cpus=0, override_num_blocks=1).map(
             FragmentScorer,
@@ -85,6 +81,14 @@ def stream(
             f"replicas kept dying and Ray gave up: {str(error).strip().splitlines()[0]}; check memory "
             "(fewer replicas, smaller batching.max_batch_tokens), then run the same command again"
         ) from error
+
+
+def _hush_ray() -> None:
+    hush()
+    # Ray announces the end of `ray_remote_args_fn` without naming another way to bound restarts.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args", module="optinfer")
+    # It also warns that one block came from one reading task, which yields as many as there are.
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors", module="ray")
 
 
 def _context() -> Any:

@@ -33,8 +33,6 @@ Say = Callable[[str], None]
 
 # Nodes of one kind that are tried, one after another, while they end in mid-proof.
 _ATTEMPTS = 3
-
-
 # What a node does on its bench.
 Work = Callable[[Workbench], Iterator[Prepared | Skipped]]
 
