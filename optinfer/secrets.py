@@ -6,8 +6,8 @@ a file gets of an error nobody foresaw (system/last_resort), journal and MLflow 
 
 A secret is known by where it stands (in a URL, after a name), by its shape, or because it was met before: in this
 process's environment, on its command line, in its job file. What was met is found alone, too, where a library quotes
-it: as it is, percent-decoded and encoded, escaped in JSON. The trade-off: a word of small letters alone, or one of five
-characters, is only hidden where it stands in a URL or after a name; anywhere else it could be any word.
+it: as it is, percent-decoded and encoded, escaped in JSON. The trade-off: letters of one case alone, up to eleven of
+them, or five characters are only hidden where they stand in a URL or after a name; anywhere else it could be any word.
 """
 
 from __future__ import annotations
