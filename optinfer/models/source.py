@@ -24,6 +24,7 @@ from optinfer import plugins
 from optinfer.config import ModelConfig
 from optinfer.data.storage import absolute, file_system, is_local
 from optinfer.errors import ConfigError, redact, without_secrets
+from optinfer.models import tables
 from optinfer.models.artifact import Artifact
 from optinfer.models.safety import PICKLES, check_onnx, check_pt2, check_safetensors, refuse_pickle
 from optinfer.system import home, yaml_file
@@ -49,9 +50,11 @@ def locate(config: ModelConfig, tracking: str | None = None) -> Artifact:
     Raises:
         ConfigError: it is not there, it is no model, or opening it could run code.
     """
-    path = _local(config.path, tracking or home.default_tracking_uri())
+    path = _local(config, tracking or home.default_tracking_uri())
     if not path.exists():
         raise ConfigError(f"model.path {redact(config.path)} does not exist; give {_KINDS}")
+    if config.format:
+        return _of_a_library(path, config)
     folder, entry = (path, _entry(path, config)) if path.is_dir() else (path.parent, path.name)
     main = folder / entry
     if not config.allow_pickle:
@@ -77,6 +80,19 @@ def locate(config: ModelConfig, tracking: str | None = None) -> Artifact:
     )
 
 
+def _of_a_library(path: Path, config: ModelConfig) -> Artifact:
+    """Return a model that its own library opens, as it is: a file, or the folder that MLflow logged."""
+    tables.require_harmless(tables.read(path), config.allow_pickle)
+    return Artifact(
+        path=str(path if path.is_dir() else path.parent),
+        entry="" if path.is_dir() else path.name,
+        beside=None if path.is_dir() else (),
+        format=config.format or "",
+        precision="fp64",
+        key=digest(path),
+    )
+
+
 def digest(*paths: Path) -> str:
     """Return a hex digest of every file's name and content; folders are walked, hidden files left out."""
     total = hashlib.sha256()
@@ -89,11 +105,13 @@ def digest(*paths: Path) -> str:
     return total.hexdigest()[:16]
 
 
-def _local(path: str, tracking: str) -> Path:
+def _local(config: ModelConfig, tracking: str) -> Path:
+    path = config.path
     if path.startswith(_PACKAGE):
         return _in_package(path)
     if path.startswith(_MLFLOW):
-        return _flavor(_from_mlflow(path, tracking))
+        fetched = _from_mlflow(path, tracking)
+        return fetched if config.format else _flavor(fetched)
     if path.startswith(_HUB):
         return _from_hub(path)
     return Path(absolute(path)) if is_local(path) else _remote(path)
@@ -254,8 +272,9 @@ def _of_flavors(flavors: dict[str, Any], root: Path) -> Path:
         for logged in sorted(p for p in data.rglob("*") if p.suffix in (".pt2", *PICKLES)):
             return logged
     raise ConfigError(
-        f"the MLflow model has the flavors {', '.join(sorted(flavors))}; optinfer reads onnx, transformers, "
-        "sentence_transformers and pytorch: log it as one of these"
+        f"the MLflow model has the flavors {', '.join(sorted(flavors))}; of these families optinfer reads onnx, "
+        "transformers, sentence_transformers and pytorch; model.family: tabular takes every other, with a table's "
+        "columns as its inputs"
     )
 
 
