@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,14 @@ class Features:
         names: of its columns, in order; empty where it knows only how many there are.
         width: how many.
         kinds: by name, MLflow's word for the type where a signature binds it.
-        categorical: names of the columns that the library takes as categories.
+        categorical: the columns that the library takes as categories, with those that it knows, in its order.
         numeric: all but the categorical ones have to be numbers.
     """
 
     names: tuple[str, ...]
     width: int
     kinds: Mapping[str, str]
-    categorical: tuple[str, ...] = ()
+    categorical: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     numeric: bool = False
 
     @property
@@ -81,9 +81,14 @@ class TableModel(ABC):
         return self.as_categories(pd.DataFrame({name: inputs[name][:, 0] for name in self.features.names}))
 
     def as_categories(self, frame: Any) -> Any:
-        """Give columns that the library takes as categories the type that tells it so."""
-        for name in self.features.categorical:
-            frame[name] = frame[name].astype("category")
+        """Give columns that the library takes as categories the type that tells it so; one it does not know is missing.
+
+        All of the categories, in its order: by those of a micro-batch alone a row's code would hang on its neighbours.
+        """
+        import pandas as pd
+
+        for name, known in self.features.categorical.items():
+            frame[name] = pd.Categorical(frame[name], categories=list(known))
         return frame
 
     @abstractmethod
@@ -291,10 +296,9 @@ def _features_of(described: Described, fitted: Any) -> Features:
             f"{described.file} has several features of the name {twice[0]!r}, and a table's columns are told apart by "
             "name; train it on columns of different names"
         )
-    categorical: tuple[str, ...] = ()
+    categorical: Mapping[str, Sequence[Any]] = {}
     if booster is not None:
-        kinds = booster.feature_types or ()
-        categorical = tuple(name for name, kind in zip(names, kinds, strict=False) if kind == "c")
+        categorical = _categories_of(described, booster)
     elif lightgbm is not None:
         categorical = _categorical_of(lightgbm)
     width = booster.num_features() if booster is not None else int(fitted.n_features_in_)
@@ -308,11 +312,40 @@ def _as_given(names: tuple[str, ...], described: Described) -> tuple[str, ...]:
     return said if tuple(name.replace(" ", "_") for name in said) == names else names
 
 
-def _categorical_of(booster: Any) -> tuple[str, ...]:
-    """Name LightGBM's categorical features that came as a data frame's categories: others are plain whole numbers."""
+def _categories_of(described: Described, booster: Any) -> dict[str, Sequence[Any]]:
+    """Return XGBoost's categorical features with the categories that its file holds."""
+    if "c" not in (booster.feature_types or ()):
+        return {}
+    held = dict(booster.get_categories(export_to_arrow=True).to_arrow() or ())
+    lacking = [n for n, kind in zip(booster.feature_names, booster.feature_types, strict=True) if kind == "c" and not held.get(n)]
+    if lacking:
+        raise ConfigError(
+            f"{described.file} has codes of categories for {', '.join(lacking)}, and not which categories they stand for: "
+            "XGBoost keeps those from 3.1 on; train and save it with a data frame and such a version"
+        )
+    for name, values in held.items():
+        # It counts characters where it stores bytes: "größer", "e" come back as "größ", "er" (3.2).
+        if values is not None and any(not text.isascii() for text in _bytes(values)):
+            raise ConfigError(
+                f"{described.file} has categories of {name!r} with characters beyond ASCII, which XGBoost mixes up when it "
+                "stores them: its answers are wrong wherever it is opened; train it with categories in ASCII"
+            )
+    return {name: values.to_pylist() for name, values in held.items() if values is not None}
+
+
+def _bytes(values: Any) -> list[bytes]:
+    """Return texts as they are stored; nothing of categories that are numbers."""
+    import pyarrow as pa
+
+    texts = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+    return values.cast(pa.large_binary()).to_pylist() if texts else []
+
+
+def _categorical_of(booster: Any) -> dict[str, Sequence[Any]]:
+    """Return LightGBM's features that came as a data frame's categories, with these: others are plain whole numbers."""
     categories = booster.pandas_categorical or []
     if not categories:
-        return ()
+        return {}
     text = booster.model_to_string(num_iteration=1)
     infos = next(line for line in text.splitlines() if line.startswith("feature_infos="))
     told = infos.removeprefix("feature_infos=").split()
@@ -323,7 +356,7 @@ def _categorical_of(booster: Any) -> tuple[str, ...]:
             f"LightGBM has categories of {len(categories)} columns and uses {len(found)} of them, so which are which is "
             "not in its file; train it without the columns that have one value only"
         )
-    return found
+    return dict(zip(found, categories, strict=True))
 
 
 def _objective(booster: Any) -> str:

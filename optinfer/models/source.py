@@ -218,10 +218,11 @@ def _from_mlflow(uri: str, tracking: str) -> Path:
     # Opening a logged pickle is MLflow's default; nothing here does it, and nothing it calls may.
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     try:
-        exact, made = _mlflow_version(MlflowClient(tracking_uri=tracking), uri)
+        registry = os.environ.get("MLFLOW_REGISTRY_URI") or tracking
+        exact, made, place = _mlflow_version(MlflowClient(tracking_uri=tracking, registry_uri=registry), uri)
         return _fetched(
             f"{redact(tracking)} {exact} {made}",
-            lambda out: artifacts.download_artifacts(artifact_uri=exact, dst_path=str(out), tracking_uri=tracking),
+            lambda out: artifacts.download_artifacts(artifact_uri=place, dst_path=str(out), tracking_uri=tracking),
         )
     except Exception as error:
         raise ConfigError(
@@ -230,18 +231,23 @@ def _from_mlflow(uri: str, tracking: str) -> Path:
         ) from error
 
 
-def _mlflow_version(client: Any, uri: str) -> tuple[str, str]:
-    """Return the URI with the version that an alias or `latest` stands for now, and when and from what it was made."""
+def _mlflow_version(client: Any, uri: str) -> tuple[str, str, str]:
+    """Return the URI with the version that an alias or `latest` stands for now, when and from what it was made, and where.
+
+    Asked where the files are, MLflow's own download asks the default store of this process, whatever store it is given.
+    """
     from mlflow.store.artifact.utils.models import get_model_name_and_version
 
     if not uri.startswith("models:/"):
-        return uri, ""
+        return uri, "", uri
     name, *number = get_model_name_and_version(client, uri)
     if not number:  # models:/m-…, a logged model that nothing changes
-        return uri, ""
-    version = client.get_model_version(name, number[0])
+        return uri, "", client.get_logged_model(name).artifact_location
+    version, place = client.get_model_version(name, number[0]), client.get_model_version_download_uri(name, number[0])
+    if place.startswith("models:/m-"):
+        place = client.get_logged_model(place.removeprefix("models:/")).artifact_location
     # A model that was deleted and registered anew counts from 1 again.
-    return f"models:/{name}/{number[0]}", f"{version.source} {version.creation_timestamp}"
+    return f"models:/{name}/{number[0]}", f"{version.source} {version.creation_timestamp}", place
 
 
 def _flavor(folder: Path) -> Path:

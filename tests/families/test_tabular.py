@@ -160,7 +160,8 @@ def histograms() -> Trained:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     train, known, unseen = shipped("breast_cancer", holes=0.1)
-    return of_sklearn(HistGradientBoostingClassifier(max_iter=10).fit(train, known), unseen, "model.pkl")
+    model = HistGradientBoostingClassifier(max_iter=10).fit(train, known)
+    return of_sklearn(model, unseen, "model.pkl", unconvertible="Unable to create node 'TreeEnsembleClassifier'")
 
 
 def unnamed() -> Trained:
@@ -235,7 +236,7 @@ def xgboost_categories() -> Trained:
     import xgboost
 
     frame, left = customers()
-    frame = frame.astype({"plan": "category", "city": "category"})
+    frame = frame.replace({"größer": "greater", "无": "none", "Köln": "Cologne", "São Paulo": "Sao Paulo"}).astype({"plan": "category", "city": "category"})
     model = xgboost.XGBClassifier(n_estimators=5, n_jobs=1, enable_categorical=True).fit(frame[:300], left[:300])
     texts = frame[300:].astype({"plan": "str", "city": "str"}).reset_index(drop=True)
     expected = answers_of(model, frame[300:])
