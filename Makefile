@@ -1,7 +1,7 @@
 # Every target takes VENV= (where the environment is) and PYTHON= (what creates it).
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-EXTRAS := demo,delta,torchao,image,plot,schedule,lineage,bench,dev
+EXTRAS := demo,delta,torchao,image,trees,plot,schedule,lineage,bench,dev
 
 # The demo's artifacts and MLflow file stay in the checkout, not in the home folder.
 OPTINFER_HOME ?= $(CURDIR)/.optinfer

@@ -211,8 +211,8 @@ class GateConfig(_Part):
 
     metric: str | Auto = Field(
         "auto",
-        description="how outputs are compared with the baseline: `cosine`, `top1_agreement`, `r2`, `agreement` (the share of rows with the same answer to rounding), the least of "
-        "all outputs; with a label `accuracy` or a scikit-learn scorer",
+        description="how outputs are compared with the baseline: `cosine`, `top1_agreement`, `r2`, `agreement` (the "
+        "same to rounding), the least of all outputs; with a label `accuracy` or a scikit-learn scorer",
     )
     min: float | None = Field(
         None,

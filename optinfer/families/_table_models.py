@@ -7,6 +7,7 @@ and LightGBM's files answer as their scikit-learn classes do: an objective of cl
 from __future__ import annotations
 
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from optinfer.system.machine import installed
 LABEL, PROBABILITIES, PREDICTION = "label", "probabilities", "prediction"
 # The only input of a model that does not name its features.
 FEATURES = "features"
+_UNPICKLES = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
 _CLASS_OBJECTIVES = ("binary:logistic", "multi:softprob", "multi:softmax")
 _CLASS_OBJECTIVES_LIGHTGBM = ("binary", "multiclass", "multiclassova")
 
@@ -109,15 +111,11 @@ def load(described: Described, trusted: Sequence[str]) -> TableModel:
         ConfigError: the library refuses the file, or the model is none of those that score rows of columns.
     """
     try:
-        if described.library == "xgboost":
-            return _xgboost(described)
-        if described.library == "lightgbm" and described.file.suffix in (".txt", ".lgb"):
-            return LightGbm(described, _booster(described.file))
-        if described.library == "pyfunc":
-            return Pyfunc(described, _opened_by_mlflow(described.file))
-        return Estimator(described, _opened(described.file, trusted))
+        model = _loaded(described, trusted)
     except ImportError as error:
-        raise ConfigError(f"{described.file}: {error}; install what it needs (pip install 'optinfer[trees]')") from error
+        raise ConfigError(
+            f"{described.file}: {error}; install what it needs (pip install 'optinfer[trees]')"
+        ) from error
     except ConfigError:
         raise
     except Exception as error:
@@ -125,6 +123,23 @@ def load(described: Described, trusted: Sequence[str]) -> TableModel:
             f"{described.library} cannot open {described.file}: {type(error).__name__}: {str(error)[:500]}; save the "
             "model again with the version that is installed here"
         ) from error
+    names = model.features.names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            f"{described.file} has several features of the name {twice[0]!r}, and a table's columns are told apart by "
+            "name; train it on columns of different names"
+        )
+    return model
+
+
+def _loaded(described: Described, trusted: Sequence[str]) -> TableModel:
+    if described.library == "xgboost":
+        return _xgboost(described)
+    if described.library == "lightgbm" and described.file.suffix in (".txt", ".lgb"):
+        return LightGbm(described, _booster(described.file))
+    if described.library == "pyfunc":
+        return Pyfunc(described, _opened_by_mlflow(described.file))
+    return Estimator(described, _opened(described.file, trusted))
 
 
 class Estimator(TableModel):
@@ -135,13 +150,15 @@ class Estimator(TableModel):
 
         super().__init__(described, fitted)
         if not hasattr(fitted, "predict"):
-            raise ConfigError(f"{described.file} is a {type(fitted).__name__}, which has no predict; save a fitted model")
+            raise ConfigError(
+                f"{described.file} is a {type(fitted).__name__}, which has no predict; save a fitted model"
+            )
         self.features = _features_of(described, fitted)
         if not is_classifier(fitted):
             self.outputs = (Column(name=PREDICTION, kind="double", size=_targets(fitted)),)
             return
         classes = fitted.classes_
-        if isinstance(classes, list) or not hasattr(fitted, "predict"):
+        if isinstance(classes, list):
             raise ConfigError(
                 f"{described.file} gives several labels a row; log it with MLflow as a python function whose signature "
                 "names the columns that it gives"
@@ -173,7 +190,6 @@ class LightGbm(TableModel):
     def __init__(self, described: Described, fitted: Any) -> None:
         super().__init__(described, fitted)
         self._threads = 0
-        words = fitted.params.get("objective", "") or _objective(fitted)
         names = tuple(fitted.feature_name())
         made_up = names == tuple(f"Column_{i}" for i in range(len(names)))
         self.features = Features(
@@ -183,7 +199,7 @@ class LightGbm(TableModel):
             categorical=_categorical_of(fitted),
             numeric=True,
         )
-        if words not in _CLASS_OBJECTIVES_LIGHTGBM:
+        if _objective(fitted) not in _CLASS_OBJECTIVES_LIGHTGBM:
             self.outputs = (Column(name=PREDICTION, kind="double"),)
             return
         count = max(fitted.num_model_per_iteration(), 2)
@@ -258,8 +274,8 @@ def _opened(file: Path, trusted: Sequence[str]) -> Any:
     libraries = [*_TRUSTED, *trusted]
     if unknown := sorted(set(get_untrusted_types(file=file)) - set(libraries)):
         raise ConfigError(
-            f"{file} holds objects of types that are not trusted: {', '.join(unknown)}; a file can do harm through them. "
-            f"If you trust where it comes from: model.trusted_types: [{', '.join(unknown)}]"
+            f"{file} holds objects of types that are not trusted: {', '.join(unknown)}; a file can do harm through "
+            f"them. If you trust where it comes from: model.trusted_types: [{', '.join(unknown)}]"
         )
     return load(file, trusted=libraries)
 
@@ -274,12 +290,17 @@ _TRUSTED = (
 
 
 def _opened_by_mlflow(folder: Path) -> Any:
-    import os
-
+    """Open what the job has allowed to run code; whatever else this process opens is not allowed to."""
     from mlflow import pyfunc
 
-    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"  # the job has allowed it
-    return pyfunc.load_model(str(folder), suppress_warnings=True)
+    before = os.environ.get(_UNPICKLES)
+    os.environ[_UNPICKLES] = "true"
+    try:
+        return pyfunc.load_model(str(folder), suppress_warnings=True)
+    finally:
+        os.environ.pop(_UNPICKLES)
+        if before is not None:
+            os.environ[_UNPICKLES] = before
 
 
 def _features_of(described: Described, fitted: Any) -> Features:
@@ -291,11 +312,6 @@ def _features_of(described: Described, fitted: Any) -> Features:
     elif lightgbm is not None:
         made_up = names == tuple(f"Column_{i}" for i in range(len(names)))
         names = () if made_up else _as_given(names, described)
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(
-            f"{described.file} has several features of the name {twice[0]!r}, and a table's columns are told apart by "
-            "name; train it on columns of different names"
-        )
     categorical: Mapping[str, Sequence[Any]] = {}
     if booster is not None:
         categorical = _categories_of(described, booster)
@@ -317,18 +333,22 @@ def _categories_of(described: Described, booster: Any) -> dict[str, Sequence[Any
     if "c" not in (booster.feature_types or ()):
         return {}
     held = dict(booster.get_categories(export_to_arrow=True).to_arrow() or ())
-    lacking = [n for n, kind in zip(booster.feature_names, booster.feature_types, strict=True) if kind == "c" and not held.get(n)]
+    lacking = [
+        n
+        for n, kind in zip(booster.feature_names, booster.feature_types, strict=True)
+        if kind == "c" and not held.get(n)
+    ]
     if lacking:
         raise ConfigError(
-            f"{described.file} has codes of categories for {', '.join(lacking)}, and not which categories they stand for: "
+            f"{described.file} has codes of categories for {', '.join(lacking)}, and not which they stand for: "
             "XGBoost keeps those from 3.1 on; train and save it with a data frame and such a version"
         )
     for name, values in held.items():
         # It counts characters where it stores bytes: "größer", "e" come back as "größ", "er" (3.2).
         if values is not None and any(not text.isascii() for text in _bytes(values)):
             raise ConfigError(
-                f"{described.file} has categories of {name!r} with characters beyond ASCII, which XGBoost mixes up when it "
-                "stores them: its answers are wrong wherever it is opened; train it with categories in ASCII"
+                f"{described.file} has categories of {name!r} with characters beyond ASCII, which XGBoost mixes up when "
+                "it stores them: its answers are wrong wherever it is opened; train it with categories in ASCII"
             )
     return {name: values.to_pylist() for name, values in held.items() if values is not None}
 
@@ -353,8 +373,8 @@ def _categorical_of(booster: Any) -> dict[str, Sequence[Any]]:
     found = tuple(name for name, info in zip(names, told, strict=True) if not info.startswith("[") and info != "none")
     if len(found) != len(categories):
         raise ConfigError(
-            f"LightGBM has categories of {len(categories)} columns and uses {len(found)} of them, so which are which is "
-            "not in its file; train it without the columns that have one value only"
+            f"LightGBM has categories of {len(categories)} columns and uses {len(found)} of them, so which are "
+            "which is not in its file; train it without the columns that have one value only"
         )
     return dict(zip(found, categories, strict=True))
 
@@ -387,7 +407,9 @@ def _plain(values: np.ndarray[Any, Any], squeeze: bool = False) -> np.ndarray[An
     if values.dtype == object:
         values = np.array(values.tolist())
     if values.dtype.kind not in "iubf":
-        raise ConfigError(f"the model answers {values.dtype}, of which no column can be made; let it answer numbers or texts")
+        raise ConfigError(
+            f"the model answers {values.dtype}, of which no column can be made; let it answer numbers or texts"
+        )
     return values.astype(np.int64) if values.dtype.kind in "iu" else values
 
 

@@ -1,8 +1,8 @@
 """Rows of a table to answers: models of scikit-learn, XGBoost and LightGBM, and any that MLflow opens as a function.
 
-Roles are the model's features by name, and a source column of the same name needs no mapping. A model that does not name
-them has the role `features`: as many columns as it takes, side by side, or a list column. What is missing (null, NaN)
-goes to the library as missing. The baseline is the library itself; as ONNX the same model is held against it.
+Roles are the model's features by name, and a source column of the same name needs no mapping. A model that does not
+name them has the role `features`: as many columns as it takes, side by side, or a list column. What is missing (null,
+NaN) goes to the library as missing. The baseline is the library itself; as ONNX the same model is held against it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Settings(ClassSettings):
     )
     trusted_types: tuple[str, ...] = Field(
         (),
-        description="types that a `.skops` file may hold beside those that skops trusts, e.g. `sklearn.tree._tree.Tree`",
+        description="types that a `.skops` file may hold beside those skops trusts: `[sklearn.tree._tree.Tree]`",
     )
     any_versions: bool = Field(
         False,
@@ -160,7 +160,10 @@ class Tabular(Family):
             values = frame[models.FEATURES][0]
             frame = np.array([list(values.values()) if isinstance(values, dict) else values], dtype=np.float64)
         answers = model.predict(model.as_categories(frame) if model.features.names else frame)
-        return {**self.postprocess(answers).to_pylist()[0], **{n: v[0].tolist() for n, v in answers.items() if v.ndim > 1}}
+        return {
+            **self.postprocess(answers).to_pylist()[0],
+            **{n: v[0].tolist() for n, v in answers.items() if v.ndim > 1},
+        }
 
     def _schema(self) -> pa.Schema:
         top_k, classes = self._settings.top_k, self.model.classes
@@ -185,10 +188,15 @@ class Tabular(Family):
         assert classes is not None
         if not top_k:
             own = (labels.astype(str)[:, None] == classes.astype(str)[None, :]).argmax(axis=1)
-            return [_arrow(labels, self.schema.field("label").type), pa.array(shares[np.arange(len(own)), own], pa.float32())]
+            return [
+                _arrow(labels, self.schema.field("label").type),
+                pa.array(shares[np.arange(len(own)), own], pa.float32()),
+            ]
         best = np.argsort(-shares, axis=1, kind="stable")[:, :top_k]
         scores = np.take_along_axis(shares, best, axis=1)
-        return [_arrow(values, self.schema.field(n).type) for n, values in (("labels", classes[best]), ("scores", scores))]
+        return [
+            _arrow(values, self.schema.field(n).type) for n, values in (("labels", classes[best]), ("scores", scores))
+        ]
 
     def _check_unnamed(self, schema: pa.Schema, given: str | tuple[str, ...]) -> None:
         names, width = (given,) if isinstance(given, str) else given, self.model.features.width
@@ -201,7 +209,9 @@ class Tabular(Family):
             kind = schema.field(name).type
             one = is_number(kind) if len(names) > 1 else numbers_a_row(kind) in (width, None)
             if not one:
-                raise ConfigError(f"column {name!r} holds {kind}, the model takes {width} numbers; choose other columns")
+                raise ConfigError(
+                    f"column {name!r} holds {kind}, the model takes {width} numbers; choose other columns"
+                )
         if len(names) > 1 and len(names) != width:
             raise ConfigError(f"source.columns.features names {len(names)} columns, the model takes {width}")
 
@@ -210,7 +220,9 @@ def _require_kind(role: str, column: str, kind: pa.DataType, features: models.Fe
     """Refuse a column whose values the model's library would not take as they are meant."""
     wanted = features.kinds.get(role, "")
     if wanted and wanted not in _ARROW:
-        raise ConfigError(f"the model takes {role!r} as {wanted}, which optinfer does not feed; log it with numbers or texts")
+        raise ConfigError(
+            f"the model takes {role!r} as {wanted}, which optinfer does not feed; log it with numbers or texts"
+        )
     texts = wanted in _TEXTS if wanted else is_text(kind) and (not features.numeric or role in features.categorical)
     if is_text(kind) if texts else is_number(kind):
         if _DTYPES.get(wanted, "float64")[0] in "ib" and pa.types.is_floating(kind):
@@ -218,8 +230,8 @@ def _require_kind(role: str, column: str, kind: pa.DataType, features: models.Fe
         return
     takes = "texts" if texts else "numbers" if features.numeric or wanted else "numbers and texts"
     raise ConfigError(
-        f"column {column!r} holds {kind}, the model takes {takes} as {role!r}; choose another column, or make numbers of "
-        "it when writing the table, as was done for training"
+        f"column {column!r} holds {kind}, the model takes {takes} as {role!r}; choose another column, or make numbers "
+        "of it when writing the table, as was done for training"
     )
 
 

@@ -232,9 +232,9 @@ def _from_mlflow(uri: str, tracking: str) -> Path:
 
 
 def _mlflow_version(client: Any, uri: str) -> tuple[str, str, str]:
-    """Return the URI with the version that an alias or `latest` stands for now, when and from what it was made, and where.
+    """Return the URI with the version that an alias or `latest` stands for now, when and from what it was made, where.
 
-    Asked where the files are, MLflow's own download asks the default store of this process, whatever store it is given.
+    To find a version's files MLflow's own download asks the default store of this process, whatever store it is given.
     """
     from mlflow.store.artifact.utils.models import get_model_name_and_version
 

@@ -142,7 +142,9 @@ _ALL = (
         backend="onnxruntime",
         about="scikit-learn, XGBoost or LightGBM as ONNX: the same trees or sums, without Python",
     ),
-    Variant(name="pyfunc", backend="pyfunc", about="a table's model as its own library scores it; the baseline of these"),
+    Variant(
+        name="pyfunc", backend="pyfunc", about="a table's model as its own library scores it; the baseline of these"
+    ),
     Variant(name="onnx-fp32", steps=(_EXPORT,), backend="onnxruntime", about="exact arithmetic, optimized graph"),
     Variant(
         name="onnx-optimized",

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from optinfer.errors import ConfigError, NoVariantError
+from optinfer.errors import NoVariantError
 from optinfer.families import FAMILIES, as_roles
 from optinfer.inference.preparing import prepare
 from optinfer.inference.replica import Replica, ReplicaSettings
@@ -236,7 +236,9 @@ def xgboost_categories() -> Trained:
     import xgboost
 
     frame, left = customers()
-    frame = frame.replace({"größer": "greater", "无": "none", "Köln": "Cologne", "São Paulo": "Sao Paulo"}).astype({"plan": "category", "city": "category"})
+    frame = frame.replace({"größer": "greater", "无": "none", "Köln": "Cologne", "São Paulo": "Sao Paulo"}).astype(
+        {"plan": "category", "city": "category"}
+    )
     model = xgboost.XGBClassifier(n_estimators=5, n_jobs=1, enable_categorical=True).fit(frame[:300], left[:300])
     texts = frame[300:].astype({"plan": "str", "city": "str"}).reset_index(drop=True)
     expected = answers_of(model, frame[300:])
@@ -257,7 +259,12 @@ def lightgbm_two_classes() -> Trained:
 
     train, known, unseen = shipped("breast_cancer")
     model = lightgbm.LGBMClassifier(n_estimators=10, verbose=-1, n_jobs=1).fit(train, known)
-    return Trained("model.txt", model.booster_.save_model, unseen.rename(columns=lambda n: n.replace(" ", "_")), answers_of(model, unseen))
+    return Trained(
+        "model.txt",
+        model.booster_.save_model,
+        unseen.rename(columns=lambda n: n.replace(" ", "_")),
+        answers_of(model, unseen),
+    )
 
 
 def lightgbm_numbers() -> Trained:

@@ -46,13 +46,15 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
     if best is None:
         versions = ", ".join(f"{name} {version}" for name, version in model.library.items())
         raise NoVariantError(
-            f"{type(model.fitted).__name__} of {versions} cannot be converted to ONNX ({'; '.join(failures)}); score it "
-            "with its own library: variant: pyfunc, or as gate.fallback"
+            f"{type(model.fitted).__name__} of {versions} cannot be converted to ONNX ({'; '.join(failures)}); score "
+            "it with its own library: variant: pyfunc, or as gate.fallback"
         )
     content, share, precision = best
     (out / "model.onnx").write_bytes(content)
     count = len(next(iter(rows.values())))
-    notes = () if share == 1 else (f"{round((1 - share) * count)} of {count} calibration rows leave a tree another way",)
+    notes = (
+        () if share == 1 else (f"{round((1 - share) * count)} of {count} calibration rows leave a tree another way",)
+    )
     return Change(format="onnx", precision=precision, notes=notes)
 
 
@@ -80,7 +82,9 @@ def _answers(content: bytes, rows: Arrays, outputs: tuple[str, ...]) -> Arrays:
 def _converted(model: Any, rows: Arrays, precision: str) -> bytes:
     """Return the model as ONNX, with an input for each of the family's and its outputs."""
     if model.features.categorical:
-        raise ValueError(f"its categorical columns ({', '.join(model.features.categorical)}) have no counterpart in ONNX")
+        raise ValueError(
+            f"its categorical columns ({', '.join(model.features.categorical)}) have no counterpart in ONNX"
+        )
     texts = {name for name, values in rows.items() if values.dtype == object}
     first = None
     for names in _ways(model, texts):
@@ -163,7 +167,9 @@ def _register_boosters() -> None:
         convert = getattr(converters, f"convert_{shape}")
         for name in names:
             classifies = name.endswith("Classifier")
-            shapes = calculate_linear_classifier_output_shapes if classifies else calculate_linear_regressor_output_shapes
+            shapes = (
+                calculate_linear_classifier_output_shapes if classifies else calculate_linear_regressor_output_shapes
+            )
             options = {"nocl": [True, False], "zipmap": [True, False, "columns"]} if classifies else {}
             if library == "lightgbm":
                 options["split"] = [None, -1]
@@ -221,7 +227,9 @@ def _name_outputs(graph: Any, model: Any) -> None:
     for column in model.outputs:
         taken = by_ours[column.name]
         shape = [-1, column.size] if column.size else [-1]
-        graph.initializer.append(onnx.helper.make_tensor(f"optinfer_shape_{column.name}", onnx.TensorProto.INT64, [len(shape)], shape))
+        graph.initializer.append(
+            onnx.helper.make_tensor(f"optinfer_shape_{column.name}", onnx.TensorProto.INT64, [len(shape)], shape)
+        )
         flat, kind = f"optinfer_{column.name}_flat", _ONNX.get(column.kind, onnx.TensorProto.FLOAT)
         if taken == column.name:
             inner = f"optinfer_{taken}"
