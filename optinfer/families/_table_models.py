@@ -344,7 +344,7 @@ def _categories_of(described: Described, booster: Any) -> dict[str, Sequence[Any
             "XGBoost keeps those from 3.1 on; train and save it with a data frame and such a version"
         )
     for name, values in held.items():
-        # It counts characters where it stores bytes: "größer", "e" come back as "größ", "er" (3.2).
+        # 3.2 counts characters where it stores bytes: of "größer" and "e" it makes "größ" and "er".
         if values is not None and any(not text.isascii() for text in _bytes(values)):
             raise ConfigError(
                 f"{described.file} has categories of {name!r} with characters beyond ASCII, which XGBoost mixes up when "
