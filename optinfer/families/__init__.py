@@ -69,6 +69,7 @@ class Family(ABC):
         schema: the columns a row gains.
         metrics: how outputs are compared with the baseline's, best first.
         libraries: packages whose answers `reference` asks for.
+        opened_by: those that open the model whatever executes it; what is proved with one version is with no other.
         max_batch_size: rows in a micro-batch where the job does not say.
         most_rows: rows that the model takes in one call at most, whatever the job says; None without a limit.
         takes_nulls: a null is a value like another, so that rows with one belong into a sample.
@@ -81,6 +82,7 @@ class Family(ABC):
     schema: pa.Schema
     metrics: tuple[str, ...]
     libraries: tuple[str, ...] = ()
+    opened_by: tuple[str, ...] = ()
     max_batch_size: int = 64
     most_rows: int | None = None
     takes_nulls: bool = False

@@ -10,7 +10,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,14 @@ class Features:
         names: of its columns, in order; empty where it knows only how many there are.
         width: how many.
         kinds: by name, MLflow's word for the type where a signature binds it.
-        categorical: the columns that the library takes as categories, with those that it knows, in its order.
+        categorical: names of the columns that the library takes as categories.
         numeric: all but the categorical ones have to be numbers.
     """
 
     names: tuple[str, ...]
     width: int
     kinds: Mapping[str, str]
-    categorical: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    categorical: tuple[str, ...] = ()
     numeric: bool = False
 
     @property
@@ -68,7 +68,7 @@ class TableModel(ABC):
 
     def __init__(self, described: Described, fitted: Any) -> None:
         package = LIBRARIES[described.library]
-        self.library = {package: _version(package)}
+        self.library = {package: installed(package)}
         self.fitted = fitted
 
     def __call__(self, inputs: Arrays) -> Arrays:
@@ -83,14 +83,9 @@ class TableModel(ABC):
         return self.as_categories(pd.DataFrame({name: inputs[name][:, 0] for name in self.features.names}))
 
     def as_categories(self, frame: Any) -> Any:
-        """Give columns that the library takes as categories the type that tells it so; one it does not know is missing.
-
-        All of the categories, in its order: by those of a micro-batch alone a row's code would hang on its neighbours.
-        """
-        import pandas as pd
-
-        for name, known in self.features.categorical.items():
-            frame[name] = pd.Categorical(frame[name], categories=list(known))
+        """Give columns that the library takes as categories the type that tells it so: it has its own codes for them."""
+        for name in self.features.categorical:
+            frame[name] = frame[name].astype("category")
         return frame
 
     @abstractmethod
@@ -312,7 +307,7 @@ def _features_of(described: Described, fitted: Any) -> Features:
     elif lightgbm is not None:
         made_up = names == tuple(f"Column_{i}" for i in range(len(names)))
         names = () if made_up else _as_given(names, described)
-    categorical: Mapping[str, Sequence[Any]] = {}
+    categorical: tuple[str, ...] = ()
     if booster is not None:
         categorical = _categories_of(described, booster)
     elif lightgbm is not None:
@@ -328,10 +323,10 @@ def _as_given(names: tuple[str, ...], described: Described) -> tuple[str, ...]:
     return said if tuple(name.replace(" ", "_") for name in said) == names else names
 
 
-def _categories_of(described: Described, booster: Any) -> dict[str, Sequence[Any]]:
-    """Return XGBoost's categorical features with the categories that its file holds."""
+def _categories_of(described: Described, booster: Any) -> tuple[str, ...]:
+    """Name XGBoost's categorical features, once its file is known to hold their categories, and to hold them right."""
     if "c" not in (booster.feature_types or ()):
-        return {}
+        return ()
     held = dict(booster.get_categories(export_to_arrow=True).to_arrow() or ())
     lacking = [
         n
@@ -347,10 +342,10 @@ def _categories_of(described: Described, booster: Any) -> dict[str, Sequence[Any
         # 3.2 counts characters where it stores bytes: of "größer" and "e" it makes "größ" and "er".
         if values is not None and any(not text.isascii() for text in _bytes(values)):
             raise ConfigError(
-                f"{described.file} has categories of {name!r} with characters beyond ASCII, which XGBoost mixes up when "
-                "it stores them: its answers are wrong wherever it is opened; train it with categories in ASCII"
+                f"{described.file} has categories of {name!r} with characters beyond ASCII, which XGBoost mixes up "
+                "when it stores them: its answers are wrong wherever it is opened; train it with categories in ASCII"
             )
-    return {name: values.to_pylist() for name, values in held.items() if values is not None}
+    return tuple(name for name, values in held.items() if values is not None)
 
 
 def _bytes(values: Any) -> list[bytes]:
@@ -361,11 +356,11 @@ def _bytes(values: Any) -> list[bytes]:
     return values.cast(pa.large_binary()).to_pylist() if texts else []
 
 
-def _categorical_of(booster: Any) -> dict[str, Sequence[Any]]:
-    """Return LightGBM's features that came as a data frame's categories, with these: others are plain whole numbers."""
+def _categorical_of(booster: Any) -> tuple[str, ...]:
+    """Name LightGBM's features that came as a data frame's categories: others are plain whole numbers."""
     categories = booster.pandas_categorical or []
     if not categories:
-        return {}
+        return ()
     text = booster.model_to_string(num_iteration=1)
     infos = next(line for line in text.splitlines() if line.startswith("feature_infos="))
     told = infos.removeprefix("feature_infos=").split()
@@ -376,7 +371,7 @@ def _categorical_of(booster: Any) -> dict[str, Sequence[Any]]:
             f"LightGBM has categories of {len(categories)} columns and uses {len(found)} of them, so which are "
             "which is not in its file; train it without the columns that have one value only"
         )
-    return dict(zip(found, categories, strict=True))
+    return found
 
 
 def _objective(booster: Any) -> str:
@@ -415,8 +410,3 @@ def _plain(values: np.ndarray[Any, Any], squeeze: bool = False) -> np.ndarray[An
 
 def _kind(values: np.ndarray[Any, Any]) -> str:
     return {"i": "long", "b": "boolean", "f": "double"}.get(values.dtype.kind, "string")
-
-
-def _version(package: str) -> str:
-    found = installed(package)
-    return installed(f"{package}-cpu") if found == "unknown" else found

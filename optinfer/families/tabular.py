@@ -8,7 +8,6 @@ NaN) goes to the library as missing. The baseline is the library itself; as ONNX
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -86,22 +85,18 @@ class Tabular(Family):
         self._described, self._settings = tables.read(model.file), settings
         if not settings.any_versions:
             self._described.require_environment()
-        self.libraries = (tables.LIBRARIES[self._described.library],)
-        features, outputs = self.model.features, self.model.outputs
-        self.roles = self.inputs = features.inputs
-        self.outputs = tuple(column.name for column in outputs)
+        self.libraries = self.opened_by = (tables.LIBRARIES[self._described.library],)
+        opened = self.load_module()  # not kept: what executes an artifact may have no use for it
+        self._features, self._columns, self._classes = opened.features, opened.outputs, opened.classes
+        self.roles = self.inputs = self._features.inputs
+        self.outputs = tuple(column.name for column in self._columns)
         self.dynamic_axes = {name: {0: "rows"} for name in self.inputs}
         self.schema = self._schema()
-        classes = self.model.classes is not None
+        classes = self._classes is not None
         self.metrics = ("agreement", "top1_agreement", "cosine") if classes else ("agreement", "r2")
 
-    @cached_property
-    def model(self) -> models.TableModel:
-        """The model as its library opened it; one for all that this family is asked."""
-        return models.load(self._described, self._settings.trusted_types)
-
     def check(self, schema: pa.Schema, columns: Columns) -> None:
-        features = self.model.features
+        features = self._features
         if not features.names:
             return self._check_unnamed(schema, columns[models.FEATURES])
         for role in self.roles:
@@ -117,7 +112,7 @@ class Tabular(Family):
         return None
 
     def preprocess(self, table: pa.Table) -> Features:
-        features = self.model.features
+        features = self._features
         rejected: dict[int, str] = {}
         columns: Arrays = {}
         for name in self.inputs:
@@ -130,7 +125,7 @@ class Tabular(Family):
         return ColumnFeatures(rows=table.num_rows, rejected=rejected, columns=columns)
 
     def postprocess(self, outputs: Arrays) -> pa.Table:
-        if self.model.classes is None or models.PROBABILITIES not in self.outputs:
+        if self._classes is None or models.PROBABILITIES not in self.outputs:
             found = [_arrow(outputs[name], self.schema.field(name).type) for name in self.outputs]
             return pa.Table.from_arrays(found, schema=self.schema)
         labels, shares = outputs[models.LABEL], np.asarray(outputs[models.PROBABILITIES], dtype=np.float64)
@@ -142,16 +137,15 @@ class Tabular(Family):
     def answers(self, outputs: Arrays) -> np.ndarray[Any, Any]:
         return outputs[self.outputs[0]].reshape(len(outputs[self.outputs[0]]), -1)[:, 0]
 
-    def load_module(self) -> Any:
-        return self.model
+    def load_module(self) -> models.TableModel:
+        return models.load(self._described, self._settings.trusted_types)
 
     def reference(self, rows: pa.Table, finished: pa.Table) -> Reference:
         from optinfer.families import _alone
 
-        anew = Tabular.__new__(Tabular)
-        anew._described, anew._settings = self._described, self._settings
+        anew = self.load_module()
         library = {"pyfunc": "mlflow"}.get(self._described.library, self._described.library)
-        return _alone.held(library, lambda row: self._answer_alone(anew.model, row), rows, finished)
+        return _alone.held(library, lambda row: self._answer_alone(anew, row), rows, finished)
 
     def _answer_alone(self, model: models.TableModel, row: pa.Table) -> dict[str, Any]:
         """Return what a model that was opened anew says of one row, given as pandas makes a frame of it."""
@@ -166,8 +160,8 @@ class Tabular(Family):
         }
 
     def _schema(self) -> pa.Schema:
-        top_k, classes = self._settings.top_k, self.model.classes
-        columns = {column.name: _column_type(column) for column in self.model.outputs}
+        top_k, classes = self._settings.top_k, self._classes
+        columns = {column.name: _column_type(column) for column in self._columns}
         if classes is None or models.PROBABILITIES not in columns:
             if top_k or self._settings.probabilities:
                 raise ConfigError("model.top_k and model.probabilities are for classes with probabilities; remove them")
@@ -184,7 +178,7 @@ class Tabular(Family):
 
     def _best(self, labels: np.ndarray[Any, Any], shares: np.ndarray[Any, Any]) -> list[pa.Array]:
         """Return each row's label with its probability, or with `top_k` the classes of the largest ones."""
-        classes, top_k = self.model.classes, self._settings.top_k
+        classes, top_k = self._classes, self._settings.top_k
         assert classes is not None
         if not top_k:
             own = (labels.astype(str)[:, None] == classes.astype(str)[None, :]).argmax(axis=1)
@@ -199,7 +193,7 @@ class Tabular(Family):
         ]
 
     def _check_unnamed(self, schema: pa.Schema, given: str | tuple[str, ...]) -> None:
-        names, width = (given,) if isinstance(given, str) else given, self.model.features.width
+        names, width = (given,) if isinstance(given, str) else given, self._features.width
         for name in names:
             if name not in schema.names:
                 raise ConfigError(

@@ -26,8 +26,6 @@ _SKOPS = ".skops"
 _KINDS = "XGBoost's .json or .ubj, LightGBM's .txt, scikit-learn's .skops, .pkl or .joblib, or a folder with MLmodel"
 _DESCRIPTION = "MLmodel"
 _REQUIREMENTS = "requirements.txt"
-# Wheels of one library under other names.
-_WHEELS = ("", "-cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +65,9 @@ class Described:
             ConfigError: a package is missing, or has another version; says the command.
         """
         differing = [
-            f"{name} {wanted} ({'here is ' + here if here else 'not installed'})"
+            f"{name} {wanted} ({'not installed' if here == 'unknown' else f'here is {here}'})"
             for name, wanted in self.pinned
-            if (here := _version(name)) != wanted
+            if (here := installed(name)) != wanted
         ]
         if differing:
             raise ConfigError(
@@ -196,9 +194,3 @@ def _pins(file: Path, library: str) -> Iterator[tuple[str, str]]:
         shapes = wanted.name != "mlflow" if library == "pyfunc" else wanted.name in LIBRARIES.values()
         if exact and shapes and wanted.name != "mlflow" and (wanted.marker is None or wanted.marker.evaluate()):
             yield wanted.name, exact[0]
-
-
-def _version(package: str) -> str:
-    """Return the version of a package that is installed, by any name of its wheels; nothing where it is not."""
-    found = (installed(f"{package}{wheel}") for wheel in _WHEELS)
-    return next((version for version in found if version != "unknown"), "")

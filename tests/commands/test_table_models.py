@@ -62,6 +62,18 @@ class TestJob:
         assert any("not onnx-tabular" in line and "categorical columns (plan, city)" in line for line in said)
         require_labels(tmp_path, made)
 
+    def test_rows_with_nulls_are_in_the_sample_that_judges(self, tmp_path: Path) -> None:
+        """Every row lacks something; without them there would be no sample."""
+        made = MODELS["xgboost_numbers"]()
+        rows = made.rows.copy()
+        for i in range(len(rows)):
+            rows.iloc[i, i % rows.shape[1]] = np.nan
+        lacking = Trained(made.file, made.save, rows, {})
+        record = optinfer.run(job(lacking, tmp_path, variant="onnx-tabular"))
+        assert (record.rows_out, record.rows_quarantined) == (len(rows), 0)
+        assert record.gate is not None
+        assert record.gate.sample_rows == 64
+
     def test_one_row_is_scored_by_the_library(self, tmp_path: Path) -> None:
         made = MODELS["logistic"]()
         one = Trained(made.file, made.save, made.rows[:1], {k: v[:1] for k, v in made.expected.items()})

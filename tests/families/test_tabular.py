@@ -132,6 +132,29 @@ def one_hot() -> Trained:
     return of_sklearn(model, unseen, settings={"trusted_types": ("numpy.dtype",)})
 
 
+def missing_texts() -> Trained:
+    """A null is a category like another where training had some."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import OneHotEncoder
+
+    frame, left = customers()
+    frame["plan"] = frame["plan"].mask(frame["plan"] == "pro")
+    model = pipeline(OneHotEncoder(handle_unknown="ignore"), LogisticRegression())
+    return of_sklearn(model.fit(frame[:300], left[:300]), frame[300:].reset_index(drop=True), "model.pkl")
+
+
+def unknown_missing_texts() -> Trained:
+    """And is one that nobody has seen where it had none."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import OneHotEncoder
+
+    frame, left = customers()
+    model = pipeline(OneHotEncoder(handle_unknown="ignore"), LogisticRegression()).fit(frame[:300], left[:300])
+    unseen = frame[300:].reset_index(drop=True)
+    unseen.loc[::3, "city"] = None
+    return of_sklearn(model, unseen, "model.pkl")
+
+
 def ordinal() -> Trained:
     from sklearn.ensemble import GradientBoostingClassifier
     from sklearn.preprocessing import OrdinalEncoder
@@ -299,7 +322,8 @@ def lightgbm_in_a_pipeline() -> Trained:
 MODELS = {
     f.__name__: cache(f)
     for f in (
-        logistic, one_hot, ordinal, forest, forest_of_numbers, histograms, unnamed, several_numbers, labels_only, many_classes,
+        logistic, one_hot, ordinal, missing_texts, unknown_missing_texts, forest, forest_of_numbers, histograms, unnamed,
+        several_numbers, labels_only, many_classes,
         large_integers, xgboost_classes, xgboost_two_classes, xgboost_numbers, xgboost_categories, lightgbm_classes,
         lightgbm_two_classes, lightgbm_numbers, lightgbm_categories, lightgbm_in_a_pipeline,
     )
@@ -356,6 +380,21 @@ def test_answers_are_those_of_the_models_own_library(name: str, tmp_path: Path) 
     require_answers(onnx.outputs, made)
     assert onnx.added.schema == own.added.schema == family.schema
     assert artifact.notes == ()
+
+
+@pytest.mark.parametrize("name", ["xgboost_categories", "lightgbm_categories"])
+def test_a_categorys_code_hangs_on_no_other_row(name: str, tmp_path: Path) -> None:
+    """A library that met only some of the categories, and one that it does not know, gives no row another answer."""
+    made = MODELS[name]()
+    model = saved(made, tmp_path)
+    rows = made.rows.copy()
+    rows.loc[7, "plan"] = "a plan that nobody has seen"
+    table = table_of(Trained(made.file, made.save, rows, made.expected), FAMILIES.get("tabular").load(model, {}))
+    loaded = replica(model, model, "pyfunc", {})
+    whole = loaded.score(table).outputs["probabilities"]
+    alone = [loaded.score(table.slice(i, 1)).outputs["probabilities"][0] for i in range(20)]
+    np.testing.assert_array_equal(whole[:20], alone)
+    np.testing.assert_allclose(np.delete(whole, 7, 0), np.delete(made.expected["probabilities"], 7, 0), atol=1e-6)
 
 
 def replica(model: Artifact, artifact: Artifact, backend: str, settings: dict[str, Any]) -> Replica:
