@@ -83,7 +83,7 @@ class TableModel(ABC):
         return self.as_categories(pd.DataFrame({name: inputs[name][:, 0] for name in self.features.names}))
 
     def as_categories(self, frame: Any) -> Any:
-        """Give columns that the library takes as categories the type that tells it so: it has its own codes for them."""
+        """Give columns that the library takes as categories the type that says so: it has its own codes for them."""
         for name in self.features.categorical:
             frame[name] = frame[name].astype("category")
         return frame
