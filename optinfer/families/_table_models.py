@@ -255,7 +255,7 @@ def _xgboost(described: Described) -> TableModel:
 def _booster(file: Path) -> Any:
     import lightgbm
 
-    return lightgbm.Booster(model_file=str(file), params={"verbose": -1})
+    return lightgbm.Booster(model_file=str(file))
 
 
 def _opened(file: Path, trusted: Sequence[str]) -> Any:

@@ -9,7 +9,9 @@ nobody chose the gate measures it.
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,15 @@ _ROWS = 256
 _MATRIX = "X"
 # The latest that skl2onnx and onnxmltools write alike.
 _OPSETS = {"": 18, "ai.onnx.ml": 3}
-# Its name in a converted model -> ours.
-_NAMES = {"variable": "prediction", "output_label": "label", "output_probability": "probabilities"}
+# Package, how its classes begin, and the module of their converter.
+_BOOSTERS = (("lightgbm", "LGBM", "LightGbm"), ("xgboost", "XGB", "XGBoost"))
 
 
 def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, Any]) -> Change:
     model, rows = context.family.load_module(), _together(context)
     expected = model(rows)
-    failures, best = [], None
+    failures: list[str] = []
+    best: tuple[bytes, float, str] | None = None
     for precision in options["precisions"]:
         try:
             content = _converted(model, rows, precision)
@@ -52,10 +55,8 @@ def run(source: Artifact, context: BuildContext, out: Path, options: dict[str, A
     content, share, precision = best
     (out / "model.onnx").write_bytes(content)
     count = len(next(iter(rows.values())))
-    notes = (
-        () if share == 1 else (f"{round((1 - share) * count)} of {count} calibration rows leave a tree another way",)
-    )
-    return Change(format="onnx", precision=precision, notes=notes)
+    apart = f"{round((1 - share) * count)} of {count} calibration rows are answered otherwise than by the library"
+    return Change(format="onnx", precision=precision, notes=() if share == 1 else (apart,))
 
 
 def _together(context: BuildContext) -> Arrays:
@@ -70,7 +71,7 @@ def _together(context: BuildContext) -> Arrays:
 
 
 def _answers(content: bytes, rows: Arrays, outputs: tuple[str, ...]) -> Arrays:
-    """Return what ONNX Runtime says, a row at a time as in no batch that it was converted for."""
+    """Return what ONNX Runtime says."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -81,12 +82,14 @@ def _answers(content: bytes, rows: Arrays, outputs: tuple[str, ...]) -> Arrays:
 
 def _converted(model: Any, rows: Arrays, precision: str) -> bytes:
     """Return the model as ONNX, with an input for each of the family's and its outputs."""
+    if "mlflow" in model.library:
+        raise ValueError("it is a Python function, of which nobody knows what it computes")
     if model.features.categorical:
         raise ValueError(
             f"its categorical columns ({', '.join(model.features.categorical)}) have no counterpart in ONNX"
         )
     texts = {name for name, values in rows.items() if values.dtype == object}
-    first = None
+    first: Exception | None = None
     for names in _ways(model, texts):
         try:
             made = _of_library(model, names, rows, precision)
@@ -145,35 +148,24 @@ def _boosted(fitted: Any, width: int, precision: str) -> Any:
 
 def _register_boosters() -> None:
     """Let skl2onnx meet LightGBM's and XGBoost's classes inside of a pipeline."""
-    from importlib.util import find_spec
-
     from skl2onnx import update_registered_converter
-    from skl2onnx.common.shape_calculator import (
-        calculate_linear_classifier_output_shapes,
-        calculate_linear_regressor_output_shapes,
-    )
+    from skl2onnx.common import shape_calculator
 
-    for library, shape, names in (
-        ("lightgbm", "lightgbm", ("LGBMClassifier", "LGBMRegressor")),
-        ("xgboost", "xgboost", ("XGBClassifier", "XGBRegressor")),
-    ):
-        if find_spec(library) is None or find_spec("onnxmltools") is None:
+    for library, prefix, module in _BOOSTERS:
+        if find_spec(library) is None:
             continue
-        import importlib
-
-        module = importlib.import_module(library)
-        where = {"lightgbm": "LightGbm", "xgboost": "XGBoost"}[shape]
-        converters = importlib.import_module(f"onnxmltools.convert.{shape}.operator_converters.{where}")
-        convert = getattr(converters, f"convert_{shape}")
-        for name in names:
-            classifies = name.endswith("Classifier")
-            shapes = (
-                calculate_linear_classifier_output_shapes if classifies else calculate_linear_regressor_output_shapes
+        converters = importlib.import_module(f"onnxmltools.convert.{library}.operator_converters.{module}")
+        for kind in ("classifier", "regressor"):
+            options: dict[str, list[object]] = {"split": [None, -1]} if library == "lightgbm" else {}
+            if kind == "classifier":
+                options |= {"nocl": [True, False], "zipmap": [True, False, "columns"]}
+            update_registered_converter(
+                getattr(importlib.import_module(library), f"{prefix}{kind.title()}"),
+                f"{prefix}{kind.title()}",
+                getattr(shape_calculator, f"calculate_linear_{kind}_output_shapes"),
+                getattr(converters, f"convert_{library}"),
+                options=options,
             )
-            options = {"nocl": [True, False], "zipmap": [True, False, "columns"]} if classifies else {}
-            if library == "lightgbm":
-                options["split"] = [None, -1]
-            update_registered_converter(getattr(module, name), f"Optinfer{name}", shapes, convert, options=options)
 
 
 def _finished(made: Any, names: tuple[str, ...], rows: Arrays, precision: str, model: Any) -> Any:
@@ -188,13 +180,16 @@ def _finished(made: Any, names: tuple[str, ...], rows: Arrays, precision: str, m
         given.append(onnx.helper.make_tensor_value_info(name, kind, [None, values.shape[1]]))
     wanted = onnx.TensorProto.DOUBLE if precision == "fp64" else onnx.TensorProto.FLOAT
     if names == (_MATRIX,):
-        inner = _renamed(graph, graph.input[0].name)
+        inner = "optinfer_matrix"
+        _replace(graph, graph.input[0].name, inner)
         first.append(onnx.helper.make_node("Concat", list(rows), ["optinfer_all"], axis=1))
         first.append(onnx.helper.make_node("Cast", ["optinfer_all"], [inner], to=wanted))
     else:
         for name, own in zip(names, [value.name for value in graph.input], strict=True):
             kind = onnx.TensorProto.STRING if rows[name].dtype == object else wanted
-            first.append(onnx.helper.make_node("Cast", [name], [_renamed(graph, own)], to=kind))
+            inner = f"optinfer_{name}"
+            _replace(graph, own, inner)
+            first.append(onnx.helper.make_node("Cast", [name], [inner], to=kind))
     del graph.input[:]
     graph.input.extend(given)
     for node in reversed(first):
@@ -203,48 +198,32 @@ def _finished(made: Any, names: tuple[str, ...], rows: Arrays, precision: str, m
     return made
 
 
-def _renamed(graph: Any, name: str) -> str:
-    """Give another name to what the graph's nodes take by this one."""
-    inner = f"optinfer_{name}"
-    for node in graph.node:
-        for i, taken in enumerate(node.input):
-            if taken == name:
-                node.input[i] = inner
-    return inner
-
-
 def _name_outputs(graph: Any, model: Any) -> None:
     """Give the family's outputs, in their own shapes and types: converters leave axes of one, and bools as numbers."""
     import onnx
 
-    found = [output.name for output in graph.output]
-    by_ours = {_NAMES.get(name, name): name for name in found}
-    if model.classes is not None:
-        by_ours = {"label": found[0], **({"probabilities": found[1]} if len(found) > 1 else {})}
-    elif len(found) == 1:
-        by_ours = {"prediction": found[0]}
+    found = [output.name for output in graph.output]  # a classifier's label is first
+    for i, name in enumerate(found):
+        _replace(graph, name, f"optinfer_given_{i}")
     del graph.output[:]
-    for column in model.outputs:
-        taken = by_ours[column.name]
-        shape = [-1, column.size] if column.size else [-1]
+    for i, column in enumerate(model.outputs):
+        shape, flat = [-1, column.size] if column.size else [-1], f"optinfer_flat_{i}"
+        kind = _ONNX.get(column.kind, onnx.TensorProto.FLOAT)
         graph.initializer.append(
-            onnx.helper.make_tensor(f"optinfer_shape_{column.name}", onnx.TensorProto.INT64, [len(shape)], shape)
+            onnx.helper.make_tensor(f"optinfer_shape_{i}", onnx.TensorProto.INT64, [len(shape)], shape)
         )
-        flat, kind = f"optinfer_{column.name}_flat", _ONNX.get(column.kind, onnx.TensorProto.FLOAT)
-        if taken == column.name:
-            inner = f"optinfer_{taken}"
-            for node in graph.node:
-                for names in (node.input, node.output):
-                    for i, name in enumerate(names):
-                        if name == taken:
-                            names[i] = inner
-            taken = inner
-        graph.node.append(onnx.helper.make_node("Reshape", [taken, f"optinfer_shape_{column.name}"], [flat]))
-        if column.kind == "string":
-            graph.node.append(onnx.helper.make_node("Identity", [flat], [column.name]))
-        else:
-            graph.node.append(onnx.helper.make_node("Cast", [flat], [column.name], to=kind))
+        graph.node.append(onnx.helper.make_node("Reshape", [f"optinfer_given_{i}", f"optinfer_shape_{i}"], [flat]))
+        graph.node.append(onnx.helper.make_node("Cast", [flat], [column.name], to=kind))
         graph.output.append(onnx.helper.make_tensor_value_info(column.name, kind, [None, *shape[1:]]))
+
+
+def _replace(graph: Any, name: str, by: str) -> None:
+    """Rename what nodes take and give."""
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for i, own in enumerate(names):
+                if own == name:
+                    names[i] = by
 
 
 # onnx.TensorProto's numbers.
