@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ LABEL, PROBABILITIES, PREDICTION = "label", "probabilities", "prediction"
 # The only input of a model that does not name its features.
 FEATURES = "features"
 _UNPICKLES = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
+_OPENING = threading.Lock()
 _CLASS_OBJECTIVES = ("binary:logistic", "multi:softprob", "multi:softmax")
 _CLASS_OBJECTIVES_LIGHTGBM = ("binary", "multiclass", "multiclassova")
 
@@ -288,14 +290,15 @@ def _opened_by_mlflow(folder: Path) -> Any:
     """Open what the job has allowed to run code; whatever else this process opens is not allowed to."""
     from mlflow import pyfunc
 
-    before = os.environ.get(_UNPICKLES)
-    os.environ[_UNPICKLES] = "true"
-    try:
-        return pyfunc.load_model(str(folder), suppress_warnings=True)
-    finally:
-        os.environ.pop(_UNPICKLES)
-        if before is not None:
-            os.environ[_UNPICKLES] = before
+    with _OPENING:  # replicas of one process open it at the same time
+        before = os.environ.get(_UNPICKLES)
+        os.environ[_UNPICKLES] = "true"
+        try:
+            return pyfunc.load_model(str(folder), suppress_warnings=True)
+        finally:
+            os.environ.pop(_UNPICKLES)
+            if before is not None:
+                os.environ[_UNPICKLES] = before
 
 
 def _features_of(described: Described, fitted: Any) -> Features:
