@@ -72,7 +72,8 @@ def decided(question: Question, run_id: str, by: Sequence[str]) -> CompareRecord
     everything = np.arange(both.rows.num_rows)
     values: tuple[float | None, float | None] = (None, None)
     difference, decision = None, Decision("cannot tell", _NO_LABELS)
-    slices, left_out = (), 0
+    slices: tuple[Slice, ...] = ()
+    left_out = 0
     if question.label is not None:
         champion, challenger, difference = question.on(everything)
         values, decision = (champion, challenger), decide(difference, len(everything), question.margin)
@@ -91,7 +92,7 @@ def decided(question: Question, run_id: str, by: Sequence[str]) -> CompareRecord
         metric=question.metric,
         champion=sides[0],
         challenger=sides[1],
-        difference=difference and _interval(difference),
+        difference=_interval(difference) if difference else None,
         margin=question.margin,
         verdict=decision.verdict,
         reason=decision.reason,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
 
 from optinfer.commands.resolved import Resolved, resolve
 from optinfer.config import JobConfig, ModelConfig
-from optinfer.data.sampling import draw
+from optinfer.data.fragments import Fragment, Plan
+from optinfer.data.sampling import spread
 from optinfer.data.sources import SOURCES
-from optinfer.errors import ConfigError, redact, suggest
+from optinfer.data.whole_numbers import whole_numbers
+from optinfer.errors import ConfigError, CorruptFileError, redact, suggest
 from optinfer.optimization.proving import Here
 from optinfer.optimization.selection import Prepared
 from optinfer.optimization.variants import catalog
@@ -63,19 +67,35 @@ def tables(champion: Resolved, columns: list[str], wanted: list[str], rows: int 
 
     Args:
         columns: source columns to read.
-        rows: how many are drawn, evenly over the table and the same ones each time; None reads all.
+        rows: how many are taken, evenly over the table and the same ones each time; None takes all.
+
+    Raises:
+        SourceError: the table is not the planned one, or a file of it cannot be read.
     """
-    reader, plan = SOURCES.get(champion.subject.source).reader(columns), champion.plan
+    reader = SOURCES.get(champion.subject.source).reader(columns)
+    skipped = [CorruptFileError] if champion.config.source.on_bad_file == "quarantine" else []
+    for fragment, places in _places(champion.plan, rows):
+        with contextlib.suppress(*skipped):
+            table = reader.read(fragment)
+            table = _known(table if places is None else table.take(whole_numbers(places)), wanted)
+            for start in range(0, table.num_rows, _TURN_ROWS):
+                yield table.slice(start, _TURN_ROWS)
+
+
+def _places(plan: Plan, rows: int | None) -> Iterator[tuple[Fragment, list[int] | None]]:
+    """Yield fragments from all over the table, and which of their rows are taken; None: all."""
     if rows is None or rows >= plan.rows:
-        whole = (_known(reader.read(fragment), wanted) for fragment in plan.fragments)
-    else:
-        bad = champion.config.source.on_bad_file == "quarantine"
-        # Rows with nulls are left out, so there are twice as many fragments as would do without any.
-        most = max(_FEWEST_FRAGMENTS, 2 * rows * len(plan.fragments) // plan.rows)
-        whole = iter([draw(plan.fragments, reader, wanted, rows, 0, bad, most).gate])
-    for table in whole:
-        for start in range(0, table.num_rows, _TURN_ROWS):
-            yield table.slice(start, _TURN_ROWS)
+        yield from ((fragment, None) for fragment in plan.fragments)
+        return
+    # They are of different sizes: twice as many as would do on average hold enough.
+    most = max(_FEWEST_FRAGMENTS, 2 * rows * len(plan.fragments) // plan.rows)
+    chosen = [plan.fragments[at] for at in spread(len(plan.fragments), most)]
+    places, start = np.array(spread(sum(fragment.rows for fragment in chosen), rows)), 0
+    for fragment in chosen:
+        inside = places[(places >= start) & (places < start + fragment.rows)] - start
+        start += fragment.rows
+        if len(inside):
+            yield fragment, inside.tolist()
 
 
 def _known(table: pa.Table, wanted: list[str]) -> pa.Table:

@@ -42,18 +42,14 @@ def draw(
     gate_rows: int,
     calibration_rows: int,
     skip_unreadable: bool = False,
-    most_fragments: int = _MOST_FRAGMENTS,
 ) -> Sample:
     """Draw disjoint gate and calibration rows, evenly over the table; rows with nulls in `required` are left out.
 
     Fragments that cannot be decoded are an error, or left out with `skip_unreadable` as long as one can be read.
 
     A table too small for both gives two thirds to the gate.
-
-    Args:
-        most_fragments: so many are read at most, whatever rows they hold.
     """
-    chosen = [fragments[i] for i in _spread(len(fragments), most_fragments)]
+    chosen = [fragments[i] for i in spread(len(fragments), _MOST_FRAGMENTS)]
     wanted = gate_rows + calibration_rows
     tables: list[pa.Table] = []
     left = wanted
@@ -65,20 +61,19 @@ def draw(
             if not skip_unreadable or not (tables or position + 1 < len(chosen)):
                 raise
             continue
-        taken = rows.take(whole_numbers(_spread(rows.num_rows, share)))
+        taken = rows.take(whole_numbers(spread(rows.num_rows, share)))
         tables.append(taken)
         left -= taken.num_rows
     table = pa.concat_tables(tables).combine_chunks()
     order = np.random.default_rng(0).permutation(table.num_rows)
-    enough = table.num_rows >= wanted or not calibration_rows
-    kept = min(gate_rows, table.num_rows if enough else math.ceil(table.num_rows * 2 / 3))
+    kept = min(gate_rows, table.num_rows if table.num_rows >= wanted else math.ceil(table.num_rows * 2 / 3))
     return Sample(
         gate=table.take(whole_numbers(np.sort(order[:kept]))),
         calibration=table.take(whole_numbers(np.sort(order[kept : kept + calibration_rows]))),
     )
 
 
-def _spread(total: int, most: int) -> list[int]:
+def spread(total: int, most: int) -> list[int]:
     """Return up to `most` indices spread evenly over range(total)."""
     count = min(total, most)
     return [i * total // count for i in range(count)]

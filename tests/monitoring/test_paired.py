@@ -130,13 +130,13 @@ def test_two_that_never_differ_have_an_interval_of_no_width() -> None:
     ],
 )
 def test_an_interval_decides_against_the_margin(interval: tuple[float, float, float], verdict: str) -> None:
-    assert decide(paired.Difference(*interval, 0.95), 100, 0.01).verdict == verdict
+    assert decide(paired.Difference(interval[0], interval[1], interval[2], 0.95), 100, 0.01).verdict == verdict
 
 
 def test_as_many_rows_more_as_it_says_do_tell() -> None:
     won, lost, rows, margin = 12, 10, 300, 0.01
     first = paired.tango(np.array(won), np.array(lost), rows)
-    decision = decide(paired.Difference((won - lost) / rows, *map(float, first), 0.95), rows, margin)
+    decision = decide(paired.Difference((won - lost) / rows, float(first[0]), float(first[1]), 0.95), rows, margin)
     assert decision.verdict == "cannot tell"
     assert decision.more_rows is not None
     times = 1 + decision.more_rows / rows
