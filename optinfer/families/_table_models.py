@@ -388,7 +388,7 @@ def _targets(fitted: Any) -> int | None:
     last = fitted[-1] if hasattr(fitted, "steps") else fitted
     count = int(getattr(last, "n_outputs_", 0) or 0)
     coefficients = getattr(last, "coef_", None)
-    if not count and getattr(coefficients, "ndim", 0) == 2:
+    if not count and coefficients is not None and np.ndim(coefficients) == 2:
         count = len(coefficients)
     if hasattr(last, "get_booster"):
         learner = json.loads(last.get_booster().save_config())["learner"]
