@@ -90,6 +90,11 @@ def let_go(folder: Folder, held: Holder, untouched: bool = False) -> None:
         folder.delete(_BEFORE)
 
 
+def is_dead(record: Holder) -> bool:
+    """Tell whether a holder's process is known to run no more: one of elsewhere is not."""
+    return _lives(record, time.time(), process.here()) is False
+
+
 def described(record: Holder) -> str:
     """Say who a holder is and since when; an early lock knows when its process began."""
     moment = record.started if record.since is None else record.since

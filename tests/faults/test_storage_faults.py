@@ -142,15 +142,27 @@ def quiet(bench: Bench, **options: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def here(make_bench: MakeBench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def quiet_here(make_bench: MakeBench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder = tmp_path_factory.mktemp("here")
     bench = make_bench(str(folder / "table.parquet"), str(folder / "out"))
     quiet(bench, watched=bench.sink)
     return bench
 
 
+@pytest.fixture
+def here(quiet_here: Bench) -> Bench:
+    quiet_here.empty()  # of what a test before this one left when it failed
+    return quiet_here
+
+
+@pytest.fixture
+def on_s3(quiet_on_s3: Bench) -> Bench:
+    quiet_on_s3.empty()
+    return quiet_on_s3
+
+
 @pytest.fixture(scope="module")
-def on_s3(make_bench: MakeBench, s3_endpoint: str) -> Iterator[Bench]:
+def quiet_on_s3(make_bench: MakeBench, s3_endpoint: str) -> Iterator[Bench]:
     fsspec.filesystem("s3").mkdir("storage-faults")
     with flaky_store.in_front_of(s3_endpoint) as store:
         bench = make_bench("s3://storage-faults/table.parquet", "s3://storage-faults/out")
