@@ -74,6 +74,10 @@ def test_a_finished_output_is_given_free_of_a_dead_run_and_of_no_live_one(folder
         assert (holder(folder) is None) is not elsewhere
     assert folder.read(LOCK) is None
 
+    folder.put(LOCK, json.dumps(held.as_dict()).encode())  # it was killed after it had let go of the rest
+    give_free_of_the_dead(folder)
+    assert folder.read(LOCK) is None
+
 
 def test_a_second_run_is_refused_while_the_first_lives(folder: Folder) -> None:
     with RunLock(folder):
