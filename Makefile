@@ -89,7 +89,7 @@ soak-changes: install $(MODELS) ## files of source and sink changed during a job
 soak-schedule: install ## a crontab's line every minute: an overlap, a missed tick, a kill; each night once. MINUTES=
 	"$(VENV)/bin/python" -m tests.faults.schedule_soak --minutes $(or $(MINUTES),5)
 
-soak-storage: install ## a job killed at every storage operation, here and on S3, and SEEDS= of a store that fails; half an hour
+soak-storage: install ## a job killed at every storage operation, here (some 350) and on S3, and SEEDS= of a store that fails; hours
 	OPTINFER_EVERY_OPERATION=1 OPTINFER_SEEDS=$(or $(SEEDS),50) "$(VENV)/bin/python" -m pytest tests/faults/test_storage_faults.py -q --timeout 0
 
 docs: install ## write the tables of docs/ that are made from the code
