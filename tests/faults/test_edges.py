@@ -26,7 +26,7 @@ from optinfer.inference.replica import Replica
 from optinfer.optimization.variants import VARIANTS, Variant
 from optinfer.system import home
 from optinfer.tracking.journal import read
-from tests.conftest import MakeJob, RunCli, WriteTable, everything_under, located, read_rows
+from tests.conftest import MakeJob, RunCli, WriteTable, everything_under, read_rows
 from tests.data.flaky_store import FlakyStore
 
 WriteJob = Callable[..., Path]
@@ -422,18 +422,3 @@ def test_a_home_is_named_by_its_full_path(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("OPTINFER_HOME", "relative")
     assert home.home() == tmp_path / "relative"
     assert everything_under(tmp_path) == []
-
-
-@pytest.mark.usefixtures("fake_variant", "without_ray")
-def test_a_run_that_is_done_is_done_though_its_start_up_time_cannot_be_kept(
-    run_cli: RunCli, write_job: WriteJob, source: Path, sink: Path
-) -> None:
-    kept = home.home() / "startup" / f"{located().digest}-fake.json"
-    kept.unlink(missing_ok=True)
-    kept.mkdir(parents=True)
-    try:
-        code, out, err = run_cli("run", write_job(source, sink), "--json")
-    finally:
-        kept.rmdir()
-    assert code == 0, err
-    assert json.loads(out)["status"] == "done"
