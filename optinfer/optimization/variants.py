@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optinfer import plugins
@@ -55,6 +55,16 @@ class Variant:
     @property
     def techniques(self) -> str:
         return " > ".join(s.technique for s in self.steps) or "none"
+
+    @property
+    def draft(self) -> Variant | None:
+        """The same, with each step as it suffices for a probe; None where none of them is made sooner."""
+        steps = tuple(Step(s.technique, {**s.options, **TECHNIQUES.get(s.technique).draft}) for s in self.steps)
+        return None if steps == self.steps else replace(self, steps=steps)
+
+    @property
+    def calibrates(self) -> bool:
+        return any(TECHNIQUES.get(step.technique).calibrates for step in self.steps)
 
     def unavailable(self) -> str | None:
         """Return why this machine cannot build or run the variant, with the fix; None where it can."""
