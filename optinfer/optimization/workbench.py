@@ -53,6 +53,7 @@ class Workbench:
         say: Callable[[str], None],
         look_up: LookUp,
         trials: Trials = APART,
+        again: bool = False,
     ) -> None:
         """Set up the bench.
 
@@ -62,6 +63,7 @@ class Workbench:
             say: is told, line by line, what is going on.
             look_up: finds what was tuned for such a job.
             trials: where candidates are tried.
+            again: what others than this bench measured counts for nothing.
         """
         self.subject, config, model = subject, subject.config, subject.model
         # What the family makes of the files is part of what every artifact is built from.
@@ -70,6 +72,7 @@ class Workbench:
         self.sample = sample
         self.say, self._look_up, self._trials = say, look_up, trials
         self._found: tuple[Tuned | None] | None = None
+        self._again, self._measured = again, set[tuple[str, str]]()
 
     def for_job(self, config: JobConfig) -> Workbench:
         """Return this bench for a job that differs only in which variants it allows."""
@@ -121,7 +124,8 @@ class Workbench:
 
     def certificate(self, settings: ReplicaSettings) -> Certificate | None:
         """Return what was measured of these settings before, on the same sample."""
-        return kept.read(settings.artifact.key, self._certificate_key(settings))
+        of = (settings.artifact.key, self._certificate_key(settings))
+        return None if self._again and of not in self._measured else kept.read(*of)
 
     def certify(self, variant: Variant, settings: ReplicaSettings) -> Certificate:
         if kept := self.certificate(settings):
@@ -136,7 +140,9 @@ class Workbench:
         )
         with telling(self.say) as tell:
             tell(f"certifying {variant.name} on {self.sample.gate.num_rows} rows")
-            return self._trials.certify(variant.name, settings, exam, self._longest_trial)
+            measured = self._trials.certify(variant.name, settings, exam, self._longest_trial)
+        self._measured.add((settings.artifact.key, exam.key))
+        return measured
 
     def probe(self, variant: Variant) -> tuple[float, ...]:
         """Return rows per second of a few passes over a few micro-batches of the sample; build what is lacking."""
