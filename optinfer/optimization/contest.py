@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
+from typing import Any
 
 from optinfer.backends import BACKENDS
 from optinfer.config import AUTO
@@ -150,8 +151,9 @@ def barred(bench: Workbench, variant: Variant) -> Dropped | None:
     return None
 
 
-def _probes(raw: object) -> Mapping[str, tuple[Probe, ...]]:
-    assert isinstance(raw, dict)
+def _probes(raw: Any) -> Mapping[str, tuple[Probe, ...]]:
+    if not all(one["speeds"] for probes in raw["probes"].values() for one in probes):
+        raise ValueError("a probe without a speed")
     return {
         str(name): tuple(Probe(tuple(map(float, one["speeds"])), bool(one["draft"])) for one in probes)
         for name, probes in raw["probes"].items()

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from optinfer.system import home
 from optinfer.system.machine import BF16, VNNI, cpu_features
@@ -75,6 +76,5 @@ def _path(family: str, device: str) -> Path:
     return home.home() / "races" / f"known-{ground}.json"
 
 
-def _ratios(raw: object) -> Mapping[str, float]:
-    assert isinstance(raw, dict)
+def _ratios(raw: Any) -> Mapping[str, float]:
     return {str(name): float(ratio) for name, ratio in raw["times_the_baseline"].items()}

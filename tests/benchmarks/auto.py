@@ -1,8 +1,9 @@
 """How a cold `variant: auto` decides: seconds and CPU seconds of each step, its longest silence, what was dropped.
 
 The home is empty, the table and the model are the demo's. With --exhaustive every candidate is then proved in the same
-home, as `optinfer optimize` does, and the choice is held against the fastest of them. CPU seconds are those of this
-process and of all that it started: they are comparable where other programs share the machine, seconds are not.
+home, as `optinfer optimize` does, those that pass are probed once more, one after another, in full, and the choice is
+held against the fastest of them. CPU seconds are those of this process and of all that it started: they are comparable
+where other programs share the machine, seconds are not.
 
 The last stdout line is one JSON object.
 
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from time import monotonic
 from typing import Any
 
@@ -83,12 +85,12 @@ def measured(source: str, sample_rows: int, exhaustive: bool) -> dict[str, Any]:
         "not_chosen": dict(chosen.not_chosen),
     }
     if exhaustive:
-        proved = [one for one in prove_all(bench) if isinstance(one, Prepared) and one.gate.passed]
-        strict = [one for one in proved if one.certificate.batch_invariant]
-        best = max(strict, key=lambda one: one.certificate.rows_per_second)
-        found["best"] = {"variant": best.variant.name, "rows_per_second": best.certificate.rows_per_second}
-        found["share_of_best"] = chosen.certificate.rows_per_second / best.certificate.rows_per_second
-        found["exhaustive_seconds"] = round(monotonic() - clock.began - seconds, 1)
+        names = [name for name, variant in bench.catalog.items() if not variant.exploratory]
+        proved = [one for one in prove_all(bench, names) if isinstance(one, Prepared) and one.gate.passed]
+        found["exhaustive_cpu_seconds"] = round(_cpu_seconds() - cpu, 1)
+        probed = {one.variant.name: max(median(bench.probe(one.variant)) for _ in range(2)) for one in proved}
+        found["probed_rows_per_cpu_second"] = dict(sorted(probed.items(), key=lambda item: -item[1]))
+        found["share_of_best"] = probed[chosen.variant.name] / max(probed.values())
     return found
 
 
