@@ -13,7 +13,6 @@ from optinfer.families import FAMILIES
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.gate import judge
-from optinfer.optimization.race import Why
 from optinfer.optimization.time_limits import time_limits
 from optinfer.optimization.variants import Variant
 from optinfer.optimization.workbench import Workbench
@@ -29,7 +28,7 @@ class Prepared:
 
     Attributes:
         runtime: package -> version of what executes it where it was proved; `cpus` are of that node.
-        not_chosen: the other variants, and why; `why_not` says it in one word, for programs.
+        not_chosen: the other variants, and why; `why_not` says it in a word of race.py, for programs.
         tuned: what `optinfer tune` found for this variant and rows like these; `settings` have its micro-batches.
         lengths: tokens that the sample's rows take.
     """
@@ -41,7 +40,7 @@ class Prepared:
     runtime: Mapping[str, str]
     cpus: int
     not_chosen: tuple[tuple[str, str], ...] = ()
-    why_not: tuple[tuple[str, Why], ...] = ()
+    why_not: tuple[tuple[str, str], ...] = ()
     tuned: Tuned | None = None
     lengths: Lengths = NO_LENGTHS
 

@@ -10,9 +10,7 @@ from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from optinfer.config import JobConfig
@@ -20,12 +18,10 @@ from optinfer.families import Family
 from optinfer.inference.settings import ReplicaSettings, TimeLimits
 from optinfer.models.artifact import Artifact
 from optinfer.optimization import baseline as baselines
-from optinfer.optimization import kept
 from optinfer.optimization.baseline import Answers, require_sound
 from optinfer.optimization.build import build, cached, keys
-from optinfer.optimization.certificate import Certificate, Exam, conditions
+from optinfer.optimization.certificate import Certificate, Exam, conditions, known
 from optinfer.optimization.job_sample import JobSample
-from optinfer.optimization.probing import probe_rows
 from optinfer.optimization.subject import Subject
 from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.trial import APART, Trials
@@ -125,11 +121,11 @@ class Workbench:
     def certificate(self, settings: ReplicaSettings) -> Certificate | None:
         """Return what was measured of these settings before, on the same sample."""
         of = (settings.artifact.key, self._certificate_key(settings))
-        return None if self._again and of not in self._measured else kept.read(*of)
+        return None if self._again and of not in self._measured else known(*of)
 
     def certify(self, variant: Variant, settings: ReplicaSettings) -> Certificate:
-        if kept := self.certificate(settings):
-            return kept
+        if found := self.certificate(settings):
+            return found
         baseline = self.baseline
         exam = Exam(
             self.sample.roles(self.sample.gate),
@@ -149,18 +145,9 @@ class Workbench:
         settings = replace(self.settings(variant, self.build(variant)), canary=self.canary)
         with telling(self.say) as tell:
             tell(f"probing {variant.name}", silently=True)
-            return self._trials.probe(settings, self._probe_batches(settings), self._longest_trial)
-
-    def _probe_batches(self, settings: ReplicaSettings) -> list[pa.Table]:
-        roles = self.sample.roles(self.sample.gate.take(pa.array(self.baseline.kept)))
-        most = settings.max_batch_size or self.family.max_batch_size
-        chosen = probe_rows(self._lengths_of_rows, roles.num_rows, most, settings.device)
-        return [roles.take(pa.array(rows)) for rows in chosen]
-
-    @cached_property
-    def _lengths_of_rows(self) -> np.ndarray[Any, Any] | None:
-        roles = self.sample.roles(self.sample.gate.take(pa.array(self.baseline.kept)))
-        return self.sample.features(roles).lengths
+            most = settings.max_batch_size or self.family.max_batch_size
+            batches = self.sample.micro_batches(self.baseline.kept, most, settings.device)
+            return self._trials.probe(settings, batches, self._longest_trial)
 
     @property
     def _longest_trial(self) -> float:
