@@ -27,7 +27,6 @@ _AVX2 = {
     "torch-compiled": 1.22,
     "onnx-optimized": 1.12,
     "onnx-fp32": 1.07,
-    "ctranslate2-fp32": 1.1,
     "torchao-int8-weights": 1.02,
     "openvino-int8-weights": 0.96,
     "openvino-fp32": 0.88,

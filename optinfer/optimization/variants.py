@@ -108,6 +108,12 @@ _ALL = (
         about="int8 calibrated on the job's rows, the rest in bf16 where the CPU has it",
     ),
     Variant(
+        name="ctranslate2-int8",
+        steps=(Step("ctranslate2_convert"),),
+        backend="ctranslate2",
+        about="text encoders in int8, a scale for each token, in CTranslate2; converted in seconds, not calibrated",
+    ),
+    Variant(
         name="onnx-int8-qdq",
         steps=(_EXPORT, Step("onnx_int8_qdq")),
         backend="onnxruntime",
@@ -145,6 +151,12 @@ _ALL = (
         steps=(_EXPORT, Step("openvino_convert")),
         backend="openvino",
         about="exact arithmetic, OpenVINO's kernels",
+    ),
+    Variant(
+        name="ctranslate2-fp32",
+        steps=(Step("ctranslate2_convert", {"quantization": "float32"}),),
+        backend="ctranslate2",
+        about="text encoders in exact arithmetic, in CTranslate2",
     ),
     Variant(name="onnx-fp32", steps=(_EXPORT,), backend="onnxruntime", about="exact arithmetic, optimized graph"),
     Variant(

@@ -33,7 +33,7 @@ def source(tmp_path: Path, write_table: WriteTable) -> Path:
 def test_the_sample_is_the_tables_whatever_the_job_does_with_it(
     make_job: MakeJob, source: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    job = {"gate__sample_rows": 64, "sink__columns": [], "source__fragment_rows": "auto"}
+    job = {"variant": "torch-fp32", "gate__sample_rows": 64, "sink__columns": [], "source__fragment_rows": "auto"}
     whole = resolve(make_job(source, tmp_path / "out", **job)).bench().sample
     trial = resolve(make_job(source, tmp_path / "out", **{**job, **change})).bench().sample
     assert trial.gate_digest == whole.gate_digest
@@ -46,7 +46,11 @@ def test_another_table_has_another_sample(
     make_job: MakeJob, source: Path, tmp_path: Path, write_table: WriteTable
 ) -> None:
     def digest() -> str:
-        return resolve(make_job(source, tmp_path / "out", gate__sample_rows=64)).bench().sample.gate_digest
+        return (
+            resolve(make_job(source, tmp_path / "out", variant="torch-fp32", gate__sample_rows=64))
+            .bench()
+            .sample.gate_digest
+        )
 
     before = digest()
     write_table(source / "c.parquet", rows=200, offset=1300)
