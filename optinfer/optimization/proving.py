@@ -25,16 +25,22 @@ class Proving:
     Attributes:
         fragments: of the job's table, from which its sample is drawn.
         look_up: finds what was tuned for such a job; `trials`: where candidates are tried.
+        any_tuned: there may be something to look up.
+        cpus: those that replicas share there; None takes all.
     """
 
     subject: Subject
     fragments: Fragments
     look_up: LookUp
     trials: Trials
+    any_tuned: bool = True
+    cpus: int | None = None
 
     def bench(self, say: Say = lambda line: None) -> Workbench:
         """Return the bench on which the job's variants are built and proved; it draws the sample."""
-        return Workbench(self.subject, JobSample(self.subject, self.fragments), say, self.look_up, self.trials)
+        return Workbench(
+            self.subject, JobSample(self.subject, self.fragments), say, self.look_up, self.trials, self.cpus
+        )
 
     def for_job(self, config: JobConfig) -> Proving:
         """Return it for a job that differs only in which variants it allows."""
@@ -43,6 +49,14 @@ class Proving:
     def on(self, model: Artifact) -> Proving:
         """Return it where it came to, with the model as it lies there."""
         return replace(self, subject=self.subject.on(model))
+
+    def counting(self, cpus: int) -> Proving:
+        """Return it on a node whose replicas share so many CPUs."""
+        return replace(self, cpus=cpus)
+
+    def with_records(self, look_up: LookUp, any_tuned: bool) -> Proving:
+        """Return it with another place where what was tuned is looked up."""
+        return replace(self, look_up=look_up, any_tuned=any_tuned)
 
 
 class Prover(Protocol):

@@ -6,7 +6,6 @@ the same rows chooses from the certificates it finds.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -19,7 +18,7 @@ from optinfer.inference.replica import ReplicaSettings
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.gate import judge
 from optinfer.optimization.time_limits import time_limits
-from optinfer.optimization.variants import BASELINES, VARIANTS, Variant, require
+from optinfer.optimization.variants import BASELINES, VARIANTS, Catalog, Variant, require
 from optinfer.optimization.workbench import Workbench
 from optinfer.records.binding import Bound
 from optinfer.records.proof import Certificate, GateResult
@@ -121,21 +120,29 @@ def prove_all(
     """
     _ = bench.baseline
     started, passed = clock(), False
-    wanted = bench.catalog if names is None else names
-    baseline = BASELINES[bench.model.format]
-    # Then the job's own recipes: whoever wrote them wants them tried.
-    for name in sorted(wanted, key=lambda n: (n != baseline, n in VARIANTS)):
+    for name in in_order(bench.catalog, bench.model.format, names):
         variant = bench.catalog[name]
         if reason := variant.unavailable() or variant.unfit(bench.model.format):
             yield Skipped(name, f"not available: {reason}")
         elif not _on_device(bench, variant):
             yield Skipped(name, f"runs on {variant.device}, placement.device is {bench.config.placement.device}")
         elif passed and time_budget is not None and clock() - started > time_budget:
-            yield Skipped(name, "not tried: selection.time_budget was spent")
+            yield out_of_time(name)
         else:
             result = _tried(bench, variant)
             passed = passed or (isinstance(result, Prepared) and result.gate.passed)
             yield result
+
+
+def in_order(catalog: Catalog, model_format: str, names: Iterable[str] | None = None) -> list[str]:
+    """Return variants in the order in which they are tried, the baseline first; None takes all that the job knows."""
+    baseline = BASELINES[model_format]
+    # Then the job's own recipes: whoever wrote them wants them tried.
+    return sorted(catalog if names is None else names, key=lambda n: (n != baseline, n in VARIANTS))
+
+
+def out_of_time(name: str) -> Skipped:
+    return Skipped(name, "not tried: selection.time_budget was spent")
 
 
 def prove(bench: Workbench, variant: Variant, chosen_by_us: bool, tuned: Tuned | None = None) -> Prepared:
@@ -151,7 +158,7 @@ def known(bench: Workbench) -> Prepared | None:
     """Return what `candidates` would yield first as far as the cache tells; build and measure nothing."""
     named = bench.config.variant
     found = []
-    for variant in [bench.catalog[name] for name in (_likely(bench) if named == AUTO else [named])]:
+    for variant in [bench.catalog[name] for name in (likely(bench.catalog) if named == AUTO else [named])]:
         if variant.unavailable() or variant.unfit(bench.model.format) or not _on_device(bench, variant):
             continue
         artifact, tuned = bench.cached(variant), _tuned_for(bench, variant)
@@ -181,7 +188,7 @@ def _judged(
         certificate,
         verdict,
         _runtime(variant, settings.family),
-        os.cpu_count() or 1,
+        bench.cpus,
         tuned=tuned,
         lengths=bench.lengths,
     )
@@ -199,9 +206,14 @@ def rank(bench: Workbench) -> tuple[list[Prepared], list[tuple[str, str]]]:
     Raises:
         GateError: none passes.
     """
+    results = prove_all(bench, likely(bench.catalog), bench.config.selection.time_budget)
+    return _ranked(results, bench.model.format)
+
+
+def _ranked(results: Iterable[Prepared | Skipped], model_format: str) -> tuple[list[Prepared], list[tuple[str, str]]]:
     proved: list[Prepared] = []
     refused: list[tuple[str, str]] = []
-    for result in prove_all(bench, _likely(bench), bench.config.selection.time_budget):
+    for result in results:
         if isinstance(result, Skipped):
             refused.append((result.name, result.reason))
         elif result.gate.passed:
@@ -209,7 +221,7 @@ def rank(bench: Workbench) -> tuple[list[Prepared], list[tuple[str, str]]]:
         else:
             refused.append((result.variant.name, result.gate.reason))
     if not proved:
-        raise _none_passes(refused, bench)
+        raise _none_passes(refused, model_format)
     return sorted(proved, key=lambda p: -p.certificate.rows_per_second), refused
 
 
@@ -217,8 +229,9 @@ def _on_device(bench: Workbench, variant: Variant) -> bool:
     return bench.config.placement.device in (AUTO, variant.device)
 
 
-def _likely(bench: Workbench) -> list[str]:
-    return [name for name, variant in bench.catalog.items() if not variant.exploratory]
+def likely(catalog: Catalog) -> list[str]:
+    """Return the variants that are tried without being named."""
+    return [name for name, variant in catalog.items() if not variant.exploratory]
 
 
 def _tried(bench: Workbench, variant: Variant, tuned: Tuned | None = None) -> Prepared | Skipped:
@@ -246,21 +259,43 @@ def _in_order(bench: Workbench, names: list[str]) -> Iterator[Prepared]:
         else:
             refused.append((variant.name, prepared.gate.reason))
     if not found:
-        raise _none_passes(refused, bench)
+        raise _none_passes(refused, bench.model.format)
 
 
 def _fastest_first(bench: Workbench) -> Iterator[Prepared]:
-    failed: list[tuple[str, str]] = []
-    if bench.tuned is not None:
-        first = _as_tuned(bench, bench.tuned)
+    failed: list[Skipped] = []
+    for first in as_tuned(bench):
         if isinstance(first, Prepared):
             yield first
         else:
-            failed.append((f"{first.name} as tuned", first.reason))
-    ranked, refused = rank(bench)
+            failed.append(first)
+    results = prove_all(bench, likely(bench.catalog), bench.config.selection.time_budget)
+    yield from best_first(results, bench.model.format, failed)
+
+
+def best_first(
+    results: Iterable[Prepared | Skipped], model_format: str, failed: Iterable[Skipped] = ()
+) -> Iterator[Prepared]:
+    """Yield what passes, fastest first, each with the others and why they are not chosen.
+
+    Args:
+        results: in the order in which variants are tried: of two that are as fast, the earlier one comes first.
+        failed: what was tuned and cannot be used any more.
+
+    Raises:
+        GateError: none passes.
+    """
+    ranked, refused = _ranked(results, model_format)
+    untuned = [(f"{one.name} as tuned", one.reason) for one in failed]
     for i, best in enumerate(ranked):
         slower = [(p.variant.name, f"slower: {_speed(p)}, {best.variant.name} {_speed(best)}") for p in ranked[i + 1 :]]
-        yield replace(best, not_chosen=(*failed, *slower, *refused))
+        yield replace(best, not_chosen=(*untuned, *slower, *refused))
+
+
+def as_tuned(bench: Workbench) -> Iterator[Prepared | Skipped]:
+    """Yield what `tune` found for jobs like this one, proved, or why it cannot be used; nothing where it found none."""
+    if bench.tuned is not None:
+        yield _as_tuned(bench, bench.tuned)
 
 
 def _as_tuned(bench: Workbench, tuned: Tuned) -> Prepared | Skipped:
@@ -274,7 +309,7 @@ def _as_tuned(bench: Workbench, tuned: Tuned) -> Prepared | Skipped:
     if not result.gate.passed:
         return Skipped(tuned.variant, result.gate.reason)
     why = f"{tuned.variant} won `optinfer tune` on {tuned.measured_at[:10]}"
-    return replace(result, not_chosen=tuple((name, why) for name in _likely(bench) if name != tuned.variant))
+    return replace(result, not_chosen=tuple((name, why) for name in likely(bench.catalog) if name != tuned.variant))
 
 
 def _tuned_for(bench: Workbench, variant: Variant) -> Tuned | None:
@@ -285,10 +320,10 @@ def _speed(prepared: Prepared) -> str:
     return f"{prepared.certificate.rows_per_second:.1f} rows/s a replica"
 
 
-def _none_passes(refused: list[tuple[str, str]], bench: Workbench) -> GateError:
+def _none_passes(refused: list[tuple[str, str]], model_format: str) -> GateError:
     reasons = "\n".join(f"  {name}: {reason}" for name, reason in refused)
     return GateError(
         f"no variant passes the gate, nothing was scored:\n{reasons}",
         "lower what the gate asks for, choose another variant, or name one that passes as gate.fallback "
-        f"({BASELINES[bench.model.format]} is the baseline itself)",
+        f"({BASELINES[model_format]} is the baseline itself)",
     )

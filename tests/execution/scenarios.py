@@ -32,11 +32,15 @@ import optinfer
 from optinfer.commands import resolved
 from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.errors import OptinferError
+from optinfer.execution import grounds
 from optinfer.execution.on_ray import OnRay
+from optinfer.execution.ray_cluster import KeptAway
 from optinfer.job_file import parse_job
 from optinfer.optimization.trial import HERE
 from optinfer.optimization.variants import VARIANTS, Step, Variant
+from optinfer.records.tuning import NodeSpeed
 from optinfer.system.machine import VNNI
+from optinfer.tuning.node_trials import Effort
 from tests.conftest import REPO, everything_under, job_settings, wait_until
 from tests.inference.test_canaries import NUMBERS, tensor_model
 from tests.other_nodes import cpu_without, without_folders
@@ -262,11 +266,11 @@ def mixed(suite: Suite) -> dict[str, Callable[[], Said]]:
     return {step.__name__: step for step in (both, resumed, cpus_leave)}
 
 
-def started(cluster: Cluster, cpus: int, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+def started(cluster: Cluster, cpus: int, before: Sequence[str] = (), gpus: int = 0) -> subprocess.Popen[bytes]:
     """Start a node by hand, behind a command that makes it another machine."""
     ray_start = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={cluster.address}", "--block"]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([*before, *ray_start, f"--num-cpus={cpus}"], **silent)
+    return subprocess.Popen([*before, *ray_start, f"--num-cpus={cpus}", f"--num-gpus={gpus}"], **silent)
 
 
 def ended(*nodes: subprocess.Popen[bytes]) -> None:
@@ -379,12 +383,6 @@ def apart(suite: Suite) -> dict[str, Callable[[], Said]]:
         others.append(started(cluster, 2, without_folders(home, model)))
         idle(2 * count)
 
-    def under(node: str) -> list[str]:
-        there = NodeAffinitySchedulingStrategy(node, soft=False)
-        asked = ray.remote(everything_under).options(num_cpus=0, scheduling_strategy=there)
-        names: list[str] = ray.get(asked.remote(home))
-        return names
-
     def travels() -> Said:
         idle(6)
         said: dict[str, Said] = {}
@@ -393,7 +391,7 @@ def apart(suite: Suite) -> dict[str, Callable[[], Said]]:
             record = optinfer.run(parse_job(job_settings(suite.source, sink, variant=variant, **settings)))
             said[variant] = {"rows_out": record.rows_out, "nodes": len(record.rows_by_node), "content": content(sink)}
         workers = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        return {"variants": said, "homes": [under(node) for node in workers], "own": everything_under(home)}
+        return {"variants": said, "homes": [under(node, home) for node in workers], "own": everything_under(home)}
 
     def gone() -> Said:
         """The model is deleted before it travels."""
@@ -420,6 +418,176 @@ def apart(suite: Suite) -> dict[str, Callable[[], Said]]:
         return {"passed": {one.variant: one.passed for one in record.candidates}, "own": everything_under(home)}
 
     return {"travels": travels, "compared": compared, "gone": gone}
+
+
+def unlike(suite: Suite) -> dict[str, Callable[[], Said]]:
+    """A head that scores nothing, and nodes that come while a job runs: one is told of no instructions for int8."""
+    store = {"object_store_memory": 128 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    other = cpu_without(suite.folder, *VNNI)
+    nodes = {"first": started(cluster, cpus=1)}
+    idle(1)
+
+    def refused(by: int) -> None:
+        wait_until(lambda: len(KeptAway().look()) >= by, f"{by} nodes that a replica refused", 180.0)
+
+    def scored(name: str, meeting: Meeting, choreography: Callable[[], None]) -> Said:
+        def work() -> Said:
+            found = suite.run(name, variant="faulty")
+            manifest = suite.folder / name / "_manifest.json"
+            return {**found, "warnings": json.loads(manifest.read_text())["warnings"] if manifest.exists() else []}
+
+        return beside(work, choreography, meeting)
+
+    def late() -> Said:
+        meeting = suite.faulty("late", hold_after=0, computes="int8")
+
+        def choreography() -> None:
+            meeting.wait_for(1)
+            nodes["other"] = started(cluster, 2, other)
+            refused(1)
+            nodes["second"] = started(cluster, 1)
+            meeting.wait_for(2)
+
+        return scored("late", meeting, choreography)
+
+    def restarted() -> Said:
+        """A replica that has fragments at hand is started again, on the one node that is free: the other one's."""
+        ended(nodes.pop("second"))
+        idle(3)
+        meeting = suite.faulty("restarted", hold_after=0, computes="int8")
+
+        def choreography() -> None:
+            meeting.wait_for(1)
+            nodes.pop("first").kill()
+            wait_until(lambda: ray.cluster_resources().get("CPU") == 2, "the first node gone", 120.0)
+            meeting.release()
+            refused(1)
+            nodes["third"] = started(cluster, 1)
+
+        return scored("restarted", meeting, choreography)
+
+    return {"late": late, "restarted": restarted}
+
+
+def alike(suite: Suite) -> dict[str, Callable[[], Said]]:
+    """A head that scores nothing, and nodes that are alike, each with a home of its own."""
+    store = {"object_store_memory": 128 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
+    home = suite.folder / "home"
+    home.mkdir()
+    os.environ["OPTINFER_HOME"] = str(home)
+    settings = of_numbers(suite)
+    for name in set(VARIANTS) - {"onnx-fp32", "onnx-int8-qdq", "onnx-int8-dynamic"}:
+        del VARIANTS[name]
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    asked: list[str] = []
+    ask = grounds._asked
+
+    def counted(nodes: Sequence[Any], packages: Sequence[str]) -> dict[str, Any]:
+        asked.extend(node.name for node in nodes)
+        return ask(nodes, packages)
+
+    grounds._asked = counted
+    others: list[subprocess.Popen[bytes]] = []
+
+    def job(name: str, **changes: Any) -> Any:
+        return parse_job(job_settings(suite.source, suite.folder / name, variant="auto", **{**settings, **changes}))
+
+    def homes() -> list[list[str]]:
+        workers = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        return [under(node, home) for node in workers]
+
+    def nobody() -> Said:
+        """No node could prove, and none is on its way."""
+        lines: list[str] = []
+        try:
+            optinfer.run(job("nobody"), say=lines.append, executor=OnRay(patience=3.0))
+        except OptinferError as error:
+            return {"message": str(error), "lines": lines}
+        return {"message": ""}
+
+    def compared() -> Said:
+        for count in (1, 2):  # one after the other: their ports are chosen as they start
+            others.append(started(cluster, 2, without_folders(home)))
+            idle(2 * count)
+        lines: list[str] = []
+        record = optinfer.optimize(job("compared"), say=lines.append, executor=OnRay())
+        return {
+            "passed": {one.variant: one.passed for one in record.candidates},
+            "lines": lines,
+            "proved": [len([name for name in names if name.startswith("certificates/")]) for names in homes()],
+        }
+
+    def chosen() -> Said:
+        idle(4)
+        asked.clear()
+        lines: list[str] = []
+        record = optinfer.run(job("chosen"), say=lines.append)
+        return {"variant": record.variant, "rows_out": record.rows_out, "lines": lines, "asked": list(asked)}
+
+    def tuned() -> Said:
+        idle(4)
+        config = job("tuned", tuning__sample_rows=8, placement={})
+        effort = Effort(measure=fastest_of_int8, rounds=1)
+        record = optinfer.tune(config, effort=effort, executor=OnRay()).as_dict()
+        idle(4)
+        lines: list[str] = []
+        scored = optinfer.run(config, say=lines.append)
+        found = {"winner": record["winner"], "record": record["record"], "variant": scored.variant, "lines": lines}
+        return {**found, "own": everything_under(home), "homes": homes()}
+
+    def over() -> Said:
+        ended(*others)
+        return {}
+
+    return {"nobody": nobody, "compared": compared, "chosen": chosen, "tuned": tuned, "over": over}
+
+
+def fastest_of_int8(settings: Any, sample: pa.Table, replicas: int, *_: Any) -> NodeSpeed:
+    """Stand for the replicas of a node, of which two with int8 are the fastest: what a search finds is known then."""
+    rate = 100.0 * replicas + (1000.0 if settings.variant == "onnx-int8-qdq" else 0.0)
+    return NodeSpeed(
+        rows_per_second=rate, seconds=1.0, rows=sample.num_rows, rows_rejected=0, peak_rss_mb=100.0,
+        memory_mb=100.0 * replicas, micro_batches=4, micro_batch_p50_ms=1.0, micro_batch_p99_ms=2.0,
+        padding_fraction=0.0,
+    )  # fmt: skip
+
+
+def kinds(suite: Suite) -> dict[str, Callable[[], Said]]:
+    """A node with a GPU, as far as Ray is told, and one whose CPU is told of no instructions for int8."""
+    store = {"object_store_memory": 128 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    nodes = [started(cluster, 1, gpus=1)]
+    idle(1)
+    nodes.append(started(cluster, 1, cpu_without(suite.folder, *VNNI)))
+
+    def both() -> Said:
+        idle(2)
+        meeting = suite.mixed("both", hold_after=0, computes="int8")
+        placement = {"cpu_variant": "faulty", "threads_per_replica": 1}
+
+        def work() -> Said:
+            found = suite.run("both", variant="faulty-cuda", placement=placement)
+            manifest = json.loads((suite.folder / "both" / "_manifest.json").read_text())
+            return {**found, "warnings": manifest["warnings"]}
+
+        try:
+            return beside(work, lambda: meeting.wait_for(2), meeting)
+        finally:
+            ended(*nodes)
+
+    return {"both": both}
+
+
+def under(node: str, folder: Path) -> list[str]:
+    """Return what a node has in a folder."""
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    asked = ray.remote(everything_under).options(num_cpus=0, scheduling_strategy=there)
+    names: list[str] = ray.get(asked.remote(folder))
+    return names
 
 
 def taken(suite: Suite) -> dict[str, Callable[[], Said]]:
@@ -465,6 +633,9 @@ def main(folder: str, suite: str) -> None:
         "elsewhere": elsewhere,
         "apart": apart,
         "taken": taken,
+        "unlike": unlike,
+        "alike": alike,
+        "kinds": kinds,
     }
     for name, scenario in suites[suite](Suite(Path(folder))).items():
         try:

@@ -228,6 +228,115 @@ def test_int8_is_proved_on_the_nodes_that_score_and_others_are_left_out_or_have_
 
 
 @pytest.fixture(scope="module")
+def unlike(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
+    require_vnni(tmp_path_factory.mktemp("told"))
+    return perform(tmp_path_factory.mktemp("unlike"), "unlike")
+
+
+def require_vnni(folder: Path) -> None:
+    if not set(VNNI) & set(cpu_features()):
+        pytest.skip("this CPU has no VNNI that a node could lack")
+    cpu_without(folder, *VNNI)  # skips where that cannot be told to a node
+
+
+@pytest.mark.cluster
+def test_a_node_of_another_kind_that_joins_is_left_out_and_the_next_one_like_the_first_scores(
+    unlike: dict[str, Said], alone: Callable[..., str]
+) -> None:
+    found = unlike.get("late", unlike[""])
+    assert "error" not in found, found["error"]
+    assert (found["status"], found["rows_out"], len(found["rows_by_node"])) == ("done", ROWS, 2)
+    (why,) = [line for line in found["warnings"] if line.startswith("left out: ")]
+    assert "does not score with faulty: it was certified on a CPU with" in why
+    assert "this one has none: its int8 answers differ" in why
+    assert found["digest"] == alone()
+
+
+@pytest.mark.cluster
+def test_a_replica_that_is_started_again_on_a_node_of_another_kind_leaves_it_to_nobody(
+    unlike: dict[str, Said], alone: Callable[..., str]
+) -> None:
+    found = unlike.get("restarted", unlike[""])
+    assert "error" not in found, found["error"]
+    assert (found.get("status"), found.get("rows_out")) == ("done", ROWS), found
+    assert len([line for line in found["warnings"] if line.startswith("left out: ")]) == 1
+    assert found["digest"] == alone()
+
+
+@pytest.mark.cluster
+def test_each_pool_is_proved_on_its_own_kind_of_node(tmp_path: Path, alone: Callable[..., str]) -> None:
+    require_vnni(tmp_path)
+    said = perform(tmp_path, "kinds")
+    found = said.get("both", said[""])
+    assert "error" not in found, found["error"]
+    assert (found.get("status"), found.get("rows_out")) == ("done", ROWS), found
+    assert set(found["rows_by_variant"]) == {"faulty", "faulty-cuda"}
+    assert len(found["rows_by_node"]) == 2
+    assert not [line for line in found["warnings"] if "left out" in line]
+    assert found["digest"] == alone()
+
+
+ALIKE = ["onnx-fp32", "onnx-int8-dynamic", "onnx-int8-qdq"]
+
+
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
+    folder = tmp_path_factory.mktemp("alike")
+    without_folders(folder)  # skips where that cannot be
+    return perform(folder, "alike")
+
+
+def said_of(found: dict[str, Said], scenario: str) -> Said:
+    """Return what a scenario said, once it is sure that it ended."""
+    said = found.get(scenario, found[""])
+    assert "error" not in said, said["error"]
+    return said
+
+
+@pytest.mark.cluster
+def test_a_job_that_no_node_can_prove_ends_with_what_it_needs(alike: dict[str, Said]) -> None:
+    said = said_of(alike, "nobody")
+    assert "nothing can move: for 3 s no node began with it, and no node was on its way" in said["message"]
+    assert "The job needs 1 CPU; 1 nodes have 0 CPUs and 0 GPUs free" in said["message"]
+    assert "proving on the first node that is free for it" in said["lines"]
+
+
+@pytest.mark.cluster
+def test_nodes_that_are_alike_share_the_candidates(alike: dict[str, Said]) -> None:
+    said = said_of(alike, "compared")
+    assert set(said["passed"]) == set(ALIKE)
+    assert "proving 3 variants on 2 nodes that are alike" in said["lines"]
+    assert sorted(said["proved"]) == [1, 2]
+    measured = [line.partition(":")[0] for line in said["lines"] if " rows/s, " in line]
+    assert measured == ALIKE, "in the order in which one node would have tried them"
+
+
+@pytest.mark.cluster
+def test_the_fastest_of_all_nodes_scores_and_each_node_is_asked_once_what_it_is(alike: dict[str, Said]) -> None:
+    said = said_of(alike, "chosen")
+    assert said["variant"] in ALIKE
+    assert said["rows_out"] == len(NUMBERS)
+    others = {line.split()[1].rstrip(":") for line in said["lines"] if line.startswith("not ")}
+    assert others == {*ALIKE} - {said["variant"]}
+    assert len(said["asked"]) == len(set(said["asked"])) == 2
+
+
+@pytest.mark.cluster
+def test_settings_are_tried_where_they_will_score_and_kept_where_the_search_was_started(
+    alike: dict[str, Said],
+) -> None:
+    said = said_of(alike, "tuned")
+    node = said["winner"]["node"]
+    assert said["winner"]["variant"] == said["variant"] == "onnx-int8-qdq"
+    assert (node["cpus"], node["cpu_features"]) == (2, cpu_features()), "what Ray shares there, not what the head has"
+    assert any("won `optinfer tune`" in line for line in said["lines"] if line.startswith("not onnx-fp32"))
+    kept = {name.partition("/")[0] for name in said["own"]}
+    assert {"tuned", "studies"} <= kept
+    assert not kept & {"artifacts", "certificates", "baselines"}, "the head proves nothing"
+    assert not [name for names in said["homes"] for name in names if name.startswith(("tuned/", "studies/"))]
+
+
+@pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
     return perform(tmp_path_factory.mktemp("elsewhere"), "elsewhere")
 
