@@ -29,7 +29,7 @@ changes = click.option(
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 address = click.option(
     "--address",
-    metavar="auto|local|HOST:PORT|ray://…",
+    metavar="auto|local|HOST:PORT",
     help="Ray cluster; default: $RAY_ADDRESS, else Ray started here.",
 )
 logical_date = click.option(
