@@ -34,14 +34,13 @@ def optimize(
     On this machine; with --address, or where RAY_ADDRESS names a cluster, on its nodes of the kind that would score.
     """
     from optinfer.commands.optimize import optimize as optimize_job
-    from optinfer.execution.on_ray import on_cluster
     from optinfer.job_file import load_job
     from optinfer.records.text import optimize_text
 
     names = given["names"]
     wanted = None if names is None else [name.strip() for name in names.split(",") if name.strip()]
     config = load_job(job, overrides, logical_date)
-    record = optimize_job(config, wanted, given["register"], given["plot"], say, on_cluster(address))
+    record = optimize_job(config, wanted, given["register"], given["plot"], say, options.named_cluster(address))
     answer(record, as_json, optimize_text)
     if record.winner is None:
         sys.exit(NoVariantError.exit_code)

@@ -22,9 +22,8 @@ def tune(job: str, overrides: tuple[str, ...], logical_date: date | None, addres
     On this machine; with --address, or where RAY_ADDRESS names a cluster, on a node of it of the kind that would score.
     """
     from optinfer.commands.tune import tune as tune_job
-    from optinfer.execution.on_ray import on_cluster
     from optinfer.job_file import load_job
     from optinfer.records.text import tune_text
 
     config = load_job(job, overrides, logical_date)
-    answer(tune_job(config, say, executor=on_cluster(address)), as_json, tune_text)
+    answer(tune_job(config, say, executor=options.named_cluster(address)), as_json, tune_text)

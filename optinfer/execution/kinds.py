@@ -11,7 +11,9 @@ from optinfer.config import AUTO, JobConfig, PlacementConfig
 from optinfer.execution.grounds import Grounds
 from optinfer.execution.placement import Node
 from optinfer.execution.speaking import Listener, Say
+from optinfer.optimization.proving import Proving
 from optinfer.optimization.subject import Subject
+from optinfer.tuning import kept
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,12 @@ class Cluster:
     @property
     def say(self) -> Say:
         return self.listener.say
+
+    @staticmethod
+    def sent(job: Proving) -> Proving:
+        """Return a job as it travels to a node: with what was tuned for such ones, which lies in this home."""
+        records = kept.carried()
+        return job.with_records(records.lookup, any_tuned=bool(records.records))
 
     def device(self, subject: Subject) -> str:
         return device_of(subject, self.nodes)

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 from typing import Self
 
 import psutil
 
 from optinfer.execution.cluster import Connection
-from optinfer.execution.grounds import Grounds
-from optinfer.execution.kinds import Cluster
+from optinfer.execution.job_nodes import JobNodes
 from optinfer.execution.placement import Node
-from optinfer.execution.ray_cluster import KeptAway
-from optinfer.execution.reach import chosen
-from optinfer.execution.speaking import Listener
 from optinfer.execution.stop import PATIENCE_SECONDS, Stop
 from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
@@ -24,7 +19,6 @@ from optinfer.optimization.proving import Here, Prover, Proving
 from optinfer.records.placement import Placement
 from optinfer.records.receipt import Receipt
 from optinfer.system.machine import nvidia_gpus
-from optinfer.tuning import kept
 from optinfer.tuning.nodes import Measure, ThisNode
 from optinfer.tuning.nodes import Node as TuningNode
 
@@ -39,7 +33,7 @@ class OnRay:
 
     def __init__(self, address: str | None = None, patience: float = PATIENCE_SECONDS) -> None:
         self._stop = Stop(patience)
-        self._grounds, self._kept_away = Grounds(), KeptAway()
+        self._nodes = JobNodes(patience)
         self._connection = Connection(address, when_lost=self._stop)
 
     def __enter__(self) -> Self:
@@ -68,52 +62,30 @@ class OnRay:
     def prover(self, job: Proving, say: Callable[[str], None]) -> Prover:
         if self._connection.starts_here:
             return Here(job.bench(say))  # Ray will be started on this node, and is not needed yet
-        from optinfer.execution.prover import prover
-
-        return prover(self._with_records(job), self._cluster(say))
+        self.start()
+        return self._nodes.prover(job, self.nodes(), say)
 
     def tuning_node(self, job: Proving, speed: Measure, say: Callable[[str], None]) -> TuningNode:
         if self._connection.starts_here:
             return ThisNode(job.bench(say), job.fragments, speed)
-        from optinfer.execution.tuning_node import tuning_node
-
-        return tuning_node(self._with_records(job), self._cluster(say), speed)
-
-    def _cluster(self, say: Callable[[str], None]) -> Cluster:
         self.start()
-        return Cluster(self.nodes(), self._grounds, Listener(say, self._stop.patience))
-
-    def _with_records(self, job: Proving) -> Proving:
-        """Return the job as it travels: with what was tuned for it, which lies in this home."""
-        records = kept.carried()
-        return job.with_records(records.lookup, any_tuned=bool(records.records))
+        return self._nodes.tuning_node(job, speed, self.nodes(), say)
 
     def nodes(self, pools: Sequence[ReplicaSettings] = ()) -> list[Node]:
         self._connection.ready()
         if pools and not any(node.cpus >= 1 for node in self._connection.free()):
             self._connection.free_again()  # the node that proved them came since
         free = self._connection.free()
-        if not pools:
-            return free
-        refused = self._kept_away.look()
-        there = [replace(one, unfit=refused.get(one.name, "")) for one in free]
-        return there if len(there) < 2 else self._grounds.judged(there, pools)
+        return self._nodes.judged(free, pools) if pools else free
 
     def stream(self, task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Generator[Receipt, None, None]:
-        from optinfer.execution.parcels import parcels
-        from optinfer.execution.pipeline import stream
+        from optinfer.execution.pipeline import Streaming, stream
 
-        here_alone = not self.growing
-        task = task if here_alone else replace(task, place=parcels(task))
-        yield from stream(task, placements, todo, self._stop, self._kept_away)
+        how = Streaming(self._stop, self._nodes.kept_away, here_alone=not self.growing)
+        yield from stream(task, placements, todo, how)
 
     def refusals(self) -> list[str]:
-        return self._kept_away.told()
+        return self._nodes.kept_away.told()
 
     def release(self) -> None:
         self._connection.release()
-
-
-def on_cluster(address: str | None) -> OnRay | None:
-    """Return a cluster that is named, by its address or by `RAY_ADDRESS`; None where Ray would be started here."""
-    return None if chosen(address)[0] is None else OnRay(address)

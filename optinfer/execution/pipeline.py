@@ -9,10 +9,12 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optinfer.errors import OptinferError, UnfitNodeError
 from optinfer.execution.meter import RayMeter
+from optinfer.execution.parcels import parcels
 from optinfer.execution.ray_cluster import KeptAway, RayNodes, alive, standing
 from optinfer.execution.scorer import FragmentScorer, receipts
 from optinfer.execution.stop import Stop
@@ -34,14 +36,25 @@ _RESTARTS = 100
 _REFUSALS_A_REPLICA = 10
 
 
-def stream(
-    task: ScoringTask, placements: Sequence[Placement], todo: Todo, stop: Stop, kept_away: KeptAway
-) -> Generator[Receipt, None, None]:
-    """Score fragments and yield a receipt as each is committed.
+@dataclass(frozen=True)
+class Streaming:
+    """What a stream goes by.
 
-    Args:
+    Attributes:
         stop: ends it from outside.
         kept_away: knows the nodes on which a replica refused to score.
+        here_alone: all replicas are on this node, and have its files.
+    """
+
+    stop: Stop
+    kept_away: KeptAway
+    here_alone: bool
+
+
+def stream(
+    task: ScoringTask, placements: Sequence[Placement], todo: Todo, how: Streaming
+) -> Generator[Receipt, None, None]:
+    """Score fragments and yield a receipt as each is committed.
 
     Raises:
         UnfitNodeError: a replica that had fragments at hand refused its node: the others can go on without it.
@@ -50,8 +63,10 @@ def stream(
     import ray
     from ray.data.exceptions import ExecutionTimeoutError
 
+    kept_away = how.kept_away
+    task = task if how.here_alone else replace(task, place=parcels(task))
     context = _context()
-    context.custom_execution_callback_classes = [_attended(stop, placements)]
+    context.custom_execution_callback_classes = [_attended(how.stop, placements)]
     replicas, most = (sum(getattr(part, name) for part in placements) for name in ("replicas", "max_replicas"))
     context.max_consecutive_actor_init_deaths = _REFUSALS_A_REPLICA * most
     _hush_ray()
@@ -59,7 +74,7 @@ def stream(
         dataset = ray.data.read_datasource(_source(todo, replicas), num_cpus=0, override_num_blocks=1).map(
             FragmentScorer,
             fn_constructor_args=(task,),
-            fn_constructor_kwargs={"load": mortal, "meter": RayMeter, "nodes": RayNodes(alive())},
+            fn_constructor_kwargs={"load": mortal, "meter": RayMeter, "nodes": RayNodes(alive(), kept_away.name)},
             compute=ray.data.ActorPoolStrategy(
                 min_size=replicas,
                 initial_size=replicas,

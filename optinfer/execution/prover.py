@@ -58,7 +58,7 @@ def prover(job: Proving, cluster: kinds.Cluster) -> Prover:
     shared = len(kind) > 1 and job.subject.config.variant == AUTO
     if own in {node.name for node in kind} and not shared:
         return Here(job.counting(own_cpus()).bench(cluster.say))
-    return OnItsNodes(job, cluster)
+    return OnItsNodes(cluster.sent(job), cluster)
 
 
 class OnItsNodes:
@@ -91,7 +91,8 @@ class OnItsNodes:
         """Yield what `selection.prove_all` does there; raises as `candidates` does."""
         job, kind = self._job, self._cluster.alike(self._job.subject)
         shared = len(kind) > 1
-        found = self._side_by_side(job, kind, names) if shared else self._done(job, partial(_all, names))
+        ordered = selection.in_order(job.subject.catalog, job.subject.model.format, names)
+        found = self._side_by_side(job, kind, ordered) if shared else self._done(job, partial(_all, names))
         for one in found:
             yield self._here(one) if isinstance(one, Proved) else one
 
@@ -103,30 +104,34 @@ class OnItsNodes:
                 yield self._here(one)
             else:
                 failed.append(one)
-        found = list(self._side_by_side(job, kind, selection.likely(job.subject.catalog)))
+        catalog, config = job.subject.catalog, job.subject.config
+        likely = selection.in_order(catalog, job.subject.model.format, selection.likely(catalog))
+        found = list(self._side_by_side(job, kind, likely, config.selection.time_budget))
         proved = {one.prepared.variant.name: one for one in found if isinstance(one, Proved)}
         results = [one.prepared if isinstance(one, Proved) else one for one in found]
         for best in selection.best_first(results, job.subject.model.format, failed):
             yield self._here(replace(proved[best.variant.name], prepared=best))
 
     def _side_by_side(
-        self, job: Proving, kind: Sequence[Node], names: Sequence[str] | None
+        self, job: Proving, kind: Sequence[Node], names: Sequence[str], time_budget: float | None = None
     ) -> Iterator[Proved | Skipped]:
-        """Yield what nodes make of the variants, in the order in which one node would try them."""
-        ordered = selection.in_order(job.subject.catalog, job.subject.model.format, names)
-        budget, began = job.subject.config.selection.time_budget, monotonic()
-        passed = False
-        self._cluster.say(f"proving {len(ordered)} variants on {len(kind)} nodes that are alike")
+        """Yield what nodes make of the variants, in this order.
+
+        Args:
+            time_budget: as `selection.prove_all` has it.
+        """
+        began, passed = monotonic(), False
+        self._cluster.say(f"proving {len(names)} variants on {len(kind)} nodes that are alike")
 
         def work(node: Node, name: str) -> Proved | Skipped:
             nonlocal passed
-            if names is not None and passed and monotonic() - began > budget:
+            if passed and time_budget is not None and monotonic() - began > time_budget:
                 return selection.out_of_time(name)
             (one,) = self._asked(job, node, partial(_all, [name]))
             passed = passed or (isinstance(one, Proved) and one.prepared.gate.passed)
             return one
 
-        yield from SideBySide(ordered, kind, work).results()
+        yield from SideBySide(names, kind, work).results()
 
     def _done(self, job: Proving, work: Work) -> Iterator[Proved | Skipped]:
         """Yield what a node makes of the work; where it ends before it has found anything, the next one does it."""

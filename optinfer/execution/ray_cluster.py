@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import uuid
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
@@ -53,12 +54,13 @@ class RayNodes:
     """The nodes of the cluster that this actor is in.
 
     Args:
-        at_start: those that were there when the job looked at its nodes; None takes all that come for those.
+        at_start: those that were there when the job looked at its nodes.
+        refusals: where the driver looks for those that a replica refused; `KeptAway` names it.
         clock: gives seconds.
     """
 
-    def __init__(self, at_start: frozenset[str] | None = None, clock: Callable[[], float] = monotonic) -> None:
-        self._at_start = at_start
+    def __init__(self, at_start: frozenset[str], refusals: bytes, clock: Callable[[], float] = monotonic) -> None:
+        self._at_start, self._refusals = at_start, refusals
         self._clock, self._asked, self._leaving = clock, -math.inf, False
 
     def here(self) -> str:
@@ -82,29 +84,31 @@ class RayNodes:
         os._exit(1)
 
     def came_late(self) -> bool:
-        return self._at_start is not None and self.here() not in self._at_start
+        return self.here() not in self._at_start
 
     def refuse(self, why: str) -> None:
         """Tell the GCS, where the driver looks before it starts another replica."""
-        _gcs().internal_kv_put(_refusal(self.here()), why.encode(), True, _REFUSALS)
+        _gcs().internal_kv_put(self._refusals + self.here().encode(), why.encode(), True, _REFUSALS)
 
 
 class KeptAway:
-    """The nodes on which a replica of this job refused to score; asked by the driver.
+    """The nodes on which a replica refused to score with what a job has proved; asked by the driver.
 
     Attributes:
+        name: under which replicas tell it.
         untold: reasons that `told` has not returned yet.
     """
 
     def __init__(self) -> None:
+        self.name = f"{uuid.uuid4().hex}/".encode()
         self._known: dict[str, str] = {}
         self.untold: list[str] = []
 
     def look(self) -> Mapping[str, str]:
         """Return node -> why, as the GCS has it now."""
-        gcs, prefix = _gcs(), _refusal("")
-        for key in sorted(gcs.internal_kv_keys(prefix, _REFUSALS)):
-            node = key.removeprefix(prefix).decode()
+        gcs = _gcs()
+        for key in sorted(gcs.internal_kv_keys(self.name, _REFUSALS)):
+            node = key.removeprefix(self.name).decode()
             if node not in self._known:
                 self._known[node] = gcs.internal_kv_get(key, _REFUSALS).decode()
                 self.untold.append(self._known[node])
@@ -127,13 +131,6 @@ def _gcs() -> Any:
     from ray._private.worker import global_worker
 
     return global_worker.gcs_client
-
-
-def _refusal(node: str) -> bytes:
-    """Return under which key this job's refusal of a node is; of no node, what all of them begin with."""
-    import ray
-
-    return f"{ray.get_runtime_context().get_job_id()}/{node}".encode()
 
 
 def _draining() -> Mapping[str, int]:

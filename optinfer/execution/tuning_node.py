@@ -64,7 +64,7 @@ class OtherNode:
         cluster.say(f"tuning on node {node[:8]}, with {self._needs}")
         gpus = cpus_of(node, "GPU") if cluster.device(job.subject) == "cuda" else 0
         actor = ray.remote(_Bench).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0, **kinds.on(node))
-        self._actor = actor.remote(job, parcels_of(job.subject.model), speed)
+        self._actor = actor.remote(cluster.sent(job), parcels_of(job.subject.model), speed)
 
     @cached_property
     def kind(self) -> NodeKind:

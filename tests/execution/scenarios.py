@@ -6,6 +6,7 @@ it}, or {"scenario", "error"}.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -22,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from ray._private.worker import global_worker
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -34,7 +37,6 @@ from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.errors import OptinferError
 from optinfer.execution import grounds
 from optinfer.execution.on_ray import OnRay
-from optinfer.execution.ray_cluster import KeptAway
 from optinfer.job_file import parse_job
 from optinfer.optimization.trial import HERE
 from optinfer.optimization.variants import VARIANTS, Step, Variant
@@ -279,6 +281,14 @@ def ended(*nodes: subprocess.Popen[bytes]) -> None:
         node.wait()
 
 
+def killed(node: subprocess.Popen[bytes]) -> None:
+    """End a node as its machine would, with all that runs there."""
+    for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    node.wait()
+
+
 def of_numbers(suite: Suite) -> dict[str, Any]:
     """Write a model of numbers and a table of them; return the settings of a job on both."""
     model = suite.folder / "model"
@@ -429,44 +439,51 @@ def unlike(suite: Suite) -> dict[str, Callable[[], Said]]:
     nodes = {"first": started(cluster, cpus=1)}
     idle(1)
 
-    def refused(by: int) -> None:
-        wait_until(lambda: len(KeptAway().look()) >= by, f"{by} nodes that a replica refused", 180.0)
+    def refusals(count: int) -> None:
+        keys = global_worker.gcs_client.internal_kv_keys
+        wait_until(lambda: len(keys(b"", b"optinfer-refusals")) == count, f"{count} nodes that were refused", 180.0)
 
-    def scored(name: str, meeting: Meeting, choreography: Callable[[], None]) -> Said:
+    def scored(name: str, choreography: Callable[[Meeting, list[str]], None]) -> Said:
+        meeting, lines = suite.faulty(name, hold_after=0, computes="int8"), list[str]()
+        sink = suite.folder / name
+        job = job_settings(suite.source, sink, source__fragment_rows=FRAGMENT_ROWS, variant="faulty")
+
         def work() -> Said:
-            found = suite.run(name, variant="faulty")
-            manifest = suite.folder / name / "_manifest.json"
-            return {**found, "warnings": json.loads(manifest.read_text())["warnings"] if manifest.exists() else []}
+            record = optinfer.run(parse_job(job), say=lines.append)
+            warnings = json.loads((sink / "_manifest.json").read_text())["warnings"]
+            nodes = len(record.rows_by_node)
+            return {"rows_out": record.rows_out, "nodes": nodes, "warnings": warnings, "digest": digest(sink)}
 
-        return beside(work, choreography, meeting)
+        return beside(work, lambda: choreography(meeting, lines), meeting)
 
     def late() -> Said:
-        meeting = suite.faulty("late", hold_after=0, computes="int8")
-
-        def choreography() -> None:
+        def choreography(meeting: Meeting, _: list[str]) -> None:
             meeting.wait_for(1)
             nodes["other"] = started(cluster, 2, other)
-            refused(1)
+            refusals(1)
             nodes["second"] = started(cluster, 1)
             meeting.wait_for(2)
 
-        return scored("late", meeting, choreography)
+        return scored("late", choreography)
 
     def restarted() -> Said:
         """A replica that has fragments at hand is started again, on the one node that is free: the other one's."""
-        ended(nodes.pop("second"))
-        idle(3)
-        meeting = suite.faulty("restarted", hold_after=0, computes="int8")
+        ended(nodes.pop("second"), nodes.pop("other"))
+        idle(1)
 
-        def choreography() -> None:
+        def choreography(meeting: Meeting, lines: list[str]) -> None:
             meeting.wait_for(1)
-            nodes.pop("first").kill()
-            wait_until(lambda: ray.cluster_resources().get("CPU") == 2, "the first node gone", 120.0)
+            nodes["other"] = started(cluster, 2, other)
+            refusals(2)  # by the replica with which the pool would have grown
+            killed(nodes.pop("first"))
+            wait_until(lambda: sum("scoring with" in line for line in lines) == 2, "the job begins anew", 180.0)
             meeting.release()
-            refused(1)
             nodes["third"] = started(cluster, 1)
 
-        return scored("restarted", meeting, choreography)
+        try:
+            return scored("restarted", choreography)
+        finally:
+            ended(*nodes.values())
 
     return {"late": late, "restarted": restarted}
 
