@@ -60,8 +60,8 @@ class OtherNode:
         import ray
 
         self._cluster, self._node, cpus = cluster, node, cpus_of(node)
-        self._needs = f"all its {cpus:g} CPUs"
-        cluster.say(f"tuning on node {node[:8]}, with {self._needs}")
+        self._needs = f"all {cpus} CPUs of node {node[:8]}"
+        cluster.say(f"tuning with {self._needs}")
         gpus = cpus_of(node, "GPU") if cluster.device(job.subject) == "cuda" else 0
         actor = ray.remote(_Bench).options(num_cpus=cpus, num_gpus=gpus, max_restarts=0, **kinds.on(node))
         self._actor = actor.remote(cluster.sent(job), parcels_of(job.subject.model), speed)
