@@ -175,7 +175,7 @@ class OnItsNodes:
 
 def _prove(job: Proving, files: Parcels, work: Work) -> Iterator[Spoken]:
     """Do the work on this node, and say what it makes: Proved and Skipped."""
-    return spoken(partial(_proved, job, files, work))
+    yield from spoken(partial(_proved, job, files, work))
 
 
 def _proved(job: Proving, files: Parcels, work: Work, say: Say) -> Iterator[Proved | Skipped]:

@@ -50,7 +50,7 @@ def _first(job: Proving, cluster: kinds.Cluster) -> str:
 def _named() -> Iterator[Spoken]:
     import ray
 
-    return spoken(lambda say: [ray.get_runtime_context().get_node_id()])
+    yield from spoken(lambda say: [ray.get_runtime_context().get_node_id()])
 
 
 class OtherNode:
@@ -112,7 +112,7 @@ class _Bench:
         self._say: Say = lambda line: None
 
     def do(self, ask: Ask) -> Iterator[Spoken]:
-        return spoken(partial(self._answers, ask))
+        yield from spoken(partial(self._answers, ask))
 
     def _answers(self, ask: Ask, say: Say) -> Iterator[object]:
         self._say = say

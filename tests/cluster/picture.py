@@ -21,7 +21,7 @@ from optinfer.job_file import load_job
 from tests.cluster.scraped import free_port, panels, prometheus
 from tests.conftest import REPO
 
-_STEP_SECONDS = 1.0
+_STEP_SECONDS = 2.0
 _COLUMNS = 2
 _WIDTH, _HEIGHT, _DPI = 12.0, 2.1, 90
 
@@ -59,7 +59,7 @@ def main(target: Path, variant: str = "onnx-fp32") -> None:
             address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False,
             logging_level=logging.ERROR, _metrics_export_port=metrics, _system_config={"metrics_report_interval_ms": 1000},
         )  # fmt: skip
-        with prometheus(folder, metrics, every="1s") as asked:
+        with prometheus(folder, metrics, every="2s") as asked:
             began = time.time()
             record = optinfer.run(job, say=print)
             ended = time.time()

@@ -12,6 +12,7 @@ import logging
 import socket
 import subprocess
 import sys
+import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Generator, Iterator
@@ -72,8 +73,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, metrics: int, every: str = "200ms") -> Iterator[Prometheus]:
-    """Run one with the shipped settings and rules, which scrapes a port of this machine more often than they say."""
+def prometheus(folder: Path, metrics: int, every: str = "2s") -> Iterator[Prometheus]:
+    """Run one with the shipped settings and rules, which scrapes a port of this machine more often than they say.
+
+    Args:
+        every: a scrape may take as long, too.
+    """
     settings = yaml.safe_load((MONITORING / "prometheus.yaml").read_text())
     rules = yaml.safe_load((MONITORING / "rules.yaml").read_text())
     settings["global"] |= {"scrape_interval": every, "evaluation_interval": every}
@@ -119,15 +124,20 @@ class Watched(OnRay):
         self.totals: dict[str, float] = {}
 
     def stream(self, task: Any, placements: Any, todo: Any) -> Generator[Receipt, None, None]:
+        # A receipt comes when a run of fragments is scored, and so after the call that waits.
+        threading.Thread(target=self._release, daemon=True).start()
         for count, receipt in enumerate(super().stream(task, placements, todo), 1):
-            if count == 1:
-                wait_until(lambda: self._total("fragments") >= 1, "Prometheus has a fragment")
-                self._meeting.release()
             if count == len(todo):
-                wait_until(lambda: self._total("fragments") == len(todo), "Prometheus has every fragment")
-                wait_until(self._all_answered, "every query has an answer")
+                wait_until(lambda: self._total("fragments") == len(todo), "Prometheus has every fragment", 120.0)
+                wait_until(self._all_answered, "every query has an answer", 120.0)
                 self.totals = {name: self._total(name) for name in COUNTERS}
             yield receipt
+
+    def _release(self) -> None:
+        try:
+            wait_until(lambda: self._total("fragments") >= 1, "Prometheus has a fragment", 180.0)
+        finally:
+            self._meeting.release()
 
     def _total(self, name: str) -> float:
         return self._asked.value(f"sum(ray_optinfer_{name}_total)")
