@@ -127,7 +127,11 @@ class OnItsNodes:
             nonlocal passed
             if passed and time_budget is not None and monotonic() - began > time_budget:
                 return selection.out_of_time(name)
-            (one,) = self._asked(job, node, partial(_all, [name]))
+            try:
+                (one,) = self._asked(job, node, partial(_all, [name]))
+            except Lost as error:
+                self._cluster.say(f"node {node.name[:8]} was lost while it proved {name}: {error}")
+                raise
             passed = passed or (isinstance(one, Proved) and one.prepared.gate.passed)
             return one
 

@@ -546,7 +546,7 @@ def alike(suite: Suite) -> dict[str, Callable[[], Said]]:
 
     def tuned() -> Said:
         idle(4)
-        config = job("tuned", tuning__sample_rows=8, placement={})
+        config = job("tuned", tuning__sample_rows=64, placement={})
         effort = Effort(measure=fastest_of_int8, rounds=1)
         record = optinfer.tune(config, effort=effort, executor=OnRay()).as_dict()
         idle(4)
