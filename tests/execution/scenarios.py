@@ -105,7 +105,7 @@ class Meeting:
 
     def wait_for(self, calls: int) -> None:
         wait_until(
-            lambda: len(os.listdir(self.folder / "calls")) >= calls, f"{calls} replicas in their first call", 180.0
+            lambda: len(os.listdir(self.folder / "calls")) >= calls, f"{calls} replicas in their first call", 260.0
         )
 
     def release(self) -> None:
@@ -441,7 +441,7 @@ def unlike(suite: Suite) -> dict[str, Callable[[], Said]]:
 
     def refusals(count: int) -> None:
         keys = global_worker.gcs_client.internal_kv_keys
-        wait_until(lambda: len(keys(b"", b"optinfer-refusals")) == count, f"{count} nodes that were refused", 180.0)
+        wait_until(lambda: len(keys(b"", b"optinfer-refusals")) == count, f"{count} nodes that were refused", 260.0)
 
     def scored(name: str, choreography: Callable[[Meeting, list[str]], None]) -> Said:
         meeting, lines = suite.faulty(name, hold_after=0, computes="int8"), list[str]()
@@ -476,7 +476,7 @@ def unlike(suite: Suite) -> dict[str, Callable[[], Said]]:
             nodes["other"] = started(cluster, 2, other)
             refusals(2)  # by the replica with which the pool would have grown
             killed(nodes.pop("first"))
-            wait_until(lambda: sum("scoring with" in line for line in lines) == 2, "the job begins anew", 180.0)
+            wait_until(lambda: sum("scoring with" in line for line in lines) == 2, "the job begins anew", 260.0)
             meeting.release()
             nodes["third"] = started(cluster, 1)
 
