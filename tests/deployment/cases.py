@@ -110,30 +110,6 @@ CASES = [
         "a_killed_driver_is_resumed_where_retries_are_allowed",
     ),
     Case(
-        "the driver killed twice, `--retries 1`",
-        "`killed by SIGKILL` twice; two attempts, and no third",
-        "1",
-        "a_driver_that_is_killed_again_and_again_ends_1_when_retries_are_spent",
-    ),
-    Case(
-        "the driver killed while every connection is cut",
-        "told when the connection is back",
-        "1",
-        "a_driver_that_dies_while_the_connection_is_cut_is_told_when_it_is_back",
-    ),
-    Case(
-        "the command killed, then submitted again",
-        "the job goes on; attached to, with its whole log",
-        "137, then 0",
-        "a_command_that_is_killed_leaves_the_job_and_the_next_one_tells_all_of_it",
-    ),
-    Case(
-        "`ray job stop` by somebody else, `--retries 3`",
-        "not brought back",
-        "130",
-        "a_job_that_others_stop_ends_130_and_is_not_brought_back",
-    ),
-    Case(
         "the driver gets SIGTERM, `--retries 1`",
         "ends 130, goes on as `…-2`",
         "0",

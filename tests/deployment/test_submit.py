@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import read_rows, wait_until
+from tests.conftest import read_rows
 from tests.deployment.conftest import Head, Work
 from tests.deployment.proxy import between
 
@@ -222,56 +222,6 @@ class TestFaults:
         assert done.code == 0, done.err
         assert (answered["attempts"], answered["submission_id"][-2:]) == (2, "-2")
         assert [row["y"] for row in read_rows(gated.folder / "out")] == [2.0 * x for x in range(10)]
-
-    def test_a_driver_that_is_killed_again_and_again_ends_1_when_retries_are_spent(self, gated: Work) -> None:
-        running = gated.start(*gated.waiting(), "--retries", 1, "--json")
-        first = gated.driver()
-        os.kill(first, signal.SIGKILL)
-        running.wait_until_it_says("submitting it again")
-        second = wait_until(lambda: (pid := gated.driver()) != first and pid, "the second driver")
-        os.kill(second, signal.SIGKILL)
-        done = running.end()
-        answered = json.loads(done.out)
-        assert (done.code, answered["attempts"], answered["submission_id"][-2:]) == (1, 2, "-2"), done.err
-        assert done.err.count("killed by SIGKILL") == 2
-
-    def test_a_driver_that_dies_while_the_connection_is_cut_is_told_when_it_is_back(
-        self, gated: Work, head: Head
-    ) -> None:
-        with between(head.dashboard) as proxy:
-            running = gated.start(*gated.waiting(), "--address", f"http://127.0.0.1:{proxy.port}")
-            running.wait_until_it_says("waiting 3")
-            proxy.cut()
-            running.wait_until_it_says("asking again")
-            os.kill(gated.driver(), signal.SIGKILL)
-            proxy.mend()
-            done = running.end()
-        assert done.code == 1
-        assert "killed by SIGKILL" in done.err
-
-    def test_a_command_that_is_killed_leaves_the_job_and_the_next_one_tells_all_of_it(self, gated: Work) -> None:
-        running = gated.start(*gated.waiting())
-        running.wait_until_it_says("waiting 3")
-        running.process.kill()
-        lost = running.end()
-        again = gated.start(*gated.waiting())
-        again.wait_until_it_says("attached to")
-        gated.open_gate()
-        done = again.end()
-        assert (lost.code, done.code, done.id) == (-signal.SIGKILL, 0, lost.id), done.err
-        assert done.waited == list(range(len(done.waited)))
-        assert len(gated.known()) == 1
-
-    def test_a_job_that_others_stop_ends_130_and_is_not_brought_back(self, gated: Work, head: Head) -> None:
-        running = gated.start(*gated.waiting(), "--retries", 3)
-        running.wait_until_it_says("waiting 3")
-        (id,) = gated.known()
-        stop = f"from ray.job_submission import JobSubmissionClient as C; C({head.address!r}).stop_job({id!r})"
-        subprocess.run([sys.executable, "-c", stop], env=head.env, check=True, capture_output=True)
-        done = running.end()
-        assert done.code == 130, done.err
-        assert "submitting it again" not in done.err
-        assert gated.known() == {id: ("STOPPED", None)}
 
     def test_an_interrupt_from_outside_is_resumed_too(self, gated: Work) -> None:
         running = gated.start(*gated.waiting(), "--retries", 1)
