@@ -6,7 +6,6 @@ it}, or {"scenario", "error"}.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -23,11 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-from ray._private.worker import global_worker
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -268,25 +265,17 @@ def mixed(suite: Suite) -> dict[str, Callable[[], Said]]:
     return {step.__name__: step for step in (both, resumed, cpus_leave)}
 
 
-def started(cluster: Cluster, cpus: int, before: Sequence[str] = (), gpus: int = 0) -> subprocess.Popen[bytes]:
+def started(cluster: Cluster, cpus: int, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
     """Start a node by hand, behind a command that makes it another machine."""
     ray_start = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={cluster.address}", "--block"]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([*before, *ray_start, f"--num-cpus={cpus}", f"--num-gpus={gpus}"], **silent)
+    return subprocess.Popen([*before, *ray_start, f"--num-cpus={cpus}"], **silent)
 
 
 def ended(*nodes: subprocess.Popen[bytes]) -> None:
     for node in nodes:
         node.terminate()
         node.wait()
-
-
-def killed(node: subprocess.Popen[bytes]) -> None:
-    """End a node as its machine would, with all that runs there."""
-    for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    node.wait()
 
 
 def of_numbers(suite: Suite) -> dict[str, Any]:
@@ -430,64 +419,6 @@ def apart(suite: Suite) -> dict[str, Callable[[], Said]]:
     return {"travels": travels, "compared": compared, "gone": gone}
 
 
-def unlike(suite: Suite) -> dict[str, Callable[[], Said]]:
-    """A head that scores nothing, and nodes that come while a job runs: one is told of no instructions for int8."""
-    store = {"object_store_memory": 128 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
-    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-    other = cpu_without(suite.folder, *VNNI)
-    nodes = {"first": started(cluster, cpus=1)}
-    idle(1)
-
-    def refusals(count: int) -> None:
-        keys = global_worker.gcs_client.internal_kv_keys
-        wait_until(lambda: len(keys(b"", b"optinfer-refusals")) == count, f"{count} nodes that were refused", 260.0)
-
-    def scored(name: str, choreography: Callable[[Meeting, list[str]], None]) -> Said:
-        meeting, lines = suite.faulty(name, hold_after=0, computes="int8"), list[str]()
-        sink = suite.folder / name
-        job = job_settings(suite.source, sink, source__fragment_rows=FRAGMENT_ROWS, variant="faulty")
-
-        def work() -> Said:
-            record = optinfer.run(parse_job(job), say=lines.append)
-            warnings = json.loads((sink / "_manifest.json").read_text())["warnings"]
-            nodes = len(record.rows_by_node)
-            return {"rows_out": record.rows_out, "nodes": nodes, "warnings": warnings, "digest": digest(sink)}
-
-        return beside(work, lambda: choreography(meeting, lines), meeting)
-
-    def late() -> Said:
-        def choreography(meeting: Meeting, _: list[str]) -> None:
-            meeting.wait_for(1)
-            nodes["other"] = started(cluster, 2, other)
-            refusals(1)
-            nodes["second"] = started(cluster, 1)
-            meeting.wait_for(2)
-
-        return scored("late", choreography)
-
-    def restarted() -> Said:
-        """A replica that has fragments at hand is started again, on the one node that is free: the other one's."""
-        ended(nodes.pop("second"), nodes.pop("other"))
-        idle(1)
-
-        def choreography(meeting: Meeting, lines: list[str]) -> None:
-            meeting.wait_for(1)
-            nodes["other"] = started(cluster, 2, other)
-            refusals(2)  # by the replica with which the pool would have grown
-            killed(nodes.pop("first"))
-            wait_until(lambda: sum("scoring with" in line for line in lines) == 2, "the job begins anew", 260.0)
-            meeting.release()
-            nodes["third"] = started(cluster, 1)
-
-        try:
-            return scored("restarted", choreography)
-        finally:
-            ended(*nodes.values())
-
-    return {"late": late, "restarted": restarted}
-
-
 def alike(suite: Suite) -> dict[str, Callable[[], Said]]:
     """A head that scores nothing, and nodes that are alike, each with a home of its own."""
     store = {"object_store_memory": 128 * 2**20}
@@ -572,33 +503,6 @@ def fastest_of_int8(settings: Any, sample: pa.Table, replicas: int, *_: Any) -> 
     )  # fmt: skip
 
 
-def kinds(suite: Suite) -> dict[str, Callable[[], Said]]:
-    """A node with a GPU, as far as Ray is told, and one whose CPU is told of no instructions for int8."""
-    store = {"object_store_memory": 128 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
-    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-    nodes = [started(cluster, 1, gpus=1)]
-    idle(1)
-    nodes.append(started(cluster, 1, cpu_without(suite.folder, *VNNI)))
-
-    def both() -> Said:
-        idle(2)
-        meeting = suite.mixed("both", hold_after=0, computes="int8")
-        placement = {"cpu_variant": "faulty", "threads_per_replica": 1}
-
-        def work() -> Said:
-            found = suite.run("both", variant="faulty-cuda", placement=placement)
-            manifest = json.loads((suite.folder / "both" / "_manifest.json").read_text())
-            return {**found, "warnings": manifest["warnings"]}
-
-        try:
-            return beside(work, lambda: meeting.wait_for(2), meeting)
-        finally:
-            ended(*nodes)
-
-    return {"both": both}
-
-
 def under(node: str, folder: Path) -> list[str]:
     """Return what a node has in a folder."""
     there = NodeAffinitySchedulingStrategy(node, soft=False)
@@ -650,9 +554,7 @@ def main(folder: str, suite: str) -> None:
         "elsewhere": elsewhere,
         "apart": apart,
         "taken": taken,
-        "unlike": unlike,
         "alike": alike,
-        "kinds": kinds,
     }
     for name, scenario in suites[suite](Suite(Path(folder))).items():
         try:

@@ -227,55 +227,6 @@ def test_int8_is_proved_on_the_nodes_that_score_and_others_are_left_out_or_have_
     assert found["artifact"] != theirs["artifact"], "made for the CPU that scores"
 
 
-@pytest.fixture(scope="module")
-def unlike(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
-    require_vnni(tmp_path_factory.mktemp("told"))
-    return perform(tmp_path_factory.mktemp("unlike"), "unlike")
-
-
-def require_vnni(folder: Path) -> None:
-    if not set(VNNI) & set(cpu_features()):
-        pytest.skip("this CPU has no VNNI that a node could lack")
-    cpu_without(folder, *VNNI)  # skips where that cannot be told to a node
-
-
-@pytest.mark.cluster
-def test_a_node_of_another_kind_that_joins_is_left_out_and_the_next_one_like_the_first_scores(
-    unlike: dict[str, Said], alone: Callable[..., str]
-) -> None:
-    found = unlike.get("late", unlike[""])
-    assert "error" not in found, found["error"]
-    assert (found["rows_out"], found["nodes"]) == (ROWS, 2)
-    (why,) = [line for line in found["warnings"] if line.startswith("left out: ")]
-    assert "does not score with faulty: it was certified on a CPU with" in why
-    assert "this one has none: its int8 answers differ" in why
-    assert found["digest"] == alone()
-
-
-@pytest.mark.cluster
-def test_a_replica_that_is_started_again_on_a_node_of_another_kind_leaves_it_to_nobody(
-    unlike: dict[str, Said], alone: Callable[..., str]
-) -> None:
-    found = unlike.get("restarted", unlike[""])
-    assert "error" not in found, found["error"]
-    assert (found["rows_out"], found["nodes"]) == (ROWS, 1)
-    assert len([line for line in found["warnings"] if line.startswith("left out: ")]) == 1
-    assert found["digest"] == alone()
-
-
-@pytest.mark.cluster
-def test_each_pool_is_proved_on_its_own_kind_of_node(tmp_path: Path, alone: Callable[..., str]) -> None:
-    require_vnni(tmp_path)
-    said = perform(tmp_path, "kinds")
-    found = said.get("both", said[""])
-    assert "error" not in found, found["error"]
-    assert (found.get("status"), found.get("rows_out")) == ("done", ROWS), found
-    assert set(found["rows_by_variant"]) == {"faulty", "faulty-cuda"}
-    assert len(found["rows_by_node"]) == 2
-    assert not [line for line in found["warnings"] if "left out" in line]
-    assert found["digest"] == alone()
-
-
 ALIKE = ["onnx-fp32", "onnx-int8-dynamic", "onnx-int8-qdq"]
 
 
@@ -307,7 +258,6 @@ def test_nodes_that_are_alike_share_the_candidates(alike: dict[str, Said]) -> No
     assert set(said["passed"]) == set(ALIKE)
     assert "proving 3 variants on 2 nodes that are alike" in said["lines"]
     assert min(said["proved"]) >= 1, "both nodes proved"
-    assert sum(said["proved"]) == len(ALIKE) or "was lost" in " ".join(said["lines"]), said["lines"]
     measured = [line.partition(":")[0] for line in said["lines"] if " rows/s, " in line]
     assert measured == ALIKE, "in the order in which one node would have tried them"
 

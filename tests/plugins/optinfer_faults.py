@@ -11,7 +11,6 @@ Options (they arrive in the artifact's load_options):
     raise_at_width: a replica that sees a micro-batch of just this many tokens raises.
     die_at_rows: a replica that sees a micro-batch of at least this many rows is killed.
     sign: what a replica's answers are multiplied with, so that they tell one variant from another.
-    computes: a precision that the artifact hints at, for which a CPU may lack the instructions.
     ran_on: the device that a replica says it ran on, where that is not the one it was asked to.
 
 On the device `cuda` it stands for a GPU that is not there: Ray is told of one, nothing runs on it.
@@ -55,7 +54,6 @@ class FaultySession(FakeSession):
         raise_at_width: int | None = None,
         sign: int = 1,
         ran_on: str | None = None,
-        computes: str | None = None,
     ) -> None:
         super().__init__(execution)
         self._folder = Path(folder)
@@ -81,8 +79,7 @@ class FaultySession(FakeSession):
             threading.Event().wait()
         if width == self._raise_at_width:
             raise ValueError(f"no row may be {width} wide")
-        # Canaries, and a proof on another node: answered as it was certified.
-        if threading.current_thread().name.startswith(("optinfer-load", "optinfer-prove")):
+        if threading.current_thread().name.startswith("optinfer-load"):  # canaries: answered as it was certified
             certified = 1 if (self._folder / "driver").exists() else self._sign
             return {name: certified * values for name, values in super().__call__(inputs).items()}
         calls = self._folder / "calls"
