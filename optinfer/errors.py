@@ -13,6 +13,7 @@
     │   ├── UnavailableError      4   the machine lacks what the variant needs
     │   ├── GateError             4   the variant does not keep the quality the gate asks for
     │   └── LoadError             4   a replica cannot load the variant
+    │       └── UnfitNodeError    4   a node is not, or computes not as, what the variant was certified on
     └── OutputConflictError       5   the output belongs to another fingerprint or to a live run
 
 A message says what happened, why, and the exact fix.
@@ -88,6 +89,10 @@ class GateError(NoVariantError):
 
 
 class LoadError(NoVariantError):
+    pass
+
+
+class UnfitNodeError(LoadError):
     pass
 
 

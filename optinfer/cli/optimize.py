@@ -33,17 +33,16 @@ def optimize(
 ) -> None:
     """Build, measure and compare the variants of a job's model on the job's own rows; score nothing.
 
-    On this machine; with --address on a node of the cluster of the kind that would score.
+    On this machine; with --address, or where RAY_ADDRESS names a cluster, on its nodes of the kind that would score.
     """
     from optinfer.commands.optimize import optimize as optimize_job
-    from optinfer.execution.on_ray import OnRay
     from optinfer.job_file import load_job
     from optinfer.records.text import optimize_text
 
     names = given["names"]
     wanted = None if names is None else [name.strip() for name in names.split(",") if name.strip()]
-    executor = None if address is None else OnRay(address)
     config = load_job(job, overrides, logical_date)
+    executor = options.named_cluster(address)
     record = optimize_job(config, wanted, given["register"], given["plot"], say, executor, again)
     answer(record, as_json, optimize_text)
     if record.winner is None:

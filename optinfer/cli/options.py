@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 from datetime import date
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from optinfer.execution.on_ray import OnRay
 
 
 class _Day(click.ParamType["date"]):
@@ -29,7 +33,7 @@ changes = click.option(
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 address = click.option(
     "--address",
-    metavar="auto|local|HOST:PORT|ray://…",
+    metavar="auto|local|HOST:PORT",
     help="Ray cluster; default: $RAY_ADDRESS, else Ray started here.",
 )
 logical_date = click.option(
@@ -38,3 +42,11 @@ logical_date = click.option(
     metavar="YYYY-MM-DD",
     help="The night that {date} and {previous} in the job's paths are of; default: today.",
 )
+
+
+def named_cluster(address: str | None) -> OnRay | None:
+    """Return the cluster of this address, or of `RAY_ADDRESS`; None where Ray would be started here."""
+    from optinfer.execution.on_ray import OnRay
+    from optinfer.execution.reach import chosen
+
+    return None if chosen(address)[0] is None else OnRay(address)

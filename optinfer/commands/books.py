@@ -67,6 +67,10 @@ class Books:
         """Return what is to score; an empty table has one part all the same."""
         return np.setdiff1d(np.arange(max(len(self.job.plan.fragments), 1)), found.fragments)
 
+    def uncounted(self, left: Indices) -> Indices:
+        """Return what is still to score of these, as receipts tell."""
+        return np.setdiff1d(left, self.accounts.table().column("fragment").to_numpy())
+
     def take_back(self, found: Found) -> Indices:
         """Count fragments with quarantined rows no more, as these are tried again; return them."""
         table = self.accounts.table()

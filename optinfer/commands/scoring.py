@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 
 from optinfer.commands.books import Books, Indices
 from optinfer.commands.summary import Summary
-from optinfer.errors import LoadError
+from optinfer.errors import LoadError, UnfitNodeError
 from optinfer.execution.executor import Executor
 from optinfer.execution.placement import Node
 from optinfer.execution.placing import placed
@@ -18,17 +18,49 @@ from optinfer.optimization.pools import Pools, prefixed
 from optinfer.records.placement import Placement
 from optinfer.tracking.progress import Progress
 
+Warn = Callable[[Iterable[str]], None]
+
 
 def stream(proved: Pools, books: Books, summary: Summary, executor: Executor, left: Indices) -> None:
-    """Place the replicas and count their receipts as fragments are committed."""
+    """Place the replicas and count their receipts as fragments are committed.
+
+    Where a replica refuses its node, which came late and is of another kind, the others go on without that node.
+
+    Raises:
+        LoadError: no node is left.
+    """
     if not len(left):
         return books.recorder.params(proved.params)
     executor.start()
+    said: set[str] = set()
+
+    def warn(reasons: Iterable[str]) -> None:
+        for why in reasons:
+            if why not in said:
+                books.recorder.warn(f"left out: {why}")
+            said.add(why)
+
+    while len(left):
+        try:
+            _placed_and_counted(proved, books, summary, executor, left, warn)
+            return warn(executor.refusals())
+        except UnfitNodeError:
+            if not (refused := executor.refusals()):
+                raise  # it would be there again
+            warn(refused)
+            summary.placements = ()
+            books.output.attempts.forget()  # what was begun died of its node
+            left = books.uncounted(left)
+
+
+def _placed_and_counted(
+    proved: Pools, books: Books, summary: Summary, executor: Executor, left: Indices, warn: Warn
+) -> None:
     nodes = executor.nodes([one.settings for one in proved])
     summary.mark("ray")
     # What is scored again has the place of the replicas that have just ended, which Ray may still count as taken.
     placements = summary.placements = summary.placements or placed(
-        books.job.config.placement, proved, proved.first.variant.device, _fit(nodes, books), len(left), executor.growing
+        books.job.config.placement, proved, proved.first.variant.device, _fit(nodes, warn), len(left), executor.growing
     )
     for one, place in zip(proved, placements, strict=False):
         books.say(f"scoring with {one.variant.name}: {'; '.join(place.reasons)}")
@@ -41,9 +73,10 @@ def stream(proved: Pools, books: Books, summary: Summary, executor: Executor, le
                 books.recorder.params({**proved.params, **_placement_params(placements)})
             books.count(receipt)
             progress.advance(receipt.stats.rows_in, receipt.stats.rows_quarantined)
+            warn(executor.refusals())
 
 
-def _fit(nodes: Sequence[Node], books: Books) -> Sequence[Node]:
+def _fit(nodes: Sequence[Node], warn: Warn) -> Sequence[Node]:
     """Return the nodes, once it is said which of them will have no replicas.
 
     Raises:
@@ -53,8 +86,7 @@ def _fit(nodes: Sequence[Node], books: Books) -> Sequence[Node]:
     unfit = [node for node in scoring if node.unfit]
     if unfit and len(unfit) == len(scoring):
         raise LoadError(unfit[0].unfit)
-    for node in unfit:
-        books.recorder.warn(f"left out: {node.unfit}")
+    warn(node.unfit for node in unfit)
     return nodes
 
 

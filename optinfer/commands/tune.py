@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 from optinfer.commands.readiness import require_places
-from optinfer.commands.resolved import resolve
+from optinfer.commands.resolved import Resolved, resolve
 from optinfer.commands.tuning_answer import Searched, answer, finished, plotted, started
 from optinfer.commands.tuning_rounds import meet, observer, opened, search_within, trials_of
 from optinfer.config import JobConfig
 from optinfer.errors import ConfigError
+from optinfer.execution.executor import Executor
 from optinfer.forecast.worth import objective
 from optinfer.records.tuning import TuneRecord
 from optinfer.tracking.recorder import new_run_id, recorder_of
 from optinfer.tuning import kept
 from optinfer.tuning.node_trials import USUAL, Effort
-from optinfer.tuning.rivals import chosen_settings, plausible_variants
+from optinfer.tuning.nodes import Node, ThisNode
+from optinfer.tuning.winner import chosen_settings
 
 Say = Callable[[str], None]
 
@@ -35,41 +38,51 @@ def tune(
     say: Say = lambda line: None,
     clock: Callable[[], float] = time.monotonic,
     effort: Effort = USUAL,
+    executor: Executor | None = None,
 ) -> TuneRecord:
-    """Search for the fastest settings of a job on this node, keep them, and return what `tune --json` prints.
+    """Search for the fastest settings of a job on one node, keep them, and return what `tune --json` prints.
 
     Nothing is scored or written to the job's sink.
 
     Args:
         clock: gives the seconds that `tuning.time_budget` counts.
         effort: how far the search goes.
+        executor: what is measured is a node of its kind that would score; None measures this machine. What won is kept
+            here, wherever that was.
 
     Raises:
         ConfigError: the job cannot work, or has no price for this node where cost is the objective.
         GateError: no variant passes the gate.
     """
-    job = resolve(config)
+    job = resolve(config, runs_here=executor is None or executor.machine() is not None)
     if job.plan.rows == 0:
         raise ConfigError("tune measures on the job's rows, and its table has none; give one with rows")
-    worth = objective(config)
     require_places()
     run_id = new_run_id()
-    with recorder_of(config.tracking, run_id, say) as recorder:
-        recorder.event(started(job, run_id))
-        bench = job.bench(say)
-        plausible, left_out = plausible_variants(bench)
-        trials = trials_of(bench, job, plausible, worth, effort)
-        if trials.sample.deviation > _LARGEST_DEVIATION:
-            say(f"warning: lengths of the sample differ by {trials.sample.deviation:.0%} from the table's; "
-                "raise tuning.sample_rows")  # fmt: skip
-        search = opened(bench, trials)
-        earlier = len(search.outcomes)
-        search_within(search, trials, config.tuning.time_budget, clock, observer(recorder, say))
-        rounds = meet(trials, search, recorder, say)
-        chosen = chosen_settings(bench, trials, rounds, say)
-        path = kept.write(chosen, bench.model.key, config, bench.metric)
-        searched = Searched(trials, search, rounds, earlier, left_out)
-        record = answer(job, run_id, searched, chosen, path, recorder.journal.path)
-        images = plotted(record, recorder.folder, say)
-        record = replace(record, plot=str(images[0]) if images else None)
-        return replace(record, mlflow=recorder.finish(finished(record), images))
+    with executor or nullcontext():
+        node = executor.tuning_node(job.proving, effort.measure, say) if executor else _this_node(job, effort, say)
+        worth = objective(config, node.kind)
+        with recorder_of(config.tracking, run_id, say) as recorder:
+            recorder.event(started(job, run_id))
+            trials = trials_of(node, config, worth, effort)
+            _say_unlikeness(trials.facts.sample.largest_deviation, say)
+            search = opened(trials, config)
+            earlier = len(search.outcomes)
+            search_within(search, trials, config.tuning.time_budget, clock, observer(recorder, say))
+            rounds = meet(trials, search, recorder, say)
+            chosen = chosen_settings(node, trials, rounds, say)
+            path = kept.write(chosen, trials.facts.model, config, job.subject.metric)
+            searched = Searched(trials, search, rounds, earlier)
+            record = answer(job, run_id, searched, chosen, path, recorder.journal.path)
+            images = plotted(record, recorder.folder, say)
+            record = replace(record, plot=str(images[0]) if images else None)
+            return replace(record, mlflow=recorder.finish(finished(record), images))
+
+
+def _this_node(job: Resolved, effort: Effort, say: Say) -> Node:
+    return ThisNode(job.bench(say), job.plan.fragments, effort.measure)
+
+
+def _say_unlikeness(deviation: float, say: Say) -> None:
+    if deviation > _LARGEST_DEVIATION:
+        say(f"warning: lengths of the sample differ by {deviation:.0%} from the table's; raise tuning.sample_rows")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,14 +25,12 @@ class Searched:
     Attributes:
         rounds: of those that met again.
         earlier: trials that were measured by an earlier search.
-        left_out: variant -> why it was not searched.
     """
 
     trials: NodeTrials
     search: Search
     rounds: Rounds
     earlier: int
-    left_out: Mapping[str, str]
 
 
 def answer(job: Resolved, run_id: str, searched: Searched, chosen: Tuned, kept: Path, journal: Path) -> TuneRecord:
@@ -40,10 +38,10 @@ def answer(job: Resolved, run_id: str, searched: Searched, chosen: Tuned, kept: 
     return TuneRecord(
         run_id=run_id,
         job=job.config.name,
-        model=trials.model,
+        model=trials.facts.model,
         objective=job.config.tuning.objective,
         budget="max_batch_tokens" if trials.by_tokens else "max_batch_size",
-        sample=trials.sample.told,
+        sample=trials.facts.sample,
         memory_mb=trials.memory_mb,
         space=trials.space,
         trials=tuple(searched.search.outcomes),
@@ -53,7 +51,7 @@ def answer(job: Resolved, run_id: str, searched: Searched, chosen: Tuned, kept: 
         ),
         winner=chosen,
         trials_earlier=searched.earlier,
-        left_out=searched.left_out,
+        left_out=trials.facts.left_out,
         record=str(kept),
         journal=str(journal),
     )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Literal
 
-from optinfer.commands.resolved import Resolved
+from optinfer.config import JobConfig
 from optinfer.errors import NoVariantError
-from optinfer.execution.placing import layout_here
-from optinfer.optimization.selection import Prepared
-from optinfer.optimization.workbench import Workbench
+from optinfer.execution.placing import layout_of
 from optinfer.records.tuning import Outcome, Point
 from optinfer.tracking.events import MetAgain, Tried
 from optinfer.tracking.recorder import Recorder
 from optinfer.tuning import kept
 from optinfer.tuning.node_trials import Effort, NodeTrials
+from optinfer.tuning.nodes import Node
 from optinfer.tuning.search import Search
 
 Say = Callable[[str], None]
@@ -24,31 +22,29 @@ Say = Callable[[str], None]
 _MOST_RESERVED = 0.5
 
 
-def trials_of(
-    bench: Workbench, job: Resolved, plausible: list[Prepared], worth: Callable[[float], float], effort: Effort
-) -> NodeTrials:
-    cpus = os.cpu_count() or 1
-    device = plausible[0].variant.device
-    default = layout_here(bench.config.placement, device, cpus)
-    return NodeTrials(bench, plausible, job.plan.fragments, default, cpus, worth, effort)
+def trials_of(node: Node, config: JobConfig, worth: Callable[[float], float], effort: Effort) -> NodeTrials:
+    """Return the trials of a job on a node, once the variants that may win are proved there."""
+    kind = node.kind
+    default = layout_of(config.placement, node.facts.device, kind.cpus, kind.gpus)
+    return NodeTrials(node, config, default, worth, effort)
 
 
-def opened(bench: Workbench, trials: NodeTrials) -> Search:
+def opened(trials: NodeTrials, config: JobConfig) -> Search:
     """Open the search for exactly these rows, artifacts, packages and limits: what is different is another search."""
     identity = {
-        "machine": kept.machine(),
-        "sample": trials.sample.told.digest,
+        "machine": kept.identity(trials.facts.kind),
+        "sample": trials.facts.sample.digest,
         "artifacts": {name: [p.artifact.key, p.settings.backend] for name, p in trials.proved.items()},
-        "versions": {name: kept.versions(p.settings.backend) for name, p in trials.proved.items()},
-        "batching": bench.config.batching.identity,
-        "memory_mb": bench.config.tuning.max_memory_mb,
-        "cost_per_hour": bench.config.placement.cost_per_hour,
-        "objective": bench.config.tuning.objective,
+        "versions": {name: trials.facts.versions[p.settings.backend] for name, p in trials.proved.items()},
+        "batching": config.batching.identity,
+        "memory_mb": config.tuning.max_memory_mb,
+        "cost_per_hour": config.placement.cost_per_hour,
+        "objective": config.tuning.objective,
     }
     direction: Literal["maximize", "minimize"] = (
-        "maximize" if bench.config.tuning.objective == "rows_per_second" else "minimize"
+        "maximize" if config.tuning.objective == "rows_per_second" else "minimize"
     )
-    search = Search(kept.study(bench.model.key), identity, trials.space, direction)
+    search = Search(kept.study(trials.facts.model), identity, trials.space, direction)
     search.first([trials.default(name) for name in trials.proved])
     return search
 

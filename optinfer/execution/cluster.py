@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from optinfer.errors import OptinferError
 from optinfer.execution.placement import Node
 from optinfer.execution.ray_process import PROCESS, RayProcess
-from optinfer.execution.reach import chosen, require_reachable, require_startable, what_to_check
+from optinfer.execution.reach import chosen, require_node, require_reachable, require_startable, what_to_check
 from optinfer.system import last_resort, will
 
 _WAIT_SECONDS = 0.2
@@ -143,6 +143,7 @@ class Connection:
 
     def _check(self) -> None:
         where, named_by = chosen(self._given)
+        require_node(where, named_by)
         if where is None:
             require_startable()
         else:

@@ -13,6 +13,8 @@ from optinfer.inference.replica import ReplicaSettings
 from optinfer.optimization.proving import Prover, Proving
 from optinfer.records.placement import Placement
 from optinfer.records.receipt import Receipt
+from optinfer.tuning.nodes import Measure
+from optinfer.tuning.nodes import Node as TuningNode
 
 
 class Executor(AbstractContextManager["Executor"], Protocol):
@@ -38,6 +40,16 @@ class Executor(AbstractContextManager["Executor"], Protocol):
             OptinferError: it cannot start, or be reached.
         """
 
+    def tuning_node(self, job: Proving, speed: Measure, say: Callable[[str], None]) -> TuningNode:
+        """Return a node on which the job's settings are tried, of the kind that replicas will have; all of it.
+
+        Args:
+            speed: measures replicas of one node together.
+
+        Raises:
+            OptinferError: it cannot start, or be reached.
+        """
+
     def nodes(self, pools: Sequence[ReplicaSettings] = ()) -> list[Node]:
         """Wait for the start, and return what was free on each node when first asked.
 
@@ -52,8 +64,12 @@ class Executor(AbstractContextManager["Executor"], Protocol):
         """Score fragments and yield a receipt as each is committed.
 
         Raises:
+            UnfitNodeError: a replica refused its node; another stream of what is left keeps away from it.
             OptinferError: the first error of any replica, of its own class.
         """
+
+    def refusals(self) -> list[str]:
+        """Say why replicas refused nodes that the others keep away from, each once."""
 
     def release(self) -> None:
         """Begin to end what was started: nothing needs it any more."""

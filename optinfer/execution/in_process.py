@@ -22,6 +22,8 @@ from optinfer.optimization.proving import Here, Prover, Proving
 from optinfer.records.placement import Placement
 from optinfer.records.receipt import Receipt
 from optinfer.system.machine import nvidia_gpus
+from optinfer.tuning.nodes import Measure, ThisNode
+from optinfer.tuning.nodes import Node as TuningNode
 
 
 class InProcess:
@@ -55,6 +57,9 @@ class InProcess:
     def prover(self, job: Proving, say: Callable[[str], None]) -> Prover:
         return Here(job.bench(say))
 
+    def tuning_node(self, job: Proving, speed: Measure, say: Callable[[str], None]) -> TuningNode:
+        return ThisNode(job.bench(say), job.fragments, speed)
+
     def nodes(self, pools: Sequence[ReplicaSettings] = ()) -> list[Node]:
         if self._nodes is not None:
             return list(self._nodes)
@@ -65,6 +70,9 @@ class InProcess:
         scorers = itertools.cycle([FragmentScorer(task, settings, self._load) for settings in replicas[: len(todo)]])
         for run, scorer in zip(todo.runs(len(replicas)), scorers, strict=False):
             yield from receipts(scorer({"run": run}))
+
+    def refusals(self) -> list[str]:
+        return []
 
     def release(self) -> None:
         pass

@@ -8,13 +8,27 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from optinfer.errors import LoadError, OptinferError
-from optinfer.execution.task import Place
-from optinfer.inference.canaries import require_proved
+from optinfer.errors import LoadError, OptinferError, UnfitNodeError
+from optinfer.execution.task import Nodes, Place
+from optinfer.inference.canaries import require_fit, require_proved
 from optinfer.inference.engine import Engine
 from optinfer.inference.replica import ReplicaSettings
 
 Load = Callable[[ReplicaSettings], Engine]
+
+
+def require_admitted(settings: ReplicaSettings, nodes: Nodes) -> None:
+    """End a replica before it begins where its node came after the job's nodes were looked at, and is not like them.
+
+    Raises:
+        UnfitNodeError: it is not; the others keep away from it.
+    """
+    if nodes.came_late():
+        try:
+            require_fit(settings)
+        except UnfitNodeError as error:
+            nodes.refuse(str(error))
+            raise
 
 
 class Loading:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 from typing import Self
 
 import psutil
 
 from optinfer.execution.cluster import Connection
+from optinfer.execution.job_nodes import JobNodes
 from optinfer.execution.placement import Node
 from optinfer.execution.stop import PATIENCE_SECONDS, Stop
 from optinfer.execution.task import ScoringTask
@@ -19,6 +19,8 @@ from optinfer.optimization.proving import Here, Prover, Proving
 from optinfer.records.placement import Placement
 from optinfer.records.receipt import Receipt
 from optinfer.system.machine import nvidia_gpus
+from optinfer.tuning.nodes import Measure, ThisNode
+from optinfer.tuning.nodes import Node as TuningNode
 
 
 class OnRay:
@@ -31,6 +33,7 @@ class OnRay:
 
     def __init__(self, address: str | None = None, patience: float = PATIENCE_SECONDS) -> None:
         self._stop = Stop(patience)
+        self._nodes = JobNodes(patience)
         self._connection = Connection(address, when_lost=self._stop)
 
     def __enter__(self) -> Self:
@@ -59,29 +62,30 @@ class OnRay:
     def prover(self, job: Proving, say: Callable[[str], None]) -> Prover:
         if self._connection.starts_here:
             return Here(job.bench(say))  # Ray will be started on this node, and is not needed yet
-        from optinfer.execution.prover import prover
-
         self.start()
-        return prover(job, say, self.nodes())
+        return self._nodes.prover(job, self.nodes(), say)
+
+    def tuning_node(self, job: Proving, speed: Measure, say: Callable[[str], None]) -> TuningNode:
+        if self._connection.starts_here:
+            return ThisNode(job.bench(say), job.fragments, speed)
+        self.start()
+        return self._nodes.tuning_node(job, speed, self.nodes(), say)
 
     def nodes(self, pools: Sequence[ReplicaSettings] = ()) -> list[Node]:
         self._connection.ready()
         if pools and not any(node.cpus >= 1 for node in self._connection.free()):
             self._connection.free_again()  # the node that proved them came since
         free = self._connection.free()
-        if len(free) < 2 or not pools:
-            return free
-        from optinfer.execution.grounds import judged
-
-        return judged(free, pools)
+        return self._nodes.judged(free, pools) if pools else free
 
     def stream(self, task: ScoringTask, placements: Sequence[Placement], todo: Todo) -> Generator[Receipt, None, None]:
-        from optinfer.execution.parcels import parcels
-        from optinfer.execution.pipeline import stream
+        from optinfer.execution.pipeline import Streaming, stream
 
-        here_alone = not self.growing
-        task = task if here_alone else replace(task, place=parcels(task))
-        yield from stream(task, placements, todo, self._stop)
+        how = Streaming(self._stop, self._nodes.kept_away, here_alone=not self.growing)
+        yield from stream(task, placements, todo, how)
+
+    def refusals(self) -> list[str]:
+        return self._nodes.kept_away.told()
 
     def release(self) -> None:
         self._connection.release()

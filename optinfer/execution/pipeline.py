@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from optinfer.errors import OptinferError
+from optinfer.errors import OptinferError, UnfitNodeError
 from optinfer.execution.meter import RayMeter
-from optinfer.execution.ray_cluster import RayNodes, standing
+from optinfer.execution.parcels import parcels
+from optinfer.execution.ray_cluster import KeptAway, RayNodes, alive, standing
 from optinfer.execution.scorer import FragmentScorer, receipts
 from optinfer.execution.stop import Stop
 from optinfer.execution.task import ScoringTask
@@ -29,35 +31,54 @@ from optinfer.system.quiet import hush
 # found out, some 15 s, each fragment of it is tried again once a second.
 _TASK_RETRIES = 60
 _RESTARTS = 100
+# How many replicas in a row may refuse their node, for each that the job may have: a cluster that brings nothing but
+# nodes of another kind would go on with it.
+_REFUSALS_A_REPLICA = 10
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """What a stream goes by.
+
+    Attributes:
+        stop: ends it from outside.
+        kept_away: knows the nodes on which a replica refused to score.
+        here_alone: all replicas are on this node, and have its files.
+    """
+
+    stop: Stop
+    kept_away: KeptAway
+    here_alone: bool
 
 
 def stream(
-    task: ScoringTask, placements: Sequence[Placement], todo: Todo, stop: Stop
+    task: ScoringTask, placements: Sequence[Placement], todo: Todo, how: Streaming
 ) -> Generator[Receipt, None, None]:
     """Score fragments and yield a receipt as each is committed.
 
-    Args:
-        stop: ends it from outside.
-
     Raises:
+        UnfitNodeError: a replica that had fragments at hand refused its node: the others can go on without it.
         OptinferError: the first error of any replica, of its own class.
     """
     import ray
     from ray.data.exceptions import ExecutionTimeoutError
 
+    kept_away = how.kept_away
+    task = task if how.here_alone else replace(task, place=parcels(task))
     context = _context()
-    context.custom_execution_callback_classes = [_attended(stop, placements)]
-    replicas = sum(part.replicas for part in placements)
+    context.custom_execution_callback_classes = [_attended(how.stop, placements)]
+    replicas, most = (sum(getattr(part, name) for part in placements) for name in ("replicas", "max_replicas"))
+    context.max_consecutive_actor_init_deaths = _REFUSALS_A_REPLICA * most
     _hush_ray()
     with ray.data.DataContext.current(context):  # of this dataset alone: the caller's others keep theirs
         dataset = ray.data.read_datasource(_source(todo, replicas), num_cpus=0, override_num_blocks=1).map(
             FragmentScorer,
             fn_constructor_args=(task,),
-            fn_constructor_kwargs={"load": mortal, "meter": RayMeter, "nodes": RayNodes()},
+            fn_constructor_kwargs={"load": mortal, "meter": RayMeter, "nodes": RayNodes(alive(), kept_away.name)},
             compute=ray.data.ActorPoolStrategy(
                 min_size=replicas,
                 initial_size=replicas,
-                max_size=sum(part.max_replicas for part in placements),
+                max_size=most,
                 max_tasks_in_flight_per_actor=OVERLAP,
                 max_concurrent_calls_per_actor=OVERLAP,
                 enable_true_multi_threading=True,
@@ -65,11 +86,14 @@ def stream(
             # What every replica takes; `_remote_args` says what those of two kinds take.
             num_cpus=min(part.cpus_per_replica for part in placements),
             num_gpus=min(part.gpus_per_replica for part in placements) or None,
-            ray_remote_args_fn=_remote_args(placements),
+            ray_remote_args_fn=_remote_args(placements, kept_away),
         )
     try:
         for row in dataset.iter_rows():
             yield from receipts(row)
+    except UnfitNodeError:
+        kept_away.look()
+        raise
     except ExecutionTimeoutError as error:
         raise OptinferError(
             f"no fragment moved for {context.execution_no_progress_timeout_s:g} s: {described(placements)} do not "
@@ -77,6 +101,9 @@ def stream(
             "source.fragment_rows, a cluster that takes longer to grow RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"
         ) from error
     except ray.exceptions.RayError as error:
+        kept_away.look()
+        if kept_away.untold:
+            raise UnfitNodeError(kept_away.untold[0]) from error
         raise OptinferError(
             f"replicas kept dying and Ray gave up: {str(error).strip().splitlines()[0]}; check memory "
             "(fewer replicas, smaller batching.max_batch_tokens), then run the same command again"
@@ -111,7 +138,7 @@ def _attended(stop: Stop, placements: Sequence[Placement]) -> Any:
 
     class Attended(ExecutionCallback):
         def before_execution_starts(self, executor: Any) -> None:
-            self._watchdog = Watchdog(placements, standing, stop.patience)
+            self._watchdog = Watchdog(described(placements), standing, stop.patience)
 
             def end(error: OptinferError) -> None:
                 executor._shutdown = True  # else it would ask Ray to end what is gone with Ray, and wait
@@ -149,13 +176,21 @@ def _source(todo: Todo, replicas: int) -> Any:
     return Fragments()
 
 
-def _remote_args(placements: Sequence[Placement]) -> Callable[[], dict[str, Any]]:
+def _remote_args(placements: Sequence[Placement], kept_away: KeptAway) -> Callable[[], dict[str, Any]]:
     """Return a function that says what the next actor is started with; Ray Data calls it once for each.
 
-    Those on GPUs come first. An actor that Ray restarts keeps what it was started with.
+    Those on GPUs come first. An actor that Ray restarts keeps what it was started with; one that refused its node is
+    not restarted, but followed by a new one, which is kept away from there.
     """
     actors = itertools.cycle([args for at in range(len(placements)) for args in _actors(placements, at)])
-    return lambda: dict(next(actors))
+    left_out = {node for part in placements for node in part.left_out}
+
+    def args() -> dict[str, Any]:
+        avoided = sorted(left_out | kept_away.look().keys())
+        selector = {"label_selector": {"ray.io/node-id": f"!in({','.join(avoided)})"}} if avoided else {}
+        return {**next(actors), **selector}
+
+    return args
 
 
 def _actors(placements: Sequence[Placement], at: int) -> list[dict[str, Any]]:
@@ -167,8 +202,6 @@ def _actors(placements: Sequence[Placement], at: int) -> list[dict[str, Any]]:
     args: dict[str, Any] = {"max_restarts": _RESTARTS, "max_task_retries": _TASK_RETRIES}
     if placement.resources:
         args["resources"] = dict(placement.resources)
-    if placement.left_out:
-        args["label_selector"] = {"ray.io/node-id": f"!in({','.join(placement.left_out)})"}
     if placement.accelerator_type:
         args["accelerator_type"] = placement.accelerator_type
     if len(placements) > 1:

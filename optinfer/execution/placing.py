@@ -11,7 +11,6 @@ from optinfer.optimization.pools import Pools
 from optinfer.optimization.selection import Prepared
 from optinfer.records.placement import Placement
 from optinfer.records.tuning import Tuned
-from optinfer.system.machine import nvidia_gpus
 
 
 def placed(
@@ -42,10 +41,10 @@ def placed(
     return (place(wishes, device, nodes, fragments, needs, growing),)
 
 
-def layout_here(wishes: PlacementConfig, device: str, cpus: int) -> tuple[int, int]:
-    """Return the replicas and the threads of each that a job with nothing tuned would have on this node alone."""
+def layout_of(wishes: PlacementConfig, device: str, cpus: int, gpus: int) -> tuple[int, int]:
+    """Return the replicas and the threads of each that a job with nothing tuned would have on such a node alone."""
     # As many fragments as could keep the node busy: a larger table may come.
-    placement = place(wishes, device, [Node(cpus, nvidia_gpus())], cpus)
+    placement = place(wishes, device, [Node(cpus, gpus)], cpus)
     return placement.replicas, placement.threads_per_replica
 
 

@@ -1,35 +1,35 @@
-"""Proves variants on a node of the kind that will score: building and measuring run there, and the driver needs none
-of what the model needs.
+"""Proves variants on nodes of the kind that will score: building and measuring run there, and the driver needs none of
+what the model needs.
 
 What a node made comes to the driver's node, by content, and from there to the nodes that score (parcels.py): the node
-that proved may be gone by then. One candidate is proved at a time, by a task that holds nothing once it has answered;
-the next one finds what that left in the node's home.
+that proved may be gone by then. A node proves one candidate at a time, by a task that holds nothing once it has
+answered; the next one finds what that left in the node's home. Where several nodes are alike and any variant may win,
+they share the candidates.
 """
 
 from __future__ import annotations
 
 import itertools
-import queue
-import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from time import monotonic
 
-from optinfer.config import AUTO, JobConfig, PlacementConfig
+from optinfer.config import AUTO, JobConfig
 from optinfer.errors import OptinferError
-from optinfer.execution.grounds import asked
+from optinfer.execution import kinds
 from optinfer.execution.parcels import Parcels, kept_for_others, parcels_of
 from optinfer.execution.placement import Node
+from optinfer.execution.ray_cluster import own_cpus
+from optinfer.execution.side_by_side import Lost, SideBySide
+from optinfer.execution.speaking import Say, Spoken, spoken
 from optinfer.models.artifact import Artifact
+from optinfer.optimization import selection
 from optinfer.optimization.proving import Here, Prover, Proving
-from optinfer.optimization.selection import Prepared, Skipped, candidates, prove_all
+from optinfer.optimization.selection import Prepared, Skipped
 from optinfer.optimization.subject import Subject
 from optinfer.optimization.workbench import Workbench
 from optinfer.system import last_resort
-
-Say = Callable[[str], None]
 
 # Nodes of one kind that are tried, one after another, while they end in mid-proof.
 _ATTEMPTS = 3
@@ -46,25 +46,26 @@ class Proved:
     parcels: Parcels
 
 
-def prover(job: Proving, say: Say, nodes: Sequence[Node]) -> Prover:
-    """Return what proves the job's variants: this node where replicas of theirs will be on its like, else one of those.
+def prover(job: Proving, cluster: kinds.Cluster) -> Prover:
+    """Return what proves the job's variants: nodes of the kind that would score; this one, where it is of that kind.
 
-    Args:
-        nodes: of the cluster, with what is free.
+    It proves all of them where several nodes could share them.
     """
     import ray
 
     own = ray.get_runtime_context().get_node_id()
-    config = job.subject.config
-    kind = _kind(nodes, config, _device(config, job.subject, nodes))
-    return Here(job.bench(say)) if own in {node.name for node in kind} else OnItsNodes(job, say, nodes)
+    kind = cluster.alike(job.subject)
+    shared = len(kind) > 1 and job.subject.config.variant == AUTO
+    if own in {node.name for node in kind} and not shared:
+        return Here(job.counting(own_cpus()).bench(cluster.say))
+    return OnItsNodes(cluster.sent(job), cluster)
 
 
 class OnItsNodes:
-    """Proves each pool's variants on a node of its kind."""
+    """Proves each pool's variants on nodes of its kind."""
 
-    def __init__(self, job: Proving, say: Say, nodes: Sequence[Node]) -> None:
-        self._job, self._say, self._nodes = job, say, nodes
+    def __init__(self, job: Proving, cluster: kinds.Cluster) -> None:
+        self._job, self._cluster = job, cluster
 
     @property
     def subject(self) -> Subject:
@@ -77,35 +78,79 @@ class OnItsNodes:
             OptinferError: what proving raised, of its own class; or no node lived long enough.
         """
         job = self._job.for_job(config)
+        if only is None and config.variant == AUTO and len(kind := self._cluster.alike(job.subject)) > 1:
+            yield from self._best_of_all(job, kind)
+            return
         for earlier in itertools.count():
             found = list(self._done(job, partial(_candidate, only, earlier)))
             if not found:
                 return
-            yield from (one for one in found if isinstance(one, Prepared))
+            yield from (self._here(one) for one in found if isinstance(one, Proved))
 
     def everything(self, names: Sequence[str] | None = None) -> Iterator[Prepared | Skipped]:
         """Yield what `selection.prove_all` does there; raises as `candidates` does."""
-        return self._done(self._job, partial(_all, names))
+        job, kind = self._job, self._cluster.alike(self._job.subject)
+        shared = len(kind) > 1
+        ordered = selection.in_order(job.subject.catalog, job.subject.model.format, names)
+        found = self._side_by_side(job, kind, ordered) if shared else self._done(job, partial(_all, names))
+        for one in found:
+            yield self._here(one) if isinstance(one, Proved) else one
 
-    def _done(self, job: Proving, work: Work) -> Iterator[Prepared | Skipped]:
+    def _best_of_all(self, job: Proving, kind: Sequence[Node]) -> Iterator[Prepared]:
+        """Yield what was tuned, then the others as they rank once all of them are proved."""
+        failed: list[Skipped] = []
+        for one in self._done(job, selection.as_tuned) if job.any_tuned else ():
+            if isinstance(one, Proved):
+                yield self._here(one)
+            else:
+                failed.append(one)
+        catalog, config = job.subject.catalog, job.subject.config
+        likely = selection.in_order(catalog, job.subject.model.format, selection.likely(catalog))
+        found = list(self._side_by_side(job, kind, likely, config.selection.time_budget))
+        proved = {one.prepared.variant.name: one for one in found if isinstance(one, Proved)}
+        results = [one.prepared if isinstance(one, Proved) else one for one in found]
+        for best in selection.best_first(results, job.subject.model.format, failed):
+            yield self._here(replace(proved[best.variant.name], prepared=best))
+
+    def _side_by_side(
+        self, job: Proving, kind: Sequence[Node], names: Sequence[str], time_budget: float | None = None
+    ) -> Iterator[Proved | Skipped]:
+        """Yield what nodes make of the variants, in this order.
+
+        Args:
+            time_budget: as `selection.prove_all` has it.
+        """
+        began, passed = monotonic(), False
+        self._cluster.say(f"proving {len(names)} variants on {len(kind)} nodes that are alike")
+
+        def work(node: Node, name: str) -> Proved | Skipped:
+            nonlocal passed
+            if passed and time_budget is not None and monotonic() - began > time_budget:
+                return selection.out_of_time(name)
+            try:
+                (one,) = self._asked(job, node, partial(_all, [name]))
+            except Lost as error:
+                self._cluster.say(f"node {node.name[:8]} was lost while it proved {name}: {error}")
+                raise
+            passed = passed or (isinstance(one, Proved) and one.prepared.gate.passed)
+            return one
+
+        yield from SideBySide(names, kind, work).results()
+
+    def _done(self, job: Proving, work: Work) -> Iterator[Proved | Skipped]:
         """Yield what a node makes of the work; where it ends before it has found anything, the next one does it."""
-        import ray
-
-        config, lost = job.subject.config, ""
-        device = _device(config, job.subject, self._nodes)
-        files = parcels_of(job.subject.model)
+        lost = ""
         anywhere: list[Node | None] = [None] * _ATTEMPTS  # where there is none yet, the first that comes
-        for node in _kind(self._nodes, config, device)[:_ATTEMPTS] or anywhere:
-            self._say(f"proving on {f'node {node.name[:8]}' if node else 'the first node that is free for it'}")
-            asking = ray.remote(_prove).options(num_returns="streaming", max_retries=0, **_share(config, device, node))
+        for node in self._cluster.alike(job.subject)[:_ATTEMPTS] or anywhere:
+            self._cluster.say(f"proving on {f'node {node.name[:8]}' if node else 'the first node that is free for it'}")
             begun = False
             try:
-                for found in self._heard(asking.remote(job, files, work)):
+                for found in self._asked(job, node, work):
                     begun = True
                     yield found
                 return
-            except ray.exceptions.RayError as error:
-                lost = last_resort.named(error)
+            except Lost as error:
+                lost = str(error)
                 if begun:
                     break
         raise OptinferError(
@@ -113,94 +158,41 @@ class OnItsNodes:
             "(`ray memory`, `ray list nodes`), then run the same command again"
         )
 
-    def _heard(self, answers: Any) -> Iterator[Prepared | Skipped]:
-        """Yield what a node found, its files on this node, and say what it says meanwhile."""
+    def _asked(self, job: Proving, node: Node | None, work: Work) -> Iterator[Proved | Skipped]:
+        """Yield what a node makes of the work, as it comes."""
         import ray
 
-        for answer in answers:
-            kind, value = ray.get(answer)
-            if kind == "line":
-                self._say(value)
-            elif kind == "error":
-                raise last_resort.again(value)
-            elif isinstance(value, Proved):
-                here = replace(value.parcels, at_hand={value.model.path: self.subject.model.path})
-                yield replace(value.prepared, settings=here.placed(value.prepared.settings))
-            elif kind == "found":
-                yield value
-
-
-def _prove(job: Proving, files: Parcels, work: Work) -> Iterator[tuple[str, object]]:
-    """Do the work on this node; yield (`line`, what is going on) and (`found`, Proved or Skipped), then the end.
-
-    That is (`end`, None) or (`error`, what `last_resort.told` makes of it).
-    """
-    words: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
-
-    def do() -> None:
+        config, device = job.subject.config, self._cluster.device(job.subject)
+        options = {"num_returns": "streaming", "max_retries": 0, **kinds.share(config, device, node)}
+        asking = ray.remote(_prove).options(**options)
         try:
-            model = files.artifact(job.subject.model)
-            bench = job.on(model).bench(lambda line: words.put(("line", line)))
-            for one in work(bench):
-                proof = Proved(one, model, kept_for_others(one.settings)) if isinstance(one, Prepared) else one
-                words.put(("found", proof))
-            words.put(("end", None))
-        except Exception as error:
-            words.put(("error", last_resort.told(error)))
+            answers = asking.remote(job, parcels_of(job.subject.model), work)
+            yield from self._cluster.listener.heard(answers, kinds.described(config, device))
+        except ray.exceptions.RayError as error:
+            raise Lost(last_resort.named(error)) from error
 
-    threading.Thread(target=do, name="optinfer-prove", daemon=True).start()
-    kind = ""
-    while kind not in ("end", "error"):
-        kind, value = words.get()
-        yield kind, value
+    def _here(self, found: Proved) -> Prepared:
+        """Return a proof with what a node made on this one."""
+        here = replace(found.parcels, at_hand={found.model.path: self.subject.model.path})
+        return replace(found.prepared, settings=here.placed(found.prepared.settings))
+
+
+def _prove(job: Proving, files: Parcels, work: Work) -> Iterator[Spoken]:
+    """Do the work on this node, and say what it makes: Proved and Skipped."""
+    yield from spoken(partial(_proved, job, files, work))
+
+
+def _proved(job: Proving, files: Parcels, work: Work, say: Say) -> Iterator[Proved | Skipped]:
+    model = files.artifact(job.subject.model)
+    bench = job.on(model).counting(own_cpus()).bench(say)
+    for one in work(bench):
+        yield Proved(one, model, kept_for_others(one.settings)) if isinstance(one, Prepared) else one
 
 
 def _candidate(only: str | None, earlier: int, bench: Workbench) -> Iterator[Prepared]:
     """Yield the candidate that comes after so many; nothing where there are no more."""
-    return itertools.islice(candidates(bench, only), earlier, earlier + 1)
+    return itertools.islice(selection.candidates(bench, only), earlier, earlier + 1)
 
 
 def _all(names: Sequence[str] | None, bench: Workbench) -> Iterator[Prepared | Skipped]:
-    return prove_all(bench, names)
-
-
-def _device(config: JobConfig, subject: Subject, nodes: Sequence[Node]) -> str:
-    """Return the device of the nodes on which the job's variants are proved: where any may win, one with a GPU."""
-    wished = config.placement.device
-    if config.variant != AUTO:
-        return subject.catalog[config.variant].device
-    return wished if wished != AUTO else "cuda" if any(node.gpus for node in nodes) else "cpu"
-
-
-def _kind(nodes: Sequence[Node], config: JobConfig, device: str) -> list[Node]:
-    """Return the nodes that may score on a device and are alike, the freest first: the kind with most to give."""
-    fit = [node for node in nodes if _may_score(node, config.placement, device)]
-    fit.sort(key=lambda node: -node.cpus)
-    if len(fit) < 2:
-        return fit
-    known = asked(fit)
-    kinds = defaultdict(list)
-    for node in fit:
-        if node.name in known:
-            ground = known[node.name][1]
-            kinds[ground.cpu_features, ground.gpu].append(node)
-    worth = (lambda node: node.gpus) if device == "cuda" else (lambda node: node.cpus)
-    return max(kinds.values(), key=lambda alike: sum(map(worth, alike)), default=[])
-
-
-def _may_score(node: Node, wishes: PlacementConfig, device: str) -> bool:
-    has = all(node.resources.get(name, 0) >= amount for name, amount in wishes.resources.items())
-    has_device = node.gpus > 0 if device == "cuda" else node.cpus >= 1
-    return has and has_device and wishes.accelerator_type in (None, node.accelerator)
-
-
-def _share(config: JobConfig, device: str, node: Node | None) -> dict[str, Any]:
-    """Return what a proof takes of a node: a replica's CPU or GPU, so that nobody else's disturbs what is measured."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    wishes = config.placement
-    gpus = 1 if device == "cuda" else 0
-    share: dict[str, Any] = {"num_cpus": 1, "num_gpus": gpus, "resources": dict(wishes.resources)}
-    if node is not None:
-        return {**share, "scheduling_strategy": NodeAffinitySchedulingStrategy(node.name, soft=False)}
-    return {**share, "accelerator_type": wishes.accelerator_type} if wishes.accelerator_type else share
+    return selection.prove_all(bench, names)

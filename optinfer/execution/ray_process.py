@@ -144,7 +144,7 @@ def _vital() -> dict[str, psutil.Process]:
     from ray._private import worker
 
     node = worker.global_worker.node
-    if node is None:  # a client of ray://
+    if node is None:  # whoever called us is a client of ray://
         return {}
     told = {"raylet": node.raylet_socket_name, "gcs_server": node.get_session_dir_path()}
     return {

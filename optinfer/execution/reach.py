@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from optinfer.errors import OptinferError
+from optinfer.errors import ConfigError, OptinferError
 
 ADDRESS, VARIABLE = "--address", "RAY_ADDRESS"
 _CONNECT_SECONDS = 5.0
@@ -22,7 +22,8 @@ _SETTINGS = 4
 _HTTP2_BEGINS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0))
 # Ray itself looks for one of these where the address is `auto`.
 _NODE_PROCESS = "raylet"
-_FORMS = "HOST:6379, ray://HOST:10001 or auto"
+_FORMS = "HOST:6379 or auto"
+_CLIENT = "ray://"
 
 
 def chosen(given: str | None) -> tuple[str | None, str]:
@@ -33,6 +34,27 @@ def chosen(given: str | None) -> tuple[str | None, str]:
     if address == "" and variable == "auto":
         return "auto", VARIABLE
     return (None if address in ("", "local") else address), ADDRESS
+
+
+def require_node(where: str | None, named_by: str) -> None:
+    """Refuse the address of a Ray client's server: whoever connects there is on no node of the cluster.
+
+    A driver looks at the cluster's nodes, and its own one is where others fetch the model and what was made of it.
+
+    Args:
+        where, named_by: what `chosen` returned.
+
+    Raises:
+        ConfigError: it is one; says how else the cluster is reached.
+    """
+    if where is None or not where.startswith(_CLIENT):
+        return
+    host = where.removeprefix(_CLIENT).rstrip("/").rpartition(":")[0] or "HOST"
+    raise ConfigError(
+        f"{named_by} {where}: Ray's client is on no node of the cluster, and nodes could not fetch the model from it; "
+        f"send the job with `optinfer submit JOB.yaml --address http://{host}:8265`, or start the command on a node of "
+        "the cluster, with --address auto"
+    )
 
 
 def what_to_check(where: str | None, named_by: str) -> str:

@@ -27,10 +27,11 @@ from optinfer.errors import (
     LoadError,
     NoVariantError,
     RowError,
+    UnfitNodeError,
     redact,
 )
 from optinfer.execution.contents import Contents, Earlier, contents, unreadable
-from optinfer.execution.loading import Load, Loading
+from optinfer.execution.loading import Load, Loading, require_admitted
 from optinfer.execution.task import MakeMeter, Meter, Nodes, OneNode, ScoringTask
 from optinfer.inference.answers import Scored
 from optinfer.inference.isolation import IsolatedReplica
@@ -72,12 +73,13 @@ class FragmentScorer:
         self._node = _node_name()
         self._task = task
         self._settings = settings or _own_settings(task)
+        self._nodes = nodes
+        require_admitted(self._settings, nodes)
         self._sink = task.output()
         self._attempts = Attempts(task.output_url)
         self._reader = task.reader()
         self._count = _Unfailing(meter, task.labels(self._settings))
         self._loading = Loading(load, self._settings, task.place)
-        self._nodes = nodes
         self._at_hand, self._free = 0, threading.Condition()
 
     def __call__(self, row: Mapping[str, str]) -> dict[str, str]:
@@ -90,6 +92,10 @@ class FragmentScorer:
             try:
                 with self._one_more_at_hand():
                     answers.append(self._score(Fragment(**named["fragment"]), named["part"]).told())
+            except UnfitNodeError as error:
+                self._nodes.refuse(str(error))
+                answers.append(_told(error))
+                break
             except NoVariantError as error:
                 # It loaded, and cannot run: what is compiled on the first call, say.
                 answers.append(_told(LoadError(str(error))))

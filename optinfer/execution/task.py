@@ -45,6 +45,12 @@ class Nodes(Protocol):
     def leave(self) -> None:
         """End the replica here, so that it begins elsewhere with what it was given."""
 
+    def came_late(self) -> bool:
+        """Tell whether the replica's own node was not there when the job looked at its nodes."""
+
+    def refuse(self, why: str) -> None:
+        """Have the job's replicas keep away from this node, which cannot answer as certified."""
+
 
 class OneNode:
     """A node that stays as long as the job does."""
@@ -60,6 +66,12 @@ class OneNode:
 
     def leave(self) -> None:
         raise AssertionError("a node that stays is not left")
+
+    def came_late(self) -> bool:
+        return False
+
+    def refuse(self, why: str) -> None:
+        pass  # there is no other
 
 
 # Makes the meter of one replica from its labels.

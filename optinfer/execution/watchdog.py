@@ -36,22 +36,25 @@ class Standing:
 
 
 class Watchdog:
-    """Called again and again while a job streams; it looks every few seconds.
+    """Called again and again while a job streams, or waits for a node; it looks every few seconds.
 
     Args:
+        needs: what the job takes of nodes.
         look: says how things stand.
         patience: seconds in which nothing can move, after which a job ends.
         clock: gives seconds.
+        still: says what does not move.
     """
 
     def __init__(
         self,
-        placements: Sequence[Placement],
+        needs: str,
         look: Callable[[], Standing],
         patience: float = PATIENCE_SECONDS,
         clock: Callable[[], float] = monotonic,
+        still: str = "no replica lived",
     ) -> None:
-        self._placements, self._look = placements, look
+        self._needs, self._look, self._still = needs, look, still
         self._patience, self._clock = patience, clock
         self._looked = self._could_move = clock()
         self._nodes: frozenset[str] = frozenset()
@@ -74,8 +77,8 @@ class Watchdog:
 
     def _said(self, found: Standing) -> str:
         return (
-            f"nothing can move: for {self._patience:g} s no replica lived, and no node was on its way. The job needs "
-            f"{described(self._placements)}; {len(found.nodes)} nodes have {found.free_cpus:g} CPUs and "
+            f"nothing can move: for {self._patience:g} s {self._still}, and no node was on its way. The job needs "
+            f"{self._needs}; {len(found.nodes)} nodes have {found.free_cpus:g} CPUs and "
             f"{found.free_gpus:g} GPUs free. Free what others hold (`ray status`), start nodes, or ask for less under "
             "placement, then run the same command again: committed fragments are kept"
         )

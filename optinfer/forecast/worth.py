@@ -7,18 +7,21 @@ from collections.abc import Callable
 from optinfer.config import JobConfig
 from optinfer.errors import ConfigError
 from optinfer.forecast.speed import per_million, price
-from optinfer.system.machine import gpu, nvidia_gpus
+from optinfer.records.tuning import NodeKind
 
 
-def objective(config: JobConfig) -> Callable[[float], float]:
+def objective(config: JobConfig, node: NodeKind) -> Callable[[float], float]:
     """Return what turns a node's rows per second into what the job searches for.
+
+    Args:
+        node: the kind of node that is measured.
 
     Raises:
         ConfigError: cost is searched for, and the job has no price for this node.
     """
     if config.tuning.objective == "rows_per_second":
         return lambda rows_per_second: rows_per_second
-    name = gpu() if nvidia_gpus() else None
+    name = node.gpu if node.gpus else None
     hourly = price(config.placement, name)
     if not hourly:
         raise ConfigError(

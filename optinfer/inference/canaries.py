@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from optinfer.errors import LoadError
+from optinfer.errors import UnfitNodeError
 from optinfer.inference.engine import Engine
 from optinfer.inference.invariance import difference
 from optinfer.inference.replica import ReplicaSettings
@@ -55,17 +55,30 @@ def require_proved(
         here: what this node is; None looks.
 
     Raises:
-        LoadError: something differs from what was certified; says what, by how much, where, and what helps.
+        UnfitNodeError: something differs from what was certified; says what, by how much, where, and what helps.
     """
     canaries = settings.canaries
+    require_fit(settings, here)
     if canaries is None:
         return load(settings)
-    if why := unfit(settings, here or ground(settings.device, canaries.ground.runtime)):
-        raise _refused(settings, *why)
     _require_files(settings, canaries)
     engine = load(settings)
     _require_answers(engine, settings, canaries)
     return engine
+
+
+def require_fit(settings: ReplicaSettings, here: Ground | None = None) -> None:
+    """Refuse a node that cannot answer as was certified, as far as its ground tells: before anything is loaded.
+
+    Args:
+        here: what this node is; None looks.
+
+    Raises:
+        UnfitNodeError: as `require_proved` does.
+    """
+    canaries = settings.canaries
+    if canaries and (why := unfit(settings, here or ground(settings.device, canaries.ground.runtime))):
+        raise _refused(settings, *why)
 
 
 def ground(device: str, packages: Iterable[str]) -> Ground:
@@ -163,9 +176,9 @@ def differs(certified: Arrays, here: Arrays, canaries: Canaries) -> str:
     return ""
 
 
-def _refused(settings: ReplicaSettings, what: str, remedy: str) -> LoadError:
+def _refused(settings: ReplicaSettings, what: str, remedy: str) -> UnfitNodeError:
     variant = settings.variant or settings.artifact.key
-    return LoadError(f"node {socket.gethostname()} does not score with {variant}: {what}; {remedy}")
+    return UnfitNodeError(f"node {socket.gethostname()} does not score with {variant}: {what}; {remedy}")
 
 
 def _files(settings: ReplicaSettings) -> dict[str, Path]:

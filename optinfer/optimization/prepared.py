@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -110,7 +109,7 @@ def judged(
         certificate,
         verdict,
         _runtime(variant, settings.family, bench.family.opened_by),
-        os.cpu_count() or 1,
+        bench.cpus,
         tuned=tuned,
         lengths=bench.lengths,
     )

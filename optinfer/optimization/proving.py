@@ -26,6 +26,8 @@ class Proving:
         fragments: of the job's table, from which its sample is drawn; no matter which of its rows the job scores.
         look_up: finds what was tuned for such a job; `trials`: where candidates are tried.
         again: what was measured before counts for nothing.
+        any_tuned: there may be something to look up.
+        cpus: those that replicas share there; None takes all.
     """
 
     subject: Subject
@@ -33,11 +35,13 @@ class Proving:
     look_up: LookUp
     trials: Trials
     again: bool = False
+    any_tuned: bool = True
+    cpus: int | None = None
 
     def bench(self, say: Say = lambda line: None) -> Workbench:
         """Return the bench on which the job's variants are built and proved; it draws the sample."""
         sample = JobSample(self.subject, self.fragments)
-        return Workbench(self.subject, sample, say, self.look_up, self.trials, self.again)
+        return Workbench(self.subject, sample, say, self.look_up, self.trials, again=self.again, cpus=self.cpus)
 
     def for_job(self, config: JobConfig) -> Proving:
         """Return it for a job that differs only in which variants it allows."""
@@ -46,6 +50,14 @@ class Proving:
     def on(self, model: Artifact) -> Proving:
         """Return it where it came to, with the model as it lies there."""
         return replace(self, subject=self.subject.on(model))
+
+    def counting(self, cpus: int) -> Proving:
+        """Return it on a node whose replicas share so many CPUs."""
+        return replace(self, cpus=cpus)
+
+    def with_records(self, look_up: LookUp, any_tuned: bool) -> Proving:
+        """Return it with another place where what was tuned is looked up."""
+        return replace(self, look_up=look_up, any_tuned=any_tuned)
 
 
 class Prover(Protocol):

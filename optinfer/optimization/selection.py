@@ -17,7 +17,7 @@ from optinfer.optimization.prepared import Prepared as Prepared
 from optinfer.optimization.prepared import Skipped as Skipped
 from optinfer.optimization.prepared import judged, prove, tried
 from optinfer.optimization.race import Why
-from optinfer.optimization.variants import BASELINES, VARIANTS, Variant, require
+from optinfer.optimization.variants import BASELINES, VARIANTS, Catalog, Variant, require
 from optinfer.optimization.workbench import Workbench
 from optinfer.records.tuning import Tuned
 
@@ -57,26 +57,34 @@ def prove_all(
     """
     _ = bench.baseline
     started, passed = clock(), False
-    wanted = bench.catalog if names is None else names
-    baseline = BASELINES[bench.model.format]
-    # Then the job's own recipes: whoever wrote them wants them tried.
-    for name in sorted(wanted, key=lambda n: (n != baseline, n in VARIANTS)):
+    for name in in_order(bench.catalog, bench.model.format, names):
         variant = bench.catalog[name]
         if out := barred(bench, variant):
             yield Skipped(name, out.reason)
         elif passed and time_budget is not None and clock() - started > time_budget:
-            yield Skipped(name, "not tried: selection.time_budget was spent")
+            yield out_of_time(name)
         else:
             result = tried(bench, variant)
             passed = passed or (isinstance(result, Prepared) and result.gate.passed)
             yield result
 
 
+def in_order(catalog: Catalog, model_format: str, names: Iterable[str] | None = None) -> list[str]:
+    """Return variants in the order in which they are tried, the baseline first; None takes all that the job knows."""
+    baseline = BASELINES[model_format]
+    # Then the job's own recipes: whoever wrote them wants them tried.
+    return sorted(catalog if names is None else names, key=lambda n: (n != baseline, n in VARIANTS))
+
+
+def out_of_time(name: str) -> Skipped:
+    return Skipped(name, "not tried: selection.time_budget was spent")
+
+
 def known(bench: Workbench) -> Prepared | None:
     """Return what `candidates` would yield first as far as the cache tells; build and measure nothing."""
     named = bench.config.variant
     found = []
-    for variant in [bench.catalog[name] for name in (_likely(bench) if named == AUTO else [named])]:
+    for variant in [bench.catalog[name] for name in (likely(bench.catalog) if named == AUTO else [named])]:
         if barred(bench, variant):
             continue
         artifact, tuned = bench.cached(variant), _tuned_for(bench, variant)
@@ -96,9 +104,14 @@ def rank(bench: Workbench) -> tuple[list[Prepared], list[tuple[str, str]]]:
     Raises:
         GateError: none passes.
     """
+    results = prove_all(bench, likely(bench.catalog), bench.config.selection.time_budget)
+    return _ranked(results, bench.model.format)
+
+
+def _ranked(results: Iterable[Prepared | Skipped], model_format: str) -> tuple[list[Prepared], list[tuple[str, str]]]:
     proved: list[Prepared] = []
     refused: list[tuple[str, str]] = []
-    for result in prove_all(bench, _likely(bench), bench.config.selection.time_budget):
+    for result in results:
         if isinstance(result, Skipped):
             refused.append((result.name, result.reason))
         elif result.gate.passed:
@@ -106,12 +119,13 @@ def rank(bench: Workbench) -> tuple[list[Prepared], list[tuple[str, str]]]:
         else:
             refused.append((result.variant.name, result.gate.reason))
     if not proved:
-        raise _none_passes(refused, bench)
+        raise _none_passes(refused, model_format)
     return sorted(proved, key=lambda p: -p.certificate.rows_per_second), refused
 
 
-def _likely(bench: Workbench) -> list[str]:
-    return [name for name, variant in bench.catalog.items() if not variant.exploratory]
+def likely(catalog: Catalog) -> list[str]:
+    """Return the variants that are tried without being named."""
+    return [name for name, variant in catalog.items() if not variant.exploratory]
 
 
 def _in_order(bench: Workbench, names: list[str]) -> Iterator[Prepared]:
@@ -131,27 +145,52 @@ def _in_order(bench: Workbench, names: list[str]) -> Iterator[Prepared]:
         else:
             refused.append((variant.name, prepared.gate.reason))
     if not found:
-        raise _none_passes(refused, bench)
+        raise _none_passes(refused, bench.model.format)
 
 
 def _fastest_first(bench: Workbench) -> Iterator[Prepared]:
-    failed: list[tuple[str, str]] = []
-    if bench.tuned is not None:
-        first = _as_tuned(bench, bench.tuned)
+    failed: list[Skipped] = []
+    for first in as_tuned(bench):
         if isinstance(first, Prepared):
             yield first
         else:
-            failed.append((f"{first.name} as tuned", first.reason))
+            failed.append(first)
     if _all_certified(bench):
-        yield from _by_certificate(bench, failed)
+        results = prove_all(bench, likely(bench.catalog), bench.config.selection.time_budget)
+        yield from best_first(results, bench.model.format, failed)
     else:
         yield from _raced(bench, failed)
 
 
+def as_tuned(bench: Workbench) -> Iterator[Prepared | Skipped]:
+    """Yield what `tune` found for jobs like this one, proved, or why it cannot be used; nothing where it found none."""
+    if bench.tuned is not None:
+        yield _as_tuned(bench, bench.tuned)
+
+
+def best_first(
+    results: Iterable[Prepared | Skipped], model_format: str, failed: Iterable[Skipped] = ()
+) -> Iterator[Prepared]:
+    """Yield what passes, fastest first, each with the others and why they are not chosen.
+
+    Args:
+        results: in the order in which variants are tried: of two that are as fast, the earlier one comes first.
+        failed: what was tuned and cannot be used any more.
+
+    Raises:
+        GateError: none passes.
+    """
+    ranked, refused = _ranked(results, model_format)
+    for i, best in enumerate(ranked):
+        slower = [(p.variant.name, f"slower: {_speed(p)}, {best.variant.name} {_speed(best)}") for p in ranked[i + 1 :]]
+        why_not = tuple((name, Why.SLOWER) for name, _ in slower)
+        yield replace(best, not_chosen=(*_untuned(failed), *slower, *refused), why_not=why_not)
+
+
 def _all_certified(bench: Workbench) -> bool:
     """Tell whether every candidate was measured on these rows before, as `optinfer optimize` does."""
-    likely = [bench.catalog[name] for name in _likely(bench)]
-    return all(_certified(bench, variant) for variant in likely if not barred(bench, variant))
+    candidates = [bench.catalog[name] for name in likely(bench.catalog)]
+    return all(_certified(bench, variant) for variant in candidates if not barred(bench, variant))
 
 
 def _certified(bench: Workbench, variant: Variant) -> bool:
@@ -159,28 +198,23 @@ def _certified(bench: Workbench, variant: Variant) -> bool:
     return artifact is not None and bench.certificate(bench.settings(variant, artifact)) is not None
 
 
-def _by_certificate(bench: Workbench, failed: list[tuple[str, str]]) -> Iterator[Prepared]:
-    ranked, fell = rank(bench)
-    for i, best in enumerate(ranked):
-        slower = [(p.variant.name, f"slower: {_speed(p)}, {best.variant.name} {_speed(best)}") for p in ranked[i + 1 :]]
-        yield replace(
-            best,
-            not_chosen=(*failed, *slower, *fell),
-            why_not=tuple((name, Why.SLOWER) for name, _ in slower),
-        )
-
-
 def _contest(bench: Workbench) -> Contest:
-    return Contest(bench, [bench.catalog[name] for name in _likely(bench)], lambda variant: tried(bench, variant))
+    return Contest(
+        bench, [bench.catalog[name] for name in likely(bench.catalog)], lambda variant: tried(bench, variant)
+    )
 
 
-def _raced(bench: Workbench, failed: list[tuple[str, str]]) -> Iterator[Prepared]:
+def _raced(bench: Workbench, failed: Iterable[Skipped]) -> Iterator[Prepared]:
     contest, found = _contest(bench), False
     for prepared in contest:
         found = True
-        yield replace(prepared, not_chosen=(*failed, *prepared.not_chosen))
+        yield replace(prepared, not_chosen=(*_untuned(failed), *prepared.not_chosen))
     if not found:
-        raise _none_passes([(one.name, one.reason) for one in contest.fallen], bench)
+        raise _none_passes([(one.name, one.reason) for one in contest.fallen], bench.model.format)
+
+
+def _untuned(failed: Iterable[Skipped]) -> list[tuple[str, str]]:
+    return [(f"{one.name} as tuned", one.reason) for one in failed]
 
 
 def _as_tuned(bench: Workbench, tuned: Tuned) -> Prepared | Skipped:
@@ -194,7 +228,7 @@ def _as_tuned(bench: Workbench, tuned: Tuned) -> Prepared | Skipped:
     if not result.gate.passed:
         return Skipped(tuned.variant, result.gate.reason)
     why = f"{tuned.variant} won `optinfer tune` on {tuned.measured_at[:10]}"
-    return replace(result, not_chosen=tuple((name, why) for name in _likely(bench) if name != tuned.variant))
+    return replace(result, not_chosen=tuple((name, why) for name in likely(bench.catalog) if name != tuned.variant))
 
 
 def _tuned_for(bench: Workbench, variant: Variant) -> Tuned | None:
@@ -205,10 +239,10 @@ def _speed(prepared: Prepared) -> str:
     return f"{prepared.certificate.rows_per_second:.1f} rows/s a replica"
 
 
-def _none_passes(refused: list[tuple[str, str]], bench: Workbench) -> GateError:
+def _none_passes(refused: list[tuple[str, str]], model_format: str) -> GateError:
     reasons = "\n".join(f"  {name}: {reason}" for name, reason in refused)
     return GateError(
         f"no variant passes the gate, nothing was scored:\n{reasons}",
         "lower what the gate asks for, choose another variant, or name one that passes as gate.fallback "
-        f"({BASELINES[bench.model.format]} is the baseline itself)",
+        f"({BASELINES[model_format]} is the baseline itself)",
     )

@@ -29,8 +29,8 @@ from optinfer.optimization.variants import BASELINES, Catalog, Variant, require
 from optinfer.records.tuning import NO_LENGTHS, Lengths, Tuned
 from optinfer.system.heartbeat import telling
 
-# (model, job, metric, lengths) -> what was tuned for such a job
-LookUp = Callable[[str, JobConfig, str, Lengths], Tuned | None]
+# (model, job, metric, lengths, CPUs of the node) -> what was tuned for such a job
+LookUp = Callable[[str, JobConfig, str, Lengths, int], Tuned | None]
 
 # Raised when certificates hold other facts: older ones are then measured anew.
 _LAYOUT = 5
@@ -49,7 +49,9 @@ class Workbench:
         say: Callable[[str], None],
         look_up: LookUp,
         trials: Trials = APART,
+        *,
         again: bool = False,
+        cpus: int | None = None,
     ) -> None:
         """Set up the bench.
 
@@ -60,12 +62,14 @@ class Workbench:
             look_up: finds what was tuned for such a job.
             trials: where candidates are tried.
             again: what others than this bench measured counts for nothing.
+            cpus: those that replicas share on this node; None takes all.
         """
         self.subject, config, model = subject, subject.config, subject.model
         # What the family makes of the files is part of what every artifact is built from.
         settings = json.dumps([_ANSWERS, config.model.family, subject.family_settings], sort_keys=True)
         self.model = replace(model, key=hashlib.sha256(f"{model.key} {settings}".encode()).hexdigest()[:16])
         self.sample = sample
+        self.cpus = os.cpu_count() or 1 if cpus is None else cpus
         self.say, self._look_up, self._trials = say, look_up, trials
         self._found: tuple[Tuned | None] | None = None
         self._again, self._measured = again, set[tuple[str, str]]()
@@ -183,7 +187,7 @@ class Workbench:
         return self._found[0]
 
     def _usable(self) -> Tuned | None:
-        found = self._look_up(self.model.key, self.config, self.metric, self.lengths)
+        found = self._look_up(self.model.key, self.config, self.metric, self.lengths, self.cpus)
         if found and found.stale:
             self.say(f"what `optinfer tune` found is not used: measured with {found.stale}; run it again")
             return None

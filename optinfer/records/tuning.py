@@ -42,6 +42,26 @@ NO_LENGTHS = Lengths()
 
 
 @dataclass(frozen=True, kw_only=True)
+class NodeKind(Record):
+    """What of a node the speed of its replicas depends on.
+
+    Attributes:
+        cpu_features: instruction sets, as the kernel names them.
+        cpus: those that its replicas share.
+        gpu: name and driver; empty without one.
+    """
+
+    cpu_features: tuple[str, ...]
+    cpus: int
+    gpus: int = 0
+    gpu: str = ""
+
+    def __str__(self) -> str:
+        gpus = f", {self.gpus} x {self.gpu}" if self.gpus else ""
+        return f"{self.cpus} CPUs ({' '.join(self.cpu_features) or 'no instruction sets told'}){gpus}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tuned(Record):
     """The best settings of one model on one kind of node, and what they gave.
 
@@ -51,6 +71,7 @@ class Tuned(Record):
         rows_per_second: of the node; `peak_rss_mb` of one replica.
         default_rows_per_second: of the defaults, measured beside it; None where they could not run.
         versions: packages that the speed depends on.
+        node: the kind of node that it was measured on; None in those of before.
     """
 
     variant: str
@@ -64,6 +85,7 @@ class Tuned(Record):
     lengths: Lengths
     measured_at: str
     versions: dict[str, str]
+    node: NodeKind | None = None
 
     @property
     def stale(self) -> str:

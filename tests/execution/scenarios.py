@@ -32,11 +32,14 @@ import optinfer
 from optinfer.commands import resolved
 from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.errors import OptinferError
+from optinfer.execution import grounds
 from optinfer.execution.on_ray import OnRay
 from optinfer.job_file import parse_job
 from optinfer.optimization.trial import HERE
 from optinfer.optimization.variants import VARIANTS, Step, Variant
+from optinfer.records.tuning import NodeSpeed
 from optinfer.system.machine import VNNI
+from optinfer.tuning.node_trials import Effort
 from tests.conftest import REPO, everything_under, job_settings, wait_until
 from tests.inference.test_canaries import NUMBERS, tensor_model
 from tests.other_nodes import cpu_without, without_folders
@@ -99,7 +102,7 @@ class Meeting:
 
     def wait_for(self, calls: int) -> None:
         wait_until(
-            lambda: len(os.listdir(self.folder / "calls")) >= calls, f"{calls} replicas in their first call", 180.0
+            lambda: len(os.listdir(self.folder / "calls")) >= calls, f"{calls} replicas in their first call", 260.0
         )
 
     def release(self) -> None:
@@ -379,12 +382,6 @@ def apart(suite: Suite) -> dict[str, Callable[[], Said]]:
         others.append(started(cluster, 2, without_folders(home, model)))
         idle(2 * count)
 
-    def under(node: str) -> list[str]:
-        there = NodeAffinitySchedulingStrategy(node, soft=False)
-        asked = ray.remote(everything_under).options(num_cpus=0, scheduling_strategy=there)
-        names: list[str] = ray.get(asked.remote(home))
-        return names
-
     def travels() -> Said:
         idle(6)
         said: dict[str, Said] = {}
@@ -393,7 +390,7 @@ def apart(suite: Suite) -> dict[str, Callable[[], Said]]:
             record = optinfer.run(parse_job(job_settings(suite.source, sink, variant=variant, **settings)))
             said[variant] = {"rows_out": record.rows_out, "nodes": len(record.rows_by_node), "content": content(sink)}
         workers = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        return {"variants": said, "homes": [under(node) for node in workers], "own": everything_under(home)}
+        return {"variants": said, "homes": [under(node, home) for node in workers], "own": everything_under(home)}
 
     def gone() -> Said:
         """The model is deleted before it travels."""
@@ -420,6 +417,98 @@ def apart(suite: Suite) -> dict[str, Callable[[], Said]]:
         return {"passed": {one.variant: one.passed for one in record.candidates}, "own": everything_under(home)}
 
     return {"travels": travels, "compared": compared, "gone": gone}
+
+
+def alike(suite: Suite) -> dict[str, Callable[[], Said]]:
+    """A head that scores nothing, and nodes that are alike, each with a home of its own."""
+    store = {"object_store_memory": 128 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
+    home = suite.folder / "home"
+    home.mkdir()
+    os.environ["OPTINFER_HOME"] = str(home)
+    settings = of_numbers(suite)
+    for name in set(VARIANTS) - {"onnx-fp32", "onnx-int8-qdq", "onnx-int8-dynamic"}:
+        del VARIANTS[name]
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    asked: list[str] = []
+    ask = grounds._asked
+
+    def counted(nodes: Sequence[Any], packages: Sequence[str]) -> dict[str, Any]:
+        asked.extend(node.name for node in nodes)
+        return ask(nodes, packages)
+
+    grounds._asked = counted
+    others: list[subprocess.Popen[bytes]] = []
+
+    def job(name: str, **changes: Any) -> Any:
+        return parse_job(job_settings(suite.source, suite.folder / name, variant="auto", **{**settings, **changes}))
+
+    def homes() -> list[list[str]]:
+        workers = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        return [under(node, home) for node in workers]
+
+    def nobody() -> Said:
+        """No node could prove, and none is on its way."""
+        lines: list[str] = []
+        try:
+            optinfer.run(job("nobody"), say=lines.append, executor=OnRay(patience=3.0))
+        except OptinferError as error:
+            return {"message": str(error), "lines": lines}
+        return {"message": ""}
+
+    def compared() -> Said:
+        for count in (1, 2):  # one after the other: their ports are chosen as they start
+            others.append(started(cluster, 2, without_folders(home)))
+            idle(2 * count)
+        lines: list[str] = []
+        record = optinfer.optimize(job("compared"), say=lines.append, executor=OnRay())
+        return {
+            "passed": {one.variant: one.passed for one in record.candidates},
+            "lines": lines,
+            "proved": [len([name for name in names if name.startswith("certificates/")]) for names in homes()],
+        }
+
+    def chosen() -> Said:
+        idle(4)
+        asked.clear()
+        lines: list[str] = []
+        record = optinfer.run(job("chosen"), say=lines.append)
+        return {"variant": record.variant, "rows_out": record.rows_out, "lines": lines, "asked": list(asked)}
+
+    def tuned() -> Said:
+        idle(4)
+        config = job("tuned", tuning__sample_rows=64, placement={})
+        effort = Effort(measure=fastest_of_int8, rounds=1)
+        record = optinfer.tune(config, effort=effort, executor=OnRay()).as_dict()
+        idle(4)
+        lines: list[str] = []
+        scored = optinfer.run(config, say=lines.append)
+        found = {"winner": record["winner"], "record": record["record"], "variant": scored.variant, "lines": lines}
+        return {**found, "own": everything_under(home), "homes": homes()}
+
+    def over() -> Said:
+        ended(*others)
+        return {}
+
+    return {"nobody": nobody, "compared": compared, "chosen": chosen, "tuned": tuned, "over": over}
+
+
+def fastest_of_int8(settings: Any, sample: pa.Table, replicas: int, *_: Any) -> NodeSpeed:
+    """Stand for the replicas of a node, of which two with int8 are the fastest: what a search finds is known then."""
+    rate = 100.0 * replicas + (1000.0 if settings.variant == "onnx-int8-qdq" else 0.0)
+    return NodeSpeed(
+        rows_per_second=rate, seconds=1.0, rows=sample.num_rows, rows_rejected=0, peak_rss_mb=100.0,
+        memory_mb=100.0 * replicas, micro_batches=4, micro_batch_p50_ms=1.0, micro_batch_p99_ms=2.0,
+        padding_fraction=0.0,
+    )  # fmt: skip
+
+
+def under(node: str, folder: Path) -> list[str]:
+    """Return what a node has in a folder."""
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    asked = ray.remote(everything_under).options(num_cpus=0, scheduling_strategy=there)
+    names: list[str] = ray.get(asked.remote(folder))
+    return names
 
 
 def taken(suite: Suite) -> dict[str, Callable[[], Said]]:
@@ -465,6 +554,7 @@ def main(folder: str, suite: str) -> None:
         "elsewhere": elsewhere,
         "apart": apart,
         "taken": taken,
+        "alike": alike,
     }
     for name, scenario in suites[suite](Suite(Path(folder))).items():
         try:

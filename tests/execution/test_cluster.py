@@ -227,6 +227,66 @@ def test_int8_is_proved_on_the_nodes_that_score_and_others_are_left_out_or_have_
     assert found["artifact"] != theirs["artifact"], "made for the CPU that scores"
 
 
+ALIKE = ["onnx-fp32", "onnx-int8-dynamic", "onnx-int8-qdq"]
+
+
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
+    folder = tmp_path_factory.mktemp("alike")
+    without_folders(folder)  # skips where that cannot be
+    return perform(folder, "alike")
+
+
+def said_of(found: dict[str, Said], scenario: str) -> Said:
+    """Return what a scenario said, once it is sure that it ended."""
+    said = found.get(scenario, found[""])
+    assert "error" not in said, said["error"]
+    return said
+
+
+@pytest.mark.cluster
+def test_a_job_that_no_node_can_prove_ends_with_what_it_needs(alike: dict[str, Said]) -> None:
+    said = said_of(alike, "nobody")
+    assert "nothing can move: for 3 s no node began with it, and no node was on its way" in said["message"]
+    assert "The job needs 1 CPU; 1 nodes have 0 CPUs and 0 GPUs free" in said["message"]
+    assert "proving on the first node that is free for it" in said["lines"]
+
+
+@pytest.mark.cluster
+def test_nodes_that_are_alike_share_the_candidates(alike: dict[str, Said]) -> None:
+    said = said_of(alike, "compared")
+    assert set(said["passed"]) == set(ALIKE)
+    assert "proving 3 variants on 2 nodes that are alike" in said["lines"]
+    assert min(said["proved"]) >= 1, "both nodes proved"
+    measured = [line.partition(":")[0] for line in said["lines"] if " rows/s, " in line]
+    assert measured == ALIKE, "in the order in which one node would have tried them"
+
+
+@pytest.mark.cluster
+def test_the_fastest_of_all_nodes_scores_and_each_node_is_asked_once_what_it_is(alike: dict[str, Said]) -> None:
+    said = said_of(alike, "chosen")
+    assert said["variant"] in ALIKE
+    assert said["rows_out"] == len(NUMBERS)
+    others = {line.split()[1].rstrip(":") for line in said["lines"] if line.startswith("not ")}
+    assert others == {*ALIKE} - {said["variant"]}
+    assert len(said["asked"]) == len(set(said["asked"])) == 3, "the head, too"
+
+
+@pytest.mark.cluster
+def test_settings_are_tried_where_they_will_score_and_kept_where_the_search_was_started(
+    alike: dict[str, Said],
+) -> None:
+    said = said_of(alike, "tuned")
+    node = said["winner"]["node"]
+    assert said["winner"]["variant"] == said["variant"] == "onnx-int8-qdq"
+    assert (node["cpus"], node["cpu_features"]) == (2, cpu_features()), "what Ray shares there, not what the head has"
+    assert any("won `optinfer tune`" in line for line in said["lines"] if line.startswith("not onnx-fp32"))
+    kept = {name.partition("/")[0] for name in said["own"]}
+    assert {"tuned", "studies"} <= kept
+    assert not kept & {"artifacts", "certificates", "baselines"}, "the head proves nothing"
+    assert not [name for names in said["homes"] for name in names if name.startswith(("tuned/", "studies/"))]
+
+
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
     return perform(tmp_path_factory.mktemp("elsewhere"), "elsewhere")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from optinfer.errors import OptinferError
+from optinfer.errors import ConfigError, OptinferError
 from optinfer.execution import cluster
 from optinfer.execution.cluster import Connection
 from optinfer.execution.placement import Node
@@ -72,9 +72,22 @@ def waits() -> Iterator[threading.Event]:
 
 def test_an_address_that_nobody_listens_on_is_refused_before_ray_is_asked(ray: RecordedRay, free_port: int) -> None:
     with (
-        pytest.raises(OptinferError, match=rf"cannot connect to Ray at ray://127\.0\.0\.1:{free_port}: .*--address"),
-        Connection(f"ray://127.0.0.1:{free_port}", ray),
+        pytest.raises(OptinferError, match=rf"cannot connect to Ray at 127\.0\.0\.1:{free_port}: .*--address"),
+        Connection(f"127.0.0.1:{free_port}", ray),
     ):
+        pass
+    assert ray.calls == []
+
+
+@pytest.mark.parametrize("by", ["--address", "RAY_ADDRESS"])
+def test_a_client_of_a_cluster_is_sent_another_way_before_anything_starts(
+    ray: RecordedRay, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = "ray://head:10001"
+    if by == "RAY_ADDRESS":
+        monkeypatch.setenv(by, given)
+    fix = rf"^{by} ray://head:10001: .*`optinfer submit JOB.yaml --address http://head:8265`.*--address auto"
+    with pytest.raises(ConfigError, match=fix), Connection(given if by == "--address" else None, ray):
         pass
     assert ray.calls == []
 

@@ -59,7 +59,7 @@ def test_an_address_that_is_none_is_refused_and_what_named_it_is_said(address: s
     with pytest.raises(OptinferError, match=why) as refused:
         require_reachable(address, "RAY_ADDRESS")
     assert str(refused.value).startswith(f"cannot connect to Ray at {address}")
-    assert "check RAY_ADDRESS (HOST:6379, ray://HOST:10001 or auto), or leave it out to run here" in str(refused.value)
+    assert "check RAY_ADDRESS (HOST:6379 or auto), or leave it out to run here" in str(refused.value)
     assert "--address" not in str(refused.value)
 
 

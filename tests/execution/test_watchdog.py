@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from optinfer.errors import OptinferError
-from optinfer.execution.watchdog import Standing, Watchdog
+from optinfer.execution.watchdog import Standing, Watchdog, described
 from optinfer.records.placement import Placement
 
 PLACEMENT = Placement("cuda", 2, 2, 1, 1.0, 0.5, ())
@@ -17,7 +17,7 @@ STUCK = Standing(replicas=0, nodes=frozenset({"head"}), coming=0, free_cpus=3.0,
 def looks(*standings: Standing, every: float = 60.0) -> Iterator[None]:
     """Yield after each look of a watchdog that meets these one after another, so many seconds apart."""
     now, left = [0.0], list(standings)
-    watchdog = Watchdog([PLACEMENT], lambda: left.pop(0), patience=300.0, clock=lambda: now[0])
+    watchdog = Watchdog(described([PLACEMENT]), lambda: left.pop(0), patience=300.0, clock=lambda: now[0])
     for _ in standings:
         now[0] += every
         watchdog()

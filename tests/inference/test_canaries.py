@@ -115,7 +115,7 @@ class TestNode:
     @pytest.mark.skipif(not set(VNNI) & set(cpu_features()), reason="this CPU has no VNNI that could be taken away")
     def test_int8_made_where_vnni_is_does_not_run_where_it_is_not(self, int8: ReplicaSettings, tmp_path: Path) -> None:
         said = score_there(tmp_path, int8, TABLE, before=cpu_without(tmp_path, *VNNI))
-        assert said["error"] == "LoadError"
+        assert said["error"] == "UnfitNodeError"
         assert "does not score with onnx-int8-qdq: it was certified on a CPU with a" in said["message"]
         assert "this one has none: its int8 answers differ" in said["message"]
         assert "placement.resources" in said["message"]
@@ -142,7 +142,7 @@ class TestNode:
         elsewhere = with_package(tmp_path / "site", "onnxruntime", "1.2.3")
         said = score_there(tmp_path, fp32, TABLE, environment=elsewhere)
         version = canaries_of(fp32).ground.runtime["onnxruntime"]
-        assert said["error"] == "LoadError"
+        assert said["error"] == "UnfitNodeError"
         assert f"certified with onnxruntime {version}, here is 1.2.3; install onnxruntime=={version}" in said["message"]
 
     def test_a_model_that_computes_in_bf16_needs_it_on_both_sides(self, fp32: ReplicaSettings) -> None:

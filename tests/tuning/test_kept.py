@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from optinfer.config import JobConfig
 from optinfer.records.tuning import Lengths, Tuned
-from optinfer.tuning.kept import lookup, read, write
+from optinfer.tuning.kept import carried, lookup, machine, read, write
 from tests.conftest import MakeJob
 
 
@@ -118,3 +119,23 @@ def test_rows_without_lengths_have_a_bucket_of_their_own(job: Any) -> None:
 def test_quantiles_are_those_of_the_lengths() -> None:
     lengths = Lengths.of(np.arange(1, 102))
     assert (lengths.mean, lengths.p50, lengths.p90, lengths.p99) == (51.0, 51.0, 91.0, 100.0)
+
+
+def test_a_record_names_its_kind_of_node_and_is_found_on_no_other(job: Any) -> None:
+    four = replace(TUNED, node=machine(cpus=4))
+    assert read(write(four, "m", job(), "cosine")) == four
+    assert lookup("m", job(), "cosine", like(90.0), cpus=4) == four
+    assert lookup("m", job(), "cosine", like(90.0), cpus=2) is None
+
+
+def test_records_that_travel_are_found_where_there_is_no_home(
+    job: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write(replace(TUNED, node=machine(cpus=4)), "m", job(), "cosine")
+    write(replace(TUNED, lengths=like(400.0)), "m", job(), "cosine").write_text("damaged")
+    sent = pickle.dumps(carried().lookup)
+    monkeypatch.setenv("OPTINFER_HOME", str(tmp_path / "another home"))
+    there = pickle.loads(sent)
+    assert there("m", job(), "cosine", like(90.0), 4).node.cpus == 4
+    assert there("m", job(), "cosine", like(90.0), 2) is None
+    assert there("m", job(), "cosine", like(400.0), 4) is None
