@@ -196,6 +196,28 @@ class Folder:
 
         self._ask(delete)
 
+    def remove(self, name: str, unwanted: Callable[[bytes], bool]) -> None:
+        """Remove a file whose bytes are `unwanted`, where it is there; what another puts in its place meanwhile stays.
+
+        On S3 that is a conditional DELETE (`If-Match`); locally the file is taken aside first, and put back at its name
+        where it turns out to be another one.
+
+        Args:
+            unwanted: is asked twice, each time of bytes that are fetched anew: one may flip on its way.
+        """
+
+        def remove() -> None:
+            if is_local(self.url):
+                atomic.remove(Path(self.url, name), Path(self.url, STATE, "staging"), unwanted)
+                return
+            fs, path = self._at(name)
+            seen = fs.info(path)
+            if all(unwanted(fs.cat_file(path)) for _ in range(2)):
+                _remove_version(fs, path, seen)
+
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(remove)
+
     def keep(self, *under: str) -> None:
         """Have the names in the folder (and in these folders in it, and what is in these files) last if power goes now.
 
@@ -258,8 +280,26 @@ class Entry(NamedTuple):
 
 
 def _is_ended_upload(error: FileNotFoundError) -> bool:
+    return _code(error) == "NoSuchUpload"
+
+
+def _code(error: OSError) -> str:
+    """Return what S3 calls an error."""
     answer = getattr(error.__cause__, "response", None) or {}
-    return bool(answer.get("Error", {}).get("Code") == "NoSuchUpload")
+    return str(answer.get("Error", {}).get("Code", ""))
+
+
+def _remove_version(fs: Any, path: str, seen: dict[str, Any]) -> None:
+    """Remove a remote file at the version that was seen; one that was replaced since stays."""
+    if "s3" in fs.protocol:
+        bucket, key, _ = fs.split_path(path)
+        try:
+            fs.call_s3("delete_object", Bucket=bucket, Key=key, IfMatch=seen["ETag"])
+        except OSError as error:
+            if _code(error) != "PreconditionFailed":
+                raise
+    elif version_of(fs.info(path)) == version_of(seen):  # fsspec has no condition for other stores: right before
+        fs.rm_file(path)
 
 
 def _stamp(etag: str | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -315,6 +316,29 @@ def test_what_lies_at_a_parts_name_and_is_none_gives_way(output: Output, there: 
     record = put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     assert len(stored(output, PART)) == record.bytes
     assert lying(output, PART) == replace(record, stamp=None)
+
+
+@pytest.mark.parametrize("look", [1, 2])
+def test_a_part_that_another_puts_while_what_lay_there_is_looked_at_stays(output: Output, look: int) -> None:
+    looks = []
+
+    class Overtaken(Folder):
+        def remove(self, name: str, unwanted: Callable[[bytes], bool]) -> None:
+            def looked_at(data: bytes) -> bool:
+                looks.append(data)
+                if len(looks) == look:
+                    output.folder.delete(PART)
+                    looks.append(put(output, PART, FRAGMENT, "f1", "a1", rows(4, 5, 6), None))
+                return unwanted(data)
+
+            super().remove(name, looked_at)
+
+    output.folder.put(PART, b"garbage")
+    record = put(ParquetSink(output.folder.url, Overtaken), PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    assert looks[look - 1] == b"garbage"
+    assert lying(output, PART) == replace(looks[look], stamp=None) == replace(record, stamp=None)
+    assert pq.read_table(io.BytesIO(stored(output, PART)))["score"].to_pylist() == [4, 5, 6]
+    assert output.folder.names(under="_optinfer/staging") == []
 
 
 def test_a_part_that_was_written_again_with_fewer_rows_is_none(tmp_path: Path) -> None:
