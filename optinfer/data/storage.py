@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from optinfer.errors import ConfigError, redact
 from optinfer.system import atomic
@@ -178,9 +178,15 @@ class Folder:
         except FileNotFoundError:
             return None
 
-    def open(self, name: str) -> Any:
-        fs, path = self._at(name)
-        return fs.open(path, "rb")
+    def look(self, name: str, work: Callable[[BinaryIO], _T]) -> _T:
+        """Return what `work` makes of a file, of which no more is fetched than it reads; a store is asked once."""
+
+        def look() -> _T:
+            fs, path = self._at(name)
+            with fs.open(path, "rb") as file:
+                return work(file)
+
+        return self._waiting.limited(self.url, look)
 
     def delete(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it, where it is there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
 import threading
@@ -68,6 +69,27 @@ def late(handler: Handler) -> bool:
     """Let the client wait."""
     threading.Event().wait(0.3)
     return False
+
+
+def never(handler: Handler) -> bool:
+    """Never answer, and keep the connection."""
+    handler.store.ended.wait()
+    return True
+
+
+def a_byte_now_and_then(handler: Handler) -> bool:
+    """Announce the whole body and send it so slowly that no pause between two bytes is long."""
+    _, body = handler.pass_on()
+    handler.send_response_only(206)
+    for name, value in {**handler.answered, "Content-Length": str(len(body))}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while body and not handler.store.ended.wait(0.1):
+            handler.wfile.write(body[:1])
+            body = body[1:]
+    handler.close_connection = True
+    return True
 
 
 def done_and_failed(handler: Handler) -> bool:
@@ -149,6 +171,7 @@ class FlakyStore:
     Attributes:
         ignored: headers that the store does not know, in lower case.
         asked: method and path of every request.
+        ended: set at the end, for those that wait for it.
     """
 
     def __init__(self) -> None:
@@ -158,6 +181,7 @@ class FlakyStore:
         self.ignored: set[str] = set()
         self.asked: list[tuple[str, str]] = []
         self.url = ""
+        self.ended = threading.Event()
 
     def next(self, method: str, path: str, headers: Headers) -> Fault | None:
         self.asked.append((method, path))
@@ -227,5 +251,6 @@ def in_front_of(endpoint: str) -> Iterator[FlakyStore]:
     try:
         yield store
     finally:
+        store.ended.set()
         server.shutdown()
         server.server_close()

@@ -107,8 +107,7 @@ def test_quarantined_rows_lie_beside_their_part(output: Output) -> None:
     record = put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2))
 
     assert (record.rows_out, record.rows_quarantined) == (2, 1)
-    with output.folder.open(record.quarantine_file) as file:
-        assert pq.read_table(file).num_rows == 1
+    assert output.folder.look(record.quarantine_file, pq.read_table).num_rows == 1
     assert record.quarantine_file.startswith("_quarantine/part-000003-")
 
 
@@ -195,8 +194,7 @@ def test_an_empty_table_gives_one_part_with_a_schema(output: Output) -> None:
     schema = pa.schema([("id", pa.string()), ("score", pa.float64())])
     for _ in range(2):  # also when a crash came between this commit and the manifest
         output.commit_empty(PLAN, "f1", schema)
-    with output.folder.open("part-000000.parquet") as file:
-        table = pq.read_table(file)
+    table = output.folder.look("part-000000.parquet", pq.read_table)
     assert table.num_rows == 0
     assert table.schema.remove_metadata() == schema
 
@@ -268,8 +266,7 @@ def test_an_output_is_bound_to_both_variants(output: Output) -> None:
 
 
 def reasons(output: Output, name: str) -> list[str]:
-    with output.folder.open(name) as file:
-        found: list[str] = pq.read_table(file)["_reason"].to_pylist()
+    found: list[str] = output.folder.look(name, pq.read_table)["_reason"].to_pylist()
     return found
 
 

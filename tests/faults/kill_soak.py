@@ -9,7 +9,8 @@ against its source and against the first run: every row once, in the output or i
 run, the files those that were told.
 
 A table goes to stderr. The LAST line of stdout is ONE JSON object: {"rows", "seconds_undisturbed", "seconds", "commands",
-"requests", "faults", "kills": [{"whom", "at", "code", "seconds_to_end", "seconds_lost"}], "wrong": [...], "ok"}.
+"requests", "faults", "waits", "kills": [{"whom", "at", "code", "seconds_to_end", "seconds_left", "seconds_lost"}],
+"wrong": [...], "ok"}.
 
 Usage: python -m tests.faults.kill_soak [--rows 30000] [--kills 30] [--seed 1] [--faults 0.05]
 """
@@ -20,6 +21,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import random
 import signal
@@ -30,7 +32,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import boto3
@@ -55,9 +57,12 @@ FILES, FRAGMENT_ROWS = 4, 100
 NOTHING_TO_SCORE = 997
 # A command ends, and a job goes on, within so many seconds, or it hangs.
 PATIENCE = 300.0
+# So much goes wrong before it is given up.
+MOST_WRONG = 10
 # So long after a process is there it may live, where it is killed at a start.
 START_SECONDS = 5.0
-FAMILY_GONE_SECONDS = 30.0
+# What nobody is left to end (the parent was killed) ends by itself: Ray's agents, once they miss their raylet.
+FAMILY_GONE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Killed:
         at: parts that were there.
         code: how the command ended; None where it went on.
         seconds_to_end: of the command.
+        seconds_left: from its end until nothing runs any more that it had started.
         seconds_lost: from the kill to the next part.
     """
 
@@ -90,6 +96,7 @@ class Killed:
     at: int
     code: int | None
     seconds_to_end: float | None
+    seconds_left: float | None
     seconds_lost: float
 
 
@@ -279,26 +286,27 @@ class Soak:
         self.store.meets = lambda *request: self._choice.random() < self.faults
         self.store.forever = fault
 
-    def kill_all(
-        self, kills: Sequence[Kill], progress: Progress
-    ) -> list[tuple[Kill, float, int, int | None, float | None]]:
-        """Kill, and give the command again, until all is killed that was to be."""
+    def kill_all(self, kills: Sequence[Kill], progress: Progress) -> list[tuple[float, Killed]]:
+        """Kill, and give the command again, until all is killed that was to be; return the moments, too."""
         killed, command = [], self.start("out", self.store.url)
         for kill in kills:
             while (process := self._due(kill, command, progress)) is None:
                 if command.code == 0:
                     return killed
                 self.wrong.append(f"ended by itself with {command.code}: {command.err[-2000:]}")
+                if len(self.wrong) > MOST_WRONG:
+                    return killed
                 command = self.start("out", self.store.url)
             family, at, when = command.family(), progress.parts, time.monotonic()
             print(f"{time.strftime('%H:%M:%S')} {at} parts: {kill.whom}, {process.pid}", file=sys.stderr, flush=True)
             process.send_signal(signal.SIGTERM if kill.whom == "asked" else signal.SIGKILL)
             if kill.whom == "replica":
-                killed.append((kill, when, at, None, None))
+                killed.append((when, Killed(kill.whom, at, None, None, None, 0.0)))
                 continue
             self._require_ended(kill.whom, command)
-            killed.append((kill, when, at, command.code, time.monotonic() - when))
-            self._require_gone(kill.whom, family)
+            to_end = time.monotonic() - when
+            left = self._require_gone(kill.whom, family)
+            killed.append((when, Killed(kill.whom, at, command.code, to_end, left, 0.0)))
             command = self.start("out", self.store.url)
         self._finish(command)
         return killed
@@ -347,9 +355,10 @@ class Soak:
         if f'"exit_code": {command.code}' not in (command.out.splitlines() or [""])[-1]:
             self.wrong.append(f"{whom}: --json said {command.out[-500:]!r}")
 
-    def _require_gone(self, whom: str, family: list[psutil.Process]) -> None:
-        """See that nothing that a command had started outlives it for long."""
-        until = time.monotonic() + FAMILY_GONE_SECONDS
+    def _require_gone(self, whom: str, family: list[psutil.Process]) -> float:
+        """See that nothing that a command had started outlives it for long; return for how long it did."""
+        began = time.monotonic()
+        until = began + FAMILY_GONE_SECONDS
         while (left := [one for one in family if _lives(one)]) and time.monotonic() < until:
             time.sleep(0.2)
         if left:
@@ -357,6 +366,7 @@ class Soak:
         for one in left:
             with contextlib.suppress(psutil.Error):
                 one.kill()
+        return time.monotonic() - began
 
     def table(self, under: str) -> pa.Table:
         """Return the rows as pyarrow reads the folder, in the order of its files."""
@@ -410,6 +420,7 @@ def _lives(process: psutil.Process) -> bool:
 @contextlib.contextmanager
 def s3() -> Iterator[tuple[str, FlakyStore]]:
     """Serve S3 on loopback, and a store in front of it that fails when it is told to."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line a request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -431,6 +442,7 @@ class Record:
     commands: int
     requests: int
     faults: int
+    waits: int
     kills: list[Killed]
     wrong: list[str]
     ok: bool
@@ -448,35 +460,42 @@ def soak(folder: Path, rows: int, kills: Sequence[Kill], faults: float, seed: in
         with Progress(behind) as progress:
             killed = here.kill_all(kills, progress)
             seconds = time.monotonic() - began
-            told = [
-                Killed(one.whom, at, code, to_end, progress.seconds_until_more(when))
-                for one, when, at, code, to_end in killed
-            ]
+            told = [replace(one, seconds_lost=progress.seconds_until_more(when)) for when, one in killed]
         if len(told) < len(kills):
             here.wrong.append(f"it was through before {len(kills) - len(told)} kills")
         here.judge()
-    commands = len(here.commands) - 2
-    return Record(rows, undisturbed, seconds, commands, len(store.asked), here.met, told, here.wrong, not here.wrong)
+    commands = here.commands[2:]
+    waits = sum(command.err.count("trying again for") for command in commands)
+    return Record(
+        rows, undisturbed, seconds, len(commands), len(store.asked), here.met, waits, told, here.wrong, not here.wrong
+    )
 
 
 def as_text(record: Record) -> str:
     """Return a record as a table, a line a kind of kill."""
     lines = [
-        "| killed | times | seconds to the command's end: median, most | seconds to the next part: median, most |",
-        "|---|---|---|---|",
+        "| killed | times | seconds to the command's end: median, most | until nothing of it runs | to the next part |",
+        "|---|---|---|---|---|",
     ]
     for whom in WHOM:
         ones = [one for one in record.kills if one.whom == whom]
+        columns = [
+            [one.seconds_to_end for one in ones],
+            [one.seconds_left for one in ones],
+            [o.seconds_lost for o in ones],
+        ]
         if ones:
-            ends = [one.seconds_to_end for one in ones if one.seconds_to_end is not None]
-            to_end = f"{statistics.median(ends):.1f}, {max(ends):.1f}" if ends else "goes on"
-            lost = [one.seconds_lost for one in ones]
-            lines.append(f"| {whom} | {len(ones)} | {to_end} | {statistics.median(lost):.1f}, {max(lost):.1f} |")
+            lines.append(f"| {whom} | {len(ones)} | {' | '.join(map(_spread, columns))} |")
     lines.append(
-        f"{record.rows:,} rows, {record.commands} commands, {record.requests:,} requests of which {record.faults:,} failed: "
-        f"{record.seconds:.0f} s, undisturbed {record.seconds_undisturbed:.0f} s"
+        f"{record.rows:,} rows, {record.commands} commands, {record.requests:,} requests of which {record.faults:,} met a "
+        f"fault ({record.waits} waits were said): {record.seconds:.0f} s, undisturbed {record.seconds_undisturbed:.0f} s"
     )
     return "\n".join([*lines, *(f"WRONG: {one}" for one in record.wrong)])
+
+
+def _spread(seconds: Sequence[float | None]) -> str:
+    known = [one for one in seconds if one is not None]
+    return f"{statistics.median(known):.1f}, {max(known):.1f}" if known else "goes on"
 
 
 def main() -> None:

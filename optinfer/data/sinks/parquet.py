@@ -144,8 +144,7 @@ class ParquetSink(Sink):
 
     def _peek(self, name: str) -> Part | None:
         try:
-            with self.folder.open(name) as file:
-                found = _part_in(file)
+            found = self.folder.look(name, _part_in)
         except failures():  # the storage's, or Arrow's for some damaged footers
             found = None
         return found or self._whole(name)  # reading all of it tells which
