@@ -2,7 +2,7 @@
 
 Real rows with ids of their own, a few of which nobody can score, go through a real model from S3 to S3 (moto's server, behind
 a store that fails at a share of all requests). A first run, without faults, says what the output has to be and how long it
-takes. Then the same job is killed by a seed: the command, its parent, a replica, the raylet, the GCS, or it is asked to end
+takes (with building and proving the variant, which no later run has to). Then the same job is killed by a seed: the command, its parent, a replica, the raylet, the GCS, or it is asked to end
 (SIGTERM); half of the moments are within seconds of a start, the others when a drawn share of the parts is there. After
 each end the same command is given again, until it is through. Then a reader that knows nothing of the job holds the output
 against its source and against the first run: every row once, in the output or in quarantine, its bits those of the first
@@ -12,7 +12,7 @@ A table goes to stderr. The LAST line of stdout is ONE JSON object: {"rows", "se
 "requests", "faults", "waits", "kills": [{"whom", "at", "code", "seconds_to_end", "seconds_left", "seconds_lost"}],
 "wrong": [...], "ok"}.
 
-Usage: python -m tests.faults.kill_soak [--rows 30000] [--kills 30] [--seed 1] [--faults 0.05]
+Usage: python -m tests.faults.kill_soak [--rows 30000] [--kills 30] [--seed 1] [--faults 0.05] [--seconds 1800]
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import random
 import signal
@@ -209,6 +210,7 @@ class Soak:
     rows: int
     faults: float
     seed: int
+    most_seconds: float
     commands: list[Command] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     met: int = 0
@@ -289,7 +291,10 @@ class Soak:
     def kill_all(self, kills: Sequence[Kill], progress: Progress) -> list[tuple[float, Killed]]:
         """Kill, and give the command again, until all is killed that was to be; return the moments, too."""
         killed, command = [], self.start("out", self.store.url)
+        until = time.monotonic() + self.most_seconds
         for kill in kills:
+            if time.monotonic() > until:
+                break
             while (process := self._due(kill, command, progress)) is None:
                 if command.code == 0:
                     return killed
@@ -448,12 +453,12 @@ class Record:
     ok: bool
 
 
-def soak(folder: Path, rows: int, kills: Sequence[Kill], faults: float, seed: int) -> Record:
-    """Run all of it."""
+def soak(
+    folder: Path, rows: int, kills: Sequence[Kill], faults: float = 0.05, seed: int = 1, most_seconds: float = math.inf
+) -> Record:
+    """Run all of it; after so many seconds nothing is killed any more."""
     with s3() as (behind, store):
-        here = Soak(folder, store, behind, rows, faults, seed)
-        here.undisturbed()  # builds and proves the variant
-        here.files.rm(f"{BUCKET}/quiet", recursive=True)
+        here = Soak(folder, store, behind, rows, faults, seed, most_seconds)
         undisturbed = here.undisturbed()
         here.fail_now_and_then()
         began = time.monotonic()
@@ -461,10 +466,10 @@ def soak(folder: Path, rows: int, kills: Sequence[Kill], faults: float, seed: in
             killed = here.kill_all(kills, progress)
             seconds = time.monotonic() - began
             told = [replace(one, seconds_lost=progress.seconds_until_more(when)) for when, one in killed]
-        if len(told) < len(kills):
+        if len(told) < len(kills) and seconds < most_seconds:
             here.wrong.append(f"it was through before {len(kills) - len(told)} kills")
         here.judge()
-    commands = here.commands[2:]
+    commands = here.commands[1:]
     waits = sum(command.err.count("trying again for") for command in commands)
     return Record(
         rows, undisturbed, seconds, len(commands), len(store.asked), here.met, waits, told, here.wrong, not here.wrong
@@ -504,9 +509,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", type=float, default=0.05)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="after which nothing is killed any more")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        record = soak(Path(folder), asked.rows, drawn(asked.kills, asked.seed), asked.faults, asked.seed)
+        kills = drawn(asked.kills, asked.seed)
+        record = soak(Path(folder), asked.rows, kills, asked.faults, asked.seed, asked.seconds)
         print(as_text(record), file=sys.stderr)
     print(json.dumps(asdict(record)))
     sys.exit(0 if record.ok else 1)
