@@ -115,6 +115,15 @@ class Mended(Lengths):
         return module(lengths)
 
 
+class Hangs(Lengths):
+    """Never comes to the end of loading."""
+
+    def load(self, path: Path) -> Any:
+        import threading
+
+        threading.Event().wait()
+
+
 class EndsAtLoad(Lengths):
     """Takes its process with it when it is loaded."""
 
