@@ -62,7 +62,7 @@ PATIENCE = 300.0
 MOST_WRONG = 10
 # So long after a process is there it may live, where it is killed at a start.
 START_SECONDS = 5.0
-# What nobody is left to end (the parent was killed) ends by itself: Ray's agents, once they miss their raylet.
+# What nobody is left to end (the parent was killed) ends by itself: Ray's agents, a minute after their GCS.
 FAMILY_GONE_SECONDS = 120.0
 
 
