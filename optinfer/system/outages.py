@@ -15,6 +15,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -149,12 +150,12 @@ class Waiting:
         return answer
 
     def limited(self, url: str, work: Callable[[], _T]) -> _T:
-        """Return what one try returns.
+        """Return what one try returns; one of S3, GCS, Azure or HTTP is given up where it does not end.
 
         Raises:
-            TimeoutError: a store that is not this machine's does not end it.
+            TimeoutError: it does not.
         """
-        return work() if _on_disk(url) else within(self.longest_try, work)
+        return within(self.longest_try, work) if _is_asynchronous(url.rpartition("://")[0]) else work()
 
     def trying(
         self,
@@ -198,6 +199,17 @@ def _is_refusal(error: BaseException) -> bool:
 
 def _wrong_from_the_start(error: BaseException) -> bool:
     return isinstance(error, PermissionError) or type(error).__name__ in _WRONG_FROM_THE_START
+
+
+@cache
+def _is_asynchronous(scheme: str) -> bool:
+    """Tell whether any thread may ask a kind of store: a connection of another kind (SFTP, SMB) is its thread's own."""
+    from fsspec import get_filesystem_class
+
+    try:
+        return bool(scheme) and bool(get_filesystem_class(scheme).async_impl)
+    except (ImportError, ValueError):  # who opens it is told
+        return False
 
 
 def _on_disk(url: str) -> bool:

@@ -233,7 +233,7 @@ def test_an_outage_that_lasts_is_one_error_that_says_how_long(known: Folder, fla
 
 
 def test_a_store_that_accepts_and_never_answers_is_given_up(known: Folder, flaky: FlakyStore) -> None:
-    hasty = Folder(known.url, replace(WAITING, seconds=0.1, longest_try=0.5))
+    hasty = Folder(known.url, replace(WAITING, seconds=0.1, first_seconds=0.1, longest_try=0.5))
     flaky.meets, flaky.forever = anything, flaky_store.never
     for ask in (lambda: hasty.read("a"), lambda: hasty.put("a", b"2"), lambda: list(hasty.entries())):
         with pytest.raises(StorageError, match=r"TimeoutError: no answer within 0\.5 s"):

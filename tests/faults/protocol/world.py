@@ -11,7 +11,6 @@ import hashlib
 import io
 import threading
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any, ClassVar
 
 import fsspec
@@ -24,10 +23,6 @@ _LEASES = ("_optinfer/lease/", "_optinfer/lock.json")
 _FINAL = errno.ENOSYS
 # What only the holder of an output may write.
 _ENDS = ("_SUCCESS", "_manifest.json")
-
-
-# The run whose main thread asks, or what that waits for (see system/limits.py); of a pool's threads none.
-_main: ContextVar[Run | None] = ContextVar("main", default=None)
 
 
 class Crash(BaseException):
@@ -91,7 +86,6 @@ class Run:
         self._wait()
 
     def _work(self, work: Callable[[Run], str]) -> None:
-        _main.set(self)
         try:
             self.end = work(self)
         except Crash:
@@ -122,7 +116,7 @@ class Run:
         """Do what a thread of this process asks for, when it is its turn."""
         if self.crashed:
             raise Crash
-        if _main.get() is self:
+        if threading.current_thread() is self._thread:
             self._together = None
             fault = self._next()
         else:
