@@ -430,35 +430,36 @@ def apart(suite: Suite) -> dict[str, Callable[[], Said]]:
 
 
 def drained(suite: Suite) -> dict[str, Callable[[], Said]]:
-    """A head that scores nothing and two workers, one of which leaves in the middle of a job.
+    """A head and two workers, one of which leaves in the middle of a job.
 
-    The other has a CPU to spare by then: what a replica took before has ended.
+    The other has a CPU to spare by then: what a guest took before is free.
     """
     store = {"object_store_memory": 128 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **store})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **store})
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     ray_drains = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", f"--address={cluster.address}"]
     notice = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", "--deadline-remaining-seconds=60"]
     stays = started(cluster, cpus=2)
-    idle(2)
-    (first,) = workers()
+    idle(3)
+    head = cluster.head_node.node_id
+    (first,) = workers() - {head}
 
     def left(name: str, leave: Callable[[subprocess.Popen[bytes], str], None]) -> Said:
         other = started(cluster, cpus=1)
-        idle(3)
-        (second,) = workers() - {first}
+        idle(4)
+        (second,) = workers() - {head, first}
         there = NodeAffinitySchedulingStrategy(first, soft=False)
         guest = ray.remote(num_cpus=1)(Suite).options(scheduling_strategy=there).remote(suite.folder)
-        wait_until(lambda: ray.available_resources().get("CPU") == 2, "a guest on the first worker")
+        wait_until(lambda: ray.available_resources().get("CPU") == 3, "a guest on the first worker")
         meeting, told = suite.faulty(name, hold_after=0), []
 
         def choreography() -> None:
-            meeting.wait_for(2)
+            meeting.wait_for(3)
             ray.kill(guest)
             told.append(time.time())
             leave(other, second)
 
-        job = {"variant": "faulty", "placement": {"replicas": 2, "threads_per_replica": 1}, "batching__dedupe": False}
+        job = {"variant": "faulty", "placement": {"replicas": 3, "threads_per_replica": 1}, "batching__dedupe": False}
         try:
             said = beside(lambda: suite.run(name, **job), choreography, meeting)
         finally:
@@ -467,7 +468,7 @@ def drained(suite: Suite) -> dict[str, Callable[[], Said]]:
         before = {process for moment, _, process in calls if moment <= told[0]}
         elsewhere = [moment - told[0] for moment, _, process in calls if process not in before]
         return {
-            "nodes": {"first": first[:8], "second": second[:8]},
+            "nodes": {"head": head[:8], "first": first[:8], "second": second[:8]},
             "rows_twice": sum(rows for _, rows, _ in calls) - ROWS,
             "seconds_until_elsewhere": elsewhere[0] if elsewhere else None,
             **said,

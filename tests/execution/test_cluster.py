@@ -227,7 +227,7 @@ def test_a_node_that_leaves_in_mid_job_costs_a_fragment_at_most_and_what_it_had_
     drained: dict[str, Said], how: str, alone: Callable[..., str]
 ) -> None:
     found = done(drained, how)
-    assert scored_by(found) == {"first", "second"}
+    assert scored_by(found) >= {"head", "first"}
     assert found["digest"] == alone()
     assert 0 <= found["rows_twice"] <= LEAVING[how] * FRAGMENT_ROWS
     assert found["seconds_until_elsewhere"] is not None
