@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
@@ -34,7 +33,6 @@ from optinfer.commands import resolved
 from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.errors import OptinferError
 from optinfer.execution.on_ray import OnRay
-from optinfer.execution.ray_cluster import RayNodes
 from optinfer.job_file import parse_job
 from optinfer.optimization.trial import HERE
 from optinfer.optimization.variants import VARIANTS, Step, Variant
@@ -103,11 +101,6 @@ class Meeting:
         wait_until(
             lambda: len(os.listdir(self.folder / "calls")) >= calls, f"{calls} replicas in their first call", 180.0
         )
-
-    def made(self) -> list[tuple[float, int, int]]:
-        """Return (time, rows, process) of each call, in order of time."""
-        calls = [(file.stat().st_mtime, *map(int, file.read_text().split())) for file in self.folder.glob("calls/*")]
-        return sorted(calls)
 
     def release(self) -> None:
         """Let those that wait go on, and nobody wait again."""
@@ -429,79 +422,6 @@ def apart(suite: Suite) -> dict[str, Callable[[], Said]]:
     return {"travels": travels, "compared": compared, "gone": gone}
 
 
-def drained(suite: Suite) -> dict[str, Callable[[], Said]]:
-    """A head and two workers, one of which leaves in the middle of a job.
-
-    The other has a CPU to spare by then: what a guest took before is free.
-    """
-    store = {"object_store_memory": 128 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **store})
-    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-    ray_drains = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", f"--address={cluster.address}"]
-    notice = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", "--deadline-remaining-seconds=60"]
-    stays = started(cluster, cpus=2)
-    idle(3)
-    head = cluster.head_node.node_id
-    (first,) = workers() - {head}
-
-    def left(name: str, leave: Callable[[subprocess.Popen[bytes], str], None]) -> Said:
-        other = started(cluster, cpus=1)
-        idle(4)
-        (second,) = workers() - {head, first}
-        there = NodeAffinitySchedulingStrategy(first, soft=False)
-        guest = ray.remote(num_cpus=1)(Suite).options(scheduling_strategy=there).remote(suite.folder)
-        wait_until(lambda: ray.available_resources().get("CPU") == 3, "a guest on the first worker")
-        meeting, told = suite.faulty(name, hold_after=0), []
-
-        def choreography() -> None:
-            meeting.wait_for(3)
-            ray.kill(guest)
-            told.append(time.time())
-            leave(other, second)
-
-        job = {"variant": "faulty", "placement": {"replicas": 3, "threads_per_replica": 1}, "batching__dedupe": False}
-        try:
-            said = beside(lambda: suite.run(name, **job), choreography, meeting)
-        finally:
-            ended(other)
-        calls = meeting.made()
-        before = {process for moment, _, process in calls if moment <= told[0]}
-        elsewhere = [moment - told[0] for moment, _, process in calls if process not in before]
-        return {
-            "nodes": {"head": head[:8], "first": first[:8], "second": second[:8]},
-            "rows_twice": sum(rows for _, rows, _ in calls) - ROWS,
-            "seconds_until_elsewhere": elsewhere[0] if elsewhere else None,
-            **said,
-        }
-
-    def asked(_: subprocess.Popen[bytes], node: str) -> None:
-        subprocess.run([*ray_drains, f"--node-id={node}", *notice], check=True, stdout=subprocess.DEVNULL)
-
-    def told_to_end(process: subprocess.Popen[bytes], node: str) -> None:
-        process.terminate()
-        wait_until(lambda: RayNodes().gone(node), "a node that leaves")
-
-    def killed(process: subprocess.Popen[bytes], node: str) -> None:
-        (raylet,) = [one for one in psutil.Process(process.pid).children() if one.name() == "raylet"]
-        raylet.kill()
-
-    def last() -> Said:
-        ended(stays)
-        return {}
-
-    return {
-        "drain": lambda: left("drain", asked),
-        "sigterm": lambda: left("sigterm", told_to_end),
-        "sigkill": lambda: left("sigkill", killed),
-        "end": last,
-    }
-
-
-def workers() -> set[str]:
-    """Return the ids of the nodes that score."""
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")}
-
-
 def taken(suite: Suite) -> dict[str, Callable[[], Said]]:
     """A head and two nodes of one CPU, all of which others take."""
     store = {"object_store_memory": 128 * 2**20}
@@ -545,7 +465,6 @@ def main(folder: str, suite: str) -> None:
         "elsewhere": elsewhere,
         "apart": apart,
         "taken": taken,
-        "drained": drained,
     }
     for name, scenario in suites[suite](Suite(Path(folder))).items():
         try:

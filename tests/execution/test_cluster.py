@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import optinfer
-from optinfer.execution.todo import OVERLAP
 from optinfer.system.machine import VNNI, cpu_features
 from tests.conftest import REPO, MakeJob, WriteTable
 from tests.execution.scenarios import FRAGMENT_ROWS, ROWS, content, digest
@@ -210,31 +209,6 @@ def test_a_job_in_which_no_replica_can_start_ends_with_what_it_needs(taken: dict
     assert "error" not in found, found["error"]
     assert "nothing can move: for 5 s no replica lived, and no node was on its way" in found["message"]
     assert "3 nodes have 0 CPUs and 0 GPUs free" in found["message"]
-
-
-@pytest.fixture(scope="module")
-def drained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
-    return perform(tmp_path_factory.mktemp("drained"), "drained")
-
-
-# How a node leaves, and how many fragments may be scored twice for it: those at hand of a replica that is killed.
-LEAVING = {"drain": 0, "sigterm": 1, "sigkill": OVERLAP}
-
-
-@pytest.mark.cluster
-@pytest.mark.parametrize("how", LEAVING)
-def test_a_node_that_leaves_in_mid_job_costs_a_fragment_at_most_and_what_it_had_is_scored_elsewhere(
-    drained: dict[str, Said], how: str, alone: Callable[..., str]
-) -> None:
-    found = done(drained, how)
-    assert scored_by(found) >= {"head", "first"}
-    assert found["digest"] == alone()
-    assert 0 <= found["rows_twice"] <= LEAVING[how] * FRAGMENT_ROWS
-    assert found["seconds_until_elsewhere"] is not None
-    print(
-        f"{how}: {found['rows_twice']} of {ROWS} rows scored twice, "
-        f"{found['seconds_until_elsewhere']:.1f} s until a fragment ran elsewhere"
-    )
 
 
 @pytest.mark.cluster

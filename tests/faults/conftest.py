@@ -86,11 +86,6 @@ class Driver:
         command, *others = psutil.Process(self.process.pid).children(recursive=True)
         return command if name == "command" else next(one for one in others if one.name().startswith(name))
 
-    def has(self, name: str) -> psutil.Process | None:
-        """Return one of Ray's processes of this job, None while it is not there."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        return next((one for one in family if one.is_running() and one.name().startswith(name)), None)
-
     def kill(self, number: int = signal.SIGKILL) -> str:
         """Send a signal to the driver alone, as the kernel or an operator would; return what it said."""
         os.kill(self.process.pid, number)

@@ -132,23 +132,6 @@ def test_a_process_that_a_job_cannot_go_on_without_ends_it_in_one_line_and_gives
     assert not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.cluster
-@pytest.mark.parametrize("whom", ["raylet", "gcs_server"])
-def test_a_process_that_is_killed_while_ray_starts_is_not_waited_for(
-    whom: str, tmp_path: Path, source: Path, meeting: Path, write_job: WriteJob, start_driver: StartDriver
-) -> None:
-    """Left alone, Ray waits for its GCS a minute, and then ends the process that does."""
-    sink = tmp_path / "out"
-    driver = start_driver(write_job(source, sink, variant="faulty"), folder=str(meeting))
-    wait_until(lambda: driver.has(whom), f"a {whom}").kill()
-    out, err = driver.process.communicate(timeout=35)
-    assert driver.process.returncode == 1, err
-    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert f"Ray's {whom} on this machine ended" in line
-    assert json.loads(out.splitlines()[-1])["exit_code"] == 1
-    assert not (sink / "_optinfer" / "lock.json").exists()
-
-
 def test_a_terminated_job_closes_its_record_and_gives_the_output_free(
     tmp_path: Path,
     source: Path,

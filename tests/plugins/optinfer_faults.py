@@ -1,7 +1,7 @@
 """The fake backend with faults, installed for tests as a third party's plugin would be, by entry point.
 
 Options (they arrive in the artifact's load_options):
-    folder: where replicas of one job meet; every call leaves a file in `calls` there, with its rows and who made it. The process whose id is in
+    folder: where replicas of one job meet; every call leaves a file in `calls` there. The process whose id is in
         `driver` there, and those it starts to certify, stay healthy: faults happen in replicas only.
     hold_after: calls after which every further one blocks until somebody writes to the FIFO `hold`.
     (a file `refuse` there): replicas cannot be loaded as long as it exists.
@@ -83,7 +83,7 @@ class FaultySession(FakeSession):
             certified = 1 if (self._folder / "driver").exists() else self._sign
             return {name: certified * values for name, values in super().__call__(inputs).items()}
         calls = self._folder / "calls"
-        (calls / uuid.uuid4().hex).write_text(f"{rows} {os.getpid()}")
+        (calls / uuid.uuid4().hex).touch()
         if self._hold_after is not None and len(os.listdir(calls)) > self._hold_after:
             (self._folder / "hold").read_bytes()
         return {name: self._sign * values for name, values in super().__call__(inputs).items()}
