@@ -22,7 +22,7 @@ STAMP := $(VENV)/.optinfer-installed
 MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-cluster demo-classifier optimize test fuzz audit test-cluster conformance fuzz-protocol soak-changes soak-schedule soak-storage docs lint bench bench-growth bench-plan bench-scale bench-processes bench-outages bench-images bench-tables ui clean audit-secrets bench-auto
+.PHONY: help install demo demo-cluster demo-classifier optimize test fuzz audit test-cluster conformance fuzz-protocol soak-changes soak-schedule soak-storage docs lint bench bench-growth bench-plan bench-scale bench-processes bench-outages bench-images bench-tables ui clean audit-secrets bench-auto soak
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -82,6 +82,10 @@ conformance: install $(MODELS) ## hold every variant of the suite's models again
 
 fuzz-protocol: install ## thousands of histories of crashes, pauses and lost answers over commits and lease; HISTORIES=
 	OPTINFER_HISTORIES=$(or $(HISTORIES),5000) "$(VENV)/bin/python" -m pytest tests/faults/protocol -q -o timeout=0
+
+soak: install ## kill a job on a failing S3 again and again: command, parent, replica, raylet, GCS, SIGTERM; KILLS= SEED= ROWS=
+	"$(VENV)/bin/python" -m tests.faults.kill_soak --kills $(or $(KILLS),30) --seed $(or $(SEED),1) \
+		--rows $(if $(filter file,$(origin ROWS)),30000,$(ROWS))
 
 soak-changes: install $(MODELS) ## files of source and sink changed during a job, at 20 moments of each kind; MOMENTS=
 	OPTINFER_MOMENTS=$(or $(MOMENTS),20) "$(VENV)/bin/python" -m pytest tests/faults/test_changes.py -q

@@ -86,7 +86,7 @@ def let_go(folder: Folder, held: Holder, untouched: bool = False) -> None:
     else:
         folder.put(_at(held.epoch), _encoded(replace(held, ended=True)))
     before = _read(folder, _BEFORE)
-    if before is not None and before.token == held.token:
+    if before is not None and 0 < before.epoch <= held.epoch:  # also of a run that had lost it, and did not know yet
         folder.delete(_BEFORE)
 
 
@@ -230,14 +230,18 @@ class Lease:
         return self._folder.put_new(_at(epoch), _encoded(self._mine))
 
     def renew(self) -> Holder | None:
-        """Say that its holder lives; return whoever took the output since, None while it is held."""
+        """Say that its holder lives; return whoever took the output since, None while it is held.
+
+        The last look comes after the sign: writing that may take minutes, and what it found is what the caller acts on.
+        The first one sees to it that nothing of another's is written over.
+        """
         with self._turn:
             if (other := self._taken()) is not None:
                 return other
             self._mine = self._signed(self._mine)
             for name in (_at(self.epoch), _BEFORE):
                 self._folder.put(name, _encoded(self._mine))
-            return None
+            return self._taken()
 
     def _signed(self, record: Holder) -> Holder:
         """Return a record with a new sign."""

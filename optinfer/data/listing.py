@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optinfer.data.formats import refuse_foreign
@@ -46,6 +46,10 @@ def said(names: tuple[str, ...]) -> str:
     return f"{len(names)} file{'s' * (len(names) > 1)} ({', '.join(names[:_NAMES_SAID])}{more})"
 
 
+# Millions of names come in thousands of answers.
+_WAITING = replace(WAITING, longest_try=3600.0)
+
+
 def list_source(path: str) -> Listing:
     """List a file, folder or glob.
 
@@ -56,7 +60,7 @@ def list_source(path: str) -> Listing:
     fs, stripped = file_system(absolute(path))
     shown = redact(path)
     try:
-        return WAITING.ask(absolute(path), lambda: _listed(fs, stripped, shown, is_local(path)))
+        return _WAITING.ask(absolute(path), lambda: _listed(fs, stripped, shown, is_local(path)))
     except FileNotFoundError as error:
         raise ConfigError(_nothing_at(fs, stripped, shown)) from error
     except StorageError as error:

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -119,10 +119,13 @@ def _is_read_by_others(folder: Folder, name: str, size: int) -> bool:
         return True
     if name.rpartition("/")[2].startswith(("_", ".")) or size < 2 * len(_MAGIC):
         return False
+
+    def ends_as_parquet(file: BinaryIO) -> bool:
+        file.seek(-len(_MAGIC), os.SEEK_END)
+        return file.read() == _MAGIC
+
     try:
-        with folder.open(name) as file:
-            file.seek(-len(_MAGIC), os.SEEK_END)
-            return bool(file.read() == _MAGIC)
+        return folder.look(name, ends_as_parquet)
     except FileNotFoundError:  # a reader finds nothing there either
         return False
 

@@ -76,8 +76,15 @@ class Patience(Waiting):
 
     def _reached(self, url: str, decode: Callable[[PinnedFile], _Result], size: int | None, version: str) -> _Result:
         """Try until the store answers, or patience ends."""
+
+        def once() -> _Result:
+            try:
+                return self.limited(url, lambda: self._once(url, decode, size, version))
+            except TimeoutError as error:
+                raise _OutOfReachError from error
+
         return self.trying(
-            lambda: self._once(url, decode, size, version),
+            once,
             lambda error: isinstance(error, _OutOfReachError) and not _final(url, error),
             self.seconds,
             lambda: connect_anew(url),

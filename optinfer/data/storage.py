@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from optinfer.errors import ConfigError, redact
 from optinfer.system import atomic
@@ -178,9 +178,15 @@ class Folder:
         except FileNotFoundError:
             return None
 
-    def open(self, name: str) -> Any:
-        fs, path = self._at(name)
-        return fs.open(path, "rb")
+    def look(self, name: str, work: Callable[[BinaryIO], _T]) -> _T:
+        """Return what `work` makes of a file, of which no more is fetched than it reads; a store is asked once."""
+
+        def look() -> _T:
+            fs, path = self._at(name)
+            with fs.open(path, "rb") as file:
+                return work(file)
+
+        return self._waiting.limited(self.url, look)
 
     def delete(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it, where it is there."""
@@ -195,6 +201,28 @@ class Folder:
                 raise OSError(f"{name} is still there after it was removed")
 
         self._ask(delete)
+
+    def remove(self, name: str, unwanted: Callable[[bytes], bool]) -> None:
+        """Remove a file whose bytes are `unwanted`, where it is there; what another puts in its place meanwhile stays.
+
+        On S3 that is a conditional DELETE (`If-Match`); locally the file is taken aside first, and put back at its name
+        where it turns out to be another one.
+
+        Args:
+            unwanted: is asked twice, each time of bytes that are fetched anew: one may flip on its way.
+        """
+
+        def remove() -> None:
+            if is_local(self.url):
+                atomic.remove(Path(self.url, name), Path(self.url, STATE, "staging"), unwanted)
+                return
+            fs, path = self._at(name)
+            seen = fs.info(path)
+            if all(unwanted(fs.cat_file(path)) for _ in range(2)):
+                _remove_version(fs, path, seen)
+
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(remove)
 
     def keep(self, *under: str) -> None:
         """Have the names in the folder (and in these folders in it, and what is in these files) last if power goes now.
@@ -258,8 +286,26 @@ class Entry(NamedTuple):
 
 
 def _is_ended_upload(error: FileNotFoundError) -> bool:
+    return _code(error) == "NoSuchUpload"
+
+
+def _code(error: OSError) -> str:
+    """Return what S3 calls an error."""
     answer = getattr(error.__cause__, "response", None) or {}
-    return bool(answer.get("Error", {}).get("Code") == "NoSuchUpload")
+    return str(answer.get("Error", {}).get("Code", ""))
+
+
+def _remove_version(fs: Any, path: str, seen: dict[str, Any]) -> None:
+    """Remove a remote file at the version that was seen; one that was replaced since stays."""
+    if "s3" in fs.protocol:
+        bucket, key, _ = fs.split_path(path)
+        try:
+            fs.call_s3("delete_object", Bucket=bucket, Key=key, IfMatch=seen["ETag"])
+        except OSError as error:
+            if _code(error) != "PreconditionFailed":
+                raise
+    elif version_of(fs.info(path)) == version_of(seen):  # fsspec has no condition for other stores: right before
+        fs.rm_file(path)
 
 
 def _stamp(etag: str | None) -> int:

@@ -53,7 +53,7 @@ class Connection:
         self._caller = 0
         self._answered, self._unneeded = threading.Event(), threading.Event()
         self._error: OptinferError | None = None
-        self._local = False
+        self._local = self._abandoned = False
         self._free: list[Node] | None = None
 
     def __enter__(self) -> Connection:
@@ -123,7 +123,8 @@ class Connection:
 
     def _join(self) -> None:
         if self._thread is not None:
-            self._thread.join()
+            if not self._abandoned:  # else it waits inside Ray, for what is gone
+                self._thread.join()
             self._thread = None
 
     def _is_there(self) -> bool:
@@ -174,16 +175,18 @@ class Connection:
         try:
             self._start(where)
         except BaseException as error:  # Ray ends its process in places; here that would leave others waiting
-            self._error = OptinferError(
-                f"{_failed(where)}: {last_resort.named(error).rstrip('.')}; {what_to_check(where, named_by)}"
-            )
-            self._error.__cause__ = error
+            if self._error is None:
+                self._error = OptinferError(
+                    f"{_failed(where)}: {last_resort.named(error).rstrip('.')}; {what_to_check(where, named_by)}"
+                )
+                self._error.__cause__ = error
             return
         self._answered.set()
-        while not self._unneeded.wait(_LOOK_SECONDS):
+        while not self._unneeded.wait(_LOOK_SECONDS) and not self._abandoned:
             if gone := self._ray.gone():
                 return self._lose(gone)
-        self._ray.shutdown()
+        if not self._abandoned:
+            self._ray.shutdown()
 
     def _lose(self, gone: str) -> None:
         """Tell that Ray is gone before it ends this process, so that the job ends as others do."""
@@ -195,13 +198,25 @@ class Connection:
         self._when_lost(self._error)
         self._ray.abandon()
 
+    def _watch_start(self, started: threading.Event) -> None:
+        """Give up a start of which a process ended: Ray would wait for it a minute, and then end this one."""
+        while not started.wait(_LOOK_SECONDS):
+            if gone := self._ray.gone():
+                self._abandoned = True
+                self._lose(gone)
+                return self._answered.set()
+
     def _start(self, where: str | None) -> None:
+        started = threading.Event()
+        threading.Thread(target=self._watch_start, args=(started,), name="optinfer-ray-start", daemon=True).start()
         try:
             self._ray.init(where)
         except BaseException:
             with contextlib.suppress(Exception):  # the processes of a start that came half way
                 self._ray.shutdown()
             raise
+        finally:
+            started.set()
 
 
 def _failed(where: str | None) -> str:

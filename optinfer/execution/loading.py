@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 
 from optinfer.errors import LoadError, OptinferError, UnfitNodeError
 from optinfer.execution.task import Nodes, Place
+from optinfer.inference.at_work import LOAD_SECONDS
 from optinfer.inference.canaries import require_fit, require_proved
 from optinfer.inference.engine import Engine
 from optinfer.inference.replica import ReplicaSettings
@@ -32,9 +34,16 @@ def require_admitted(settings: ReplicaSettings, nodes: Nodes) -> None:
 
 
 class Loading:
-    """A model that loads while the first fragments are read."""
+    """A model that loads while the first fragments are read.
 
-    def __init__(self, load: Load, settings: ReplicaSettings, place: Place | None = None) -> None:
+    Args:
+        most_seconds: that it may take once its files are here; nothing ends it then, but nobody waits any more.
+    """
+
+    def __init__(
+        self, load: Load, settings: ReplicaSettings, place: Place | None = None, most_seconds: float = LOAD_SECONDS
+    ) -> None:
+        self._most_seconds = most_seconds
         # What it raises, a call says: an actor whose constructor raises would be started again and again.
         self._future: Future[tuple[Engine, ReplicaSettings]] = Future()
         # A daemon: where the cluster ends while files are fetched, Ray never answers, and no process may wait for that.
@@ -42,9 +51,33 @@ class Loading:
 
     def _load(self, load: Load, settings: ReplicaSettings, place: Place | None) -> None:
         try:
-            self._future.set_result(_loaded(load, settings, place))
+            settings = place.placed(settings) if place else settings
+            _require_here(settings)
+            late = threading.Timer(self._most_seconds, self._give_up, (settings,))
+            late.daemon = True
+            late.start()
+            try:
+                self._settle(_loaded(load, settings), settings)
+            finally:
+                late.cancel()
         except BaseException as error:
-            self._future.set_exception(error)
+            self._settle(error, settings)
+
+    def _settle(self, came: Engine | BaseException, settings: ReplicaSettings) -> None:
+        """Let those who wait go on with what came first."""
+        with contextlib.suppress(InvalidStateError):
+            if isinstance(came, BaseException):
+                self._future.set_exception(came)
+            else:
+                self._future.set_result((came, settings))
+
+    def _give_up(self, settings: ReplicaSettings) -> None:
+        late = LoadError(
+            f"node {socket.gethostname()} does not come to the end of loading {settings.variant or 'the variant'}: "
+            f"nothing within {self._most_seconds:g} s; see what it waits for there (a file, a lock, a device), or "
+            "choose another variant"
+        )
+        self._settle(late, settings)
 
     @property
     def engine(self) -> Engine:
@@ -62,10 +95,7 @@ class Loading:
         return self._future.result()[1]
 
 
-def _loaded(load: Load, settings: ReplicaSettings, place: Place | None) -> tuple[Engine, ReplicaSettings]:
-    settings = place.placed(settings) if place else settings
-    _require_here(settings)
-
+def _loaded(load: Load, settings: ReplicaSettings) -> Engine:
     def attempt(given: ReplicaSettings) -> Engine:
         try:
             return load(given)
@@ -73,7 +103,7 @@ def _loaded(load: Load, settings: ReplicaSettings, place: Place | None) -> tuple
             what = str(error) if isinstance(error, OptinferError) else f"{type(error).__name__}: {error}"
             raise LoadError(f"node {socket.gethostname()} cannot load the variant: {what}") from error
 
-    return require_proved(settings, attempt), settings
+    return require_proved(settings, attempt)
 
 
 def _require_here(settings: ReplicaSettings) -> None:

@@ -19,6 +19,8 @@ from optinfer.execution.placement import Node
 _OBJECT_STORE_BYTES = 256 * 2**20
 _ACCELERATOR = "accelerator_type:"
 _BUILT_IN = ("CPU", "GPU", "memory", "object_store_memory")
+# What Ray's core worker ends its own process without.
+_VITAL = ("raylet", "gcs_server")
 # What Ray Data calls the thread of a dataset that is being read, and how long it may take to end.
 _RAY_DATA, _RAY_DATA_SECONDS = "StreamingExecutor-", 1.0
 
@@ -43,7 +45,10 @@ class RayProcess(Protocol):
         """Return what is free on each live node now; other jobs' shares are left out."""
 
     def gone(self) -> str:
-        """Name a process of Ray's on this machine that this one cannot go on without and that has ended; "" if none."""
+        """Name a process of Ray's on this machine that this one cannot go on without and that has ended; "" if none.
+
+        Also while `init` starts them.
+        """
 
     def abandon(self) -> None:
         """Leave a Ray that is gone: end what is left of what was started here, and ask it nothing any more."""
@@ -54,6 +59,7 @@ class ThisProcess:
 
     def __init__(self) -> None:
         self._vital: dict[str, psutil.Process] = {}
+        self._starts_beside: frozenset[int] | None = None
 
     def is_initialized(self) -> bool:
         """Tell it without importing Ray: another thread may be half way through that."""
@@ -65,8 +71,12 @@ class ThisProcess:
 
         quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
         if where is None:
-            with _on_loopback():
-                ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+            self._starts_beside = frozenset(process.pid for process in psutil.Process().children())
+            try:
+                with _on_loopback():
+                    ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+            finally:
+                self._starts_beside = None
         else:
             ray.init(address=where, **quiet)
         self._vital = _vital()
@@ -101,16 +111,19 @@ class ThisProcess:
         return [node_named(name, free[name], totals[name]) for name in sorted(totals) if name in free]
 
     def gone(self) -> str:
+        if (before := self._starts_beside) is not None:
+            self._vital.update(_children(before))
         return next((name for name, process in self._vital.items() if not _lives(process)), "")
 
     def abandon(self) -> None:
         import ray
         from ray._private import worker
 
+        started = worker._global_node.all_processes.values() if worker._global_node else []
+        pids = {one.process.pid for kind in started for one in kind} | {one.pid for one in self._vital.values()}
         self._vital = {}
         atexit.unregister(ray.shutdown)  # which would wait for it a minute, and then end this process
-        started = worker._global_node.all_processes.values() if worker._global_node else []
-        for pid in [one.process.pid for kind in started for one in kind]:
+        for pid in pids:
             with contextlib.suppress(psutil.Error):
                 for process in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
                     process.kill()
@@ -134,6 +147,16 @@ def _on_loopback() -> Iterator[None]:
 
 
 PROCESS = ThisProcess()
+
+
+def _children(before: frozenset[int]) -> dict[str, psutil.Process]:
+    """Return these two among the processes that this one has started, but for those of before."""
+    found = {}
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.pid not in before and process.name() in _VITAL:
+                found[process.name()] = process
+    return found
 
 
 def _vital() -> dict[str, psutil.Process]:

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 Rows = np.ndarray[Any, Any]
+# A model takes no longer to load, with what is compiled for it.
+LOAD_SECONDS = 1800.0
 _STDERR = 2
 
 

@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from optinfer.errors import LoadError, QuarantineError
 from optinfer.inference.answers import Scored, joined
-from optinfer.inference.at_work import Step, TimeLimits
+from optinfer.inference.at_work import LOAD_SECONDS, Step, TimeLimits
 from optinfer.inference.canaries import require_proved
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.records.stats import Stats
@@ -56,7 +56,7 @@ class Patience:
         deaths: so many without an answer are no row's fault.
     """
 
-    load: float = 1800.0
+    load: float = LOAD_SECONDS
     first: float = 600.0
     least: float = 60.0
     times: float = 50.0

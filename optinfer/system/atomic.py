@@ -60,6 +60,28 @@ def name_new(staged: Path, path: Path) -> None:
         _rename_new(staged, path)
 
 
+def remove(path: Path, aside: Path, unwanted: Callable[[bytes], bool]) -> None:
+    """Remove a file whose bytes are `unwanted`; one that takes its place between the look and the end of it stays.
+
+    Args:
+        aside: folder on the same disk, where it is looked at once more: there nobody replaces it.
+
+    Raises:
+        FileNotFoundError: it is not there, or gone by then.
+    """
+    if not unwanted(path.read_bytes()):
+        return
+    aside.mkdir(parents=True, exist_ok=True)
+    taken = aside / uuid.uuid4().hex
+    os.rename(path, taken)
+    try:
+        if not unwanted(taken.read_bytes()):
+            with contextlib.suppress(FileExistsError):  # yet another is there: conditional commits are alike
+                name_new(taken, path)
+    finally:
+        taken.unlink(missing_ok=True)
+
+
 def _is_same(staged: Path, path: Path) -> bool:
     with contextlib.suppress(FileNotFoundError):
         return staged.samefile(path)

@@ -2,7 +2,8 @@
 
 A store that has answered this process is waited for, whatever it says meanwhile: outages pass, and keys are renewed.
 One that never answered is waited for only while it says that it is busy, or breaks off: a wrong endpoint or key is said
-at once. What a store's library tries again of its own accord, for seconds, is one try here.
+at once. What a store's library tries again of its own accord, for seconds, is one try here; one that takes ten minutes
+hangs, and is given up. (A disk that hangs, as a mount may, is the kernel's to end: nothing here would.)
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 import tenacity
 
 from optinfer.errors import StorageError, redact, without_secrets
+from optinfer.system.limits import within
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -90,7 +93,7 @@ def passes(error: BaseException, url: str) -> bool:
     if not isinstance(error, failures()) or isinstance(error, (StorageError, FileNotFoundError, FileExistsError)):
         return False
     number = getattr(error, "errno", None)
-    if _place(url) in ("://", "file://"):
+    if _on_disk(url):
         return number in _PASSING_ON_DISKS
     return number not in _NEVER_PASSING
 
@@ -103,12 +106,14 @@ class Waiting:
         seconds: of asking one that has answered before.
         first_wait, longest_wait: seconds between two tries: random, up to the first, which doubles up to the longest.
         first_seconds: of asking one that never answered.
+        longest_try: of one try, after which it hangs.
     """
 
     seconds: float = 180.0
     first_wait: float = 0.5
     longest_wait: float = 20.0
     first_seconds: float = 10.0
+    longest_try: float = 600.0
 
     def ask(self, url: str, work: Callable[[], _T], anew: Callable[[], object] = lambda: None) -> _T:
         """Return what `work` returns, which is called until the store does it.
@@ -129,7 +134,10 @@ class Waiting:
             return passes(error, url) and (known or not _wrong_from_the_start(error))
 
         try:
-            answer = self.trying(work, passing, seconds, anew, f"cannot use {redact(url)}", lambda e: reason(url, e))
+            answer = self.trying(
+                lambda: self.limited(url, work), passing, seconds, anew, f"cannot use {redact(url)}",
+                lambda error: reason(url, error),
+            )  # fmt: skip
         except (FileNotFoundError, FileExistsError):
             _answering.add(place)
             raise
@@ -140,6 +148,14 @@ class Waiting:
             raise failed(url, error, seconds if passing(error) else 0.0) from error
         _answering.add(place)
         return answer
+
+    def limited(self, url: str, work: Callable[[], _T]) -> _T:
+        """Return what one try returns; one of S3, GCS, Azure or HTTP is given up where it does not end.
+
+        Raises:
+            TimeoutError: it does not.
+        """
+        return within(self.longest_try, work) if _is_asynchronous(url.rpartition("://")[0]) else work()
 
     def trying(
         self,
@@ -183,6 +199,21 @@ def _is_refusal(error: BaseException) -> bool:
 
 def _wrong_from_the_start(error: BaseException) -> bool:
     return isinstance(error, PermissionError) or type(error).__name__ in _WRONG_FROM_THE_START
+
+
+@cache
+def _is_asynchronous(scheme: str) -> bool:
+    """Tell whether any thread may ask a kind of store: a connection of another kind (SFTP, SMB) is its thread's own."""
+    from fsspec import get_filesystem_class
+
+    try:
+        return bool(scheme) and bool(get_filesystem_class(scheme).async_impl)
+    except (ImportError, ValueError):  # who opens it is told
+        return False
+
+
+def _on_disk(url: str) -> bool:
+    return _place(url) in ("://", "file://")
 
 
 def _place(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
 import threading
@@ -11,14 +12,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.process import BaseProcess
 from urllib.parse import urlsplit
 
-Fault = Callable[["_Handler"], bool]
+Fault = Callable[["Handler"], bool]
 Headers = Mapping[str, str]
 
 
 def refusal(status: int, code: str) -> Fault:
     """Answer with an error of S3's, which does not get the request."""
 
-    def answer(handler: _Handler) -> bool:
+    def answer(handler: Handler) -> bool:
         body = f"<Error><Code>{code}</Code><Message>{code} (made up)</Message></Error>".encode()
         handler.respond(status, {"Content-Type": "application/xml"}, body)
         return True
@@ -26,13 +27,13 @@ def refusal(status: int, code: str) -> Fault:
     return answer
 
 
-def reset(handler: _Handler) -> bool:
+def reset(handler: Handler) -> bool:
     """Break the connection without an answer."""
     handler.close_connection = True
     return True
 
 
-def cut_short(handler: _Handler) -> bool:
+def cut_short(handler: Handler) -> bool:
     """Announce the whole body and send half of it."""
     status, body = handler.pass_on()
     handler.respond(status, {**handler.answered, "Content-Length": str(len(body))}, body[: len(body) // 2])
@@ -40,14 +41,14 @@ def cut_short(handler: _Handler) -> bool:
     return True
 
 
-def half_the_range(handler: _Handler) -> bool:
+def half_the_range(handler: Handler) -> bool:
     """Send half of what was asked for as if it were all."""
     status, body = handler.pass_on()
     handler.respond(status, handler.unsigned, body[: len(body) // 2])
     return True
 
 
-def flipped_byte(handler: _Handler) -> bool:
+def flipped_byte(handler: Handler) -> bool:
     """Change a byte in the middle."""
     status, body = handler.pass_on()
     middle = len(body) // 2
@@ -55,7 +56,7 @@ def flipped_byte(handler: _Handler) -> bool:
     return True
 
 
-def flipped_byte_of_what_is_signed(handler: _Handler) -> bool:
+def flipped_byte_of_what_is_signed(handler: Handler) -> bool:
     """Change a byte in the middle of an object, whose checksum comes with it; all else passes as it is."""
     status, body = handler.pass_on()
     middle, signed = len(body) // 2, handler.answered != handler.unsigned and handler.command == "GET"
@@ -64,25 +65,46 @@ def flipped_byte_of_what_is_signed(handler: _Handler) -> bool:
     return True
 
 
-def late(handler: _Handler) -> bool:
+def late(handler: Handler) -> bool:
     """Let the client wait."""
     threading.Event().wait(0.3)
     return False
 
 
-def done_and_failed(handler: _Handler) -> bool:
+def never(handler: Handler) -> bool:
+    """Never answer, and keep the connection."""
+    handler.store.ended.wait()
+    return True
+
+
+def a_byte_now_and_then(handler: Handler) -> bool:
+    """Announce the whole body and send it so slowly that no pause between two bytes is long."""
+    _, body = handler.pass_on()
+    handler.send_response_only(206)
+    for name, value in {**handler.answered, "Content-Length": str(len(body))}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while body and not handler.store.ended.wait(0.1):
+            handler.wfile.write(body[:1])
+            body = body[1:]
+    handler.close_connection = True
+    return True
+
+
+def done_and_failed(handler: Handler) -> bool:
     """Do what is asked, and say that it failed."""
     handler.pass_on()
     return refusal(500, "InternalError")(handler)
 
 
-def done_and_lost(handler: _Handler) -> bool:
+def done_and_lost(handler: Handler) -> bool:
     """Do what is asked, and break the connection before anybody hears of it."""
     handler.pass_on()
     return reset(handler)
 
 
-def not_removed(handler: _Handler) -> bool:
+def not_removed(handler: Handler) -> bool:
     """Answer that all went well, and say of each object that it did not."""
     error = (
         b"<DeleteResult><Error><Key>k</Key><Code>InternalError</Code><Message>made up</Message></Error></DeleteResult>"
@@ -91,7 +113,7 @@ def not_removed(handler: _Handler) -> bool:
     return True
 
 
-def other_sizes(handler: _Handler) -> bool:
+def other_sizes(handler: Handler) -> bool:
     """Change a bit of the first size in a listing."""
     status, body = handler.pass_on()
     handler.respond(status, handler.unsigned, re.sub(rb"<Size>\d", b"<Size>9", body, count=1))
@@ -101,7 +123,7 @@ def other_sizes(handler: _Handler) -> bool:
 def wants_other_keys(key: str) -> Fault:
     """Refuse whoever does not have this key."""
 
-    def answer(handler: _Handler) -> bool:
+    def answer(handler: Handler) -> bool:
         if f"Credential={key}/" in handler.headers.get("Authorization", ""):
             return False
         return refusal(403, "ExpiredToken")(handler)
@@ -112,13 +134,30 @@ def wants_other_keys(key: str) -> Fault:
 def killing(process: BaseProcess, done: bool) -> Fault:
     """Kill who asks, before or after it is done."""
 
-    def kill(handler: _Handler) -> bool:
+    def kill(handler: Handler) -> bool:
         if done:
             handler.pass_on()
         process.kill()
         return reset(handler)
 
     return kill
+
+
+# What becomes of a request now and then; whoever asks again meets another, or none.
+FAULTS: dict[str, Fault] = {
+    "internal error": refusal(500, "InternalError"),
+    "unavailable": refusal(503, "ServiceUnavailable"),
+    "slow down": refusal(503, "SlowDown"),
+    "forbidden for a moment": refusal(403, "AccessDenied"),
+    "conflict": refusal(409, "ConditionalRequestConflict"),
+    "damaged on its way in": refusal(400, "BadDigest"),
+    "reset": reset,
+    "late": late,
+    "cut short": cut_short,
+    "flipped byte": flipped_byte_of_what_is_signed,
+    "done, and told as an error": done_and_failed,
+    "done, and the answer lost": done_and_lost,
+}
 
 
 def is_read(method: str, path: str, headers: Headers) -> bool:
@@ -132,6 +171,7 @@ class FlakyStore:
     Attributes:
         ignored: headers that the store does not know, in lower case.
         asked: method and path of every request.
+        ended: set at the end, for those that wait for it.
     """
 
     def __init__(self) -> None:
@@ -141,6 +181,7 @@ class FlakyStore:
         self.ignored: set[str] = set()
         self.asked: list[tuple[str, str]] = []
         self.url = ""
+        self.ended = threading.Event()
 
     def next(self, method: str, path: str, headers: Headers) -> Fault | None:
         self.asked.append((method, path))
@@ -149,7 +190,7 @@ class FlakyStore:
         return self.faults.pop(0) if self.faults else self.forever
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     store: FlakyStore
     behind: str
@@ -201,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def in_front_of(endpoint: str) -> Iterator[FlakyStore]:
     store = FlakyStore()
-    handler = type("Handler", (_Handler,), {"store": store, "behind": endpoint})
+    handler = type("Handler", (Handler,), {"store": store, "behind": endpoint})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -210,5 +251,6 @@ def in_front_of(endpoint: str) -> Iterator[FlakyStore]:
     try:
         yield store
     finally:
+        store.ended.set()
         server.shutdown()
         server.server_close()

@@ -134,6 +134,24 @@ class TestEpochs:
         assert held is not None
         assert held.token == "theirs", "his sign of life and his end are no one's but his own"
 
+    def test_who_loses_it_while_the_sign_is_written_finds_that(self, folder: Folder) -> None:
+        class Slow(Folder):
+            overtaken = False
+
+            def put(self, name: str, data: bytes) -> None:
+                if self.overtaken:
+                    write(folder, record(epoch=2, token="theirs"))
+                super().put(name, data)
+
+        slow = Slow(folder.url)
+        lease = take(slow)
+        slow.overtaken = True
+        taker = lease.renew()
+        assert taker is not None
+        assert taker.token == "theirs"
+        let_go(folder, taker)
+        assert folder.read(BEFORE) is None, "what was written too late is no lock of the version before"
+
     def test_who_comes_back_after_the_taker_ended_has_lost_it_all_the_same(self, folder: Folder) -> None:
         lease = take(folder)
         write(folder, record(epoch=2, token="theirs", ended=True))

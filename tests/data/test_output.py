@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -106,8 +107,7 @@ def test_quarantined_rows_lie_beside_their_part(output: Output) -> None:
     record = put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2), bad(2))
 
     assert (record.rows_out, record.rows_quarantined) == (2, 1)
-    with output.folder.open(record.quarantine_file) as file:
-        assert pq.read_table(file).num_rows == 1
+    assert output.folder.look(record.quarantine_file, pq.read_table).num_rows == 1
     assert record.quarantine_file.startswith("_quarantine/part-000003-")
 
 
@@ -194,8 +194,7 @@ def test_an_empty_table_gives_one_part_with_a_schema(output: Output) -> None:
     schema = pa.schema([("id", pa.string()), ("score", pa.float64())])
     for _ in range(2):  # also when a crash came between this commit and the manifest
         output.commit_empty(PLAN, "f1", schema)
-    with output.folder.open("part-000000.parquet") as file:
-        table = pq.read_table(file)
+    table = output.folder.look("part-000000.parquet", pq.read_table)
     assert table.num_rows == 0
     assert table.schema.remove_metadata() == schema
 
@@ -267,8 +266,7 @@ def test_an_output_is_bound_to_both_variants(output: Output) -> None:
 
 
 def reasons(output: Output, name: str) -> list[str]:
-    with output.folder.open(name) as file:
-        found: list[str] = pq.read_table(file)["_reason"].to_pylist()
+    found: list[str] = output.folder.look(name, pq.read_table)["_reason"].to_pylist()
     return found
 
 
@@ -315,6 +313,29 @@ def test_what_lies_at_a_parts_name_and_is_none_gives_way(output: Output, there: 
     record = put(output, PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
     assert len(stored(output, PART)) == record.bytes
     assert lying(output, PART) == replace(record, stamp=None)
+
+
+@pytest.mark.parametrize("look", [1, 2])
+def test_a_part_that_another_puts_while_what_lay_there_is_looked_at_stays(output: Output, look: int) -> None:
+    looks = []
+
+    class Overtaken(Folder):
+        def remove(self, name: str, unwanted: Callable[[bytes], bool]) -> None:
+            def looked_at(data: bytes) -> bool:
+                looks.append(data)
+                if len(looks) == look:
+                    output.folder.delete(PART)
+                    looks.append(put(output, PART, FRAGMENT, "f1", "a1", rows(4, 5, 6), None))
+                return unwanted(data)
+
+            super().remove(name, looked_at)
+
+    output.folder.put(PART, b"garbage")
+    record = put(ParquetSink(output.folder.url, Overtaken), PART, FRAGMENT, "f1", "a1", rows(1, 2, 3), None)
+    assert looks[look - 1] == b"garbage"
+    assert lying(output, PART) == replace(looks[look], stamp=None) == replace(record, stamp=None)
+    assert pq.read_table(io.BytesIO(stored(output, PART)))["score"].to_pylist() == [4, 5, 6]
+    assert output.folder.names(under="_optinfer/staging") == []
 
 
 def test_a_part_that_was_written_again_with_fewer_rows_is_none(tmp_path: Path) -> None:

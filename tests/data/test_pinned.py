@@ -263,6 +263,17 @@ def test_an_outage_that_lasts_ends_the_job_and_blames_no_file(bucket: str, flaky
         assert not isinstance(raised.value, CorruptFileError)
 
 
+@pytest.mark.parametrize("hangs", [flaky_store.never, flaky_store.a_byte_now_and_then])
+def test_a_store_that_does_not_come_to_its_end_is_given_up(bucket: str, flaky: FlakyStore, hangs: Fault) -> None:
+    put(f"{bucket}/a.parquet", content())
+    fragment, hasty = plan(f"{bucket}/").fragments[1], replace(IMPATIENT, longest_try=0.5)
+    flaky.forever = hangs
+    with pytest.raises(SourceError, match=r"cannot read .*a\.parquet: TimeoutError: no answer within 0\.5 s"):
+        read(fragment, hasty)
+    with pytest.raises(SourceError, match=r"no answer within 0\.5 s"):
+        plan(f"{bucket}/", hasty)
+
+
 def test_a_byte_that_flips_on_the_way_is_fetched_again(bucket: str, flaky: FlakyStore) -> None:
     put(f"{bucket}/a.parquet", content(write_page_checksum=True))
     fragment = plan(f"{bucket}/").fragments[1]

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from optinfer.data.state import Attempts
 from optinfer.data.storage import STATE, Folder, absolute
 from optinfer.errors import StorageError
-from optinfer.system.outages import Waiting
+from optinfer.system.outages import WAITING, Waiting
 from tests import refused_calls
 from tests.conftest import REPO
 from tests.data import flaky_store
@@ -229,6 +230,16 @@ def test_an_outage_that_lasts_is_one_error_that_says_how_long(known: Folder, fla
     with pytest.raises(StorageError, match=r"cannot use s3://.*tried for up to 0 s.*credentials and endpoint"):
         hasty.put("part", b"x")
     assert len(flaky.asked) > 3
+
+
+def test_a_store_that_accepts_and_never_answers_is_given_up(known: Folder, flaky: FlakyStore) -> None:
+    hasty = Folder(known.url, replace(WAITING, seconds=0.1, first_seconds=0.1, longest_try=0.5))
+    flaky.meets, flaky.forever = anything, flaky_store.never
+    for ask in (lambda: hasty.read("a"), lambda: hasty.put("a", b"2"), lambda: list(hasty.entries())):
+        with pytest.raises(StorageError, match=r"TimeoutError: no answer within 0\.5 s"):
+            ask()
+    with pytest.raises(TimeoutError):
+        hasty.look("a", lambda file: file.read())
 
 
 def test_a_wait_is_said_once(known: Folder, flaky: FlakyStore, caplog: pytest.LogCaptureFixture) -> None:

@@ -119,6 +119,25 @@ def test_a_ray_that_is_gone_is_told_at_once_and_asked_nothing_more(ray: Recorded
     assert ray.calls == ["init here", "abandon"]
 
 
+@pytest.mark.timeout(60)
+def test_a_start_whose_gcs_is_killed_is_given_up_and_not_waited_for() -> None:
+    class Stuck(RecordedRay):
+        def init(self, where: str | None) -> None:
+            self.calls.append("init")
+            self.lost = "gcs_server"
+            ended.wait()
+
+    ended = threading.Event()
+    ray, told = Stuck(), queue.SimpleQueue[OptinferError]()
+    with Connection("local", ray, when_lost=told.put) as connection:
+        connection.open()
+        with pytest.raises(OptinferError, match="Ray's gcs_server on this machine ended"):
+            connection.ready()
+    assert ray.calls == ["init", "abandon"]
+    assert not told.empty()
+    ended.set()
+
+
 def test_ray_ends_when_released_and_can_be_opened_again(ray: RecordedRay) -> None:
     with Connection("local", ray) as connection:
         for _ in range(2):

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
-from tests.conftest import REPO
+import pytest
+
+from optinfer.errors import LoadError
+from optinfer.execution.loading import Loading
+from optinfer.inference.replica import Replica, ReplicaSettings
+from tests.conftest import REPO, located, wait_until
 
 # A model that never comes, as of a cluster that ended while it was fetched.
 NEVER = """
@@ -38,3 +45,18 @@ def test_a_process_ends_whose_model_never_comes() -> None:
         timeout=120,
     )
     assert (ended.returncode, ended.stdout) == (0, "ends\n"), ended.stderr
+
+
+def test_a_model_that_hangs_while_it_loads_is_given_up_by_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    spec = {"class": "optinfer_custom:Hangs", "arguments": {"begun": str(tmp_path / "begun")}}
+    model = located(tmp_path, "custom", **spec)
+    settings = ReplicaSettings(
+        family="custom", family_settings=spec, model=model, backend="torch", artifact=model, variant="torch-fp32"
+    )
+    said = rf"node {socket.gethostname()} does not come to the end of loading torch-fp32: nothing within 0\.5 s"
+    loading = Loading(Replica, settings, most_seconds=0.5)
+    for _ in range(2):
+        with pytest.raises(LoadError, match=said):
+            _ = loading.engine
+    wait_until((tmp_path / "begun").exists, "it hangs where a model loads, and nowhere before")

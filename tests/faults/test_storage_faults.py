@@ -25,7 +25,7 @@ import yaml
 from tests import refused_calls
 from tests.conftest import job_settings
 from tests.data import flaky_store
-from tests.data.flaky_store import Fault, FlakyStore, Headers
+from tests.data.flaky_store import FAULTS, FlakyStore, Headers
 from tests.faults.storage_job import Commands, Ended
 
 pytestmark = pytest.mark.slow
@@ -36,21 +36,6 @@ SEEDS = int(os.environ.get("OPTINFER_SEEDS", "2"))
 # Of requests: enough that each job meets a dozen, of all kinds.
 SHARE = 0.15
 QUARANTINED = {i for i in range(ROWS) if i % 11 == 5}
-
-FAULTS: dict[str, Fault] = {
-    "internal error": flaky_store.refusal(500, "InternalError"),
-    "unavailable": flaky_store.refusal(503, "ServiceUnavailable"),
-    "slow down": flaky_store.refusal(503, "SlowDown"),
-    "forbidden for a moment": flaky_store.refusal(403, "AccessDenied"),
-    "conflict": flaky_store.refusal(409, "ConditionalRequestConflict"),
-    "damaged on its way in": flaky_store.refusal(400, "BadDigest"),
-    "reset": flaky_store.reset,
-    "late": flaky_store.late,
-    "cut short": flaky_store.cut_short,
-    "flipped byte": flaky_store.flipped_byte_of_what_is_signed,
-    "done, and told as an error": flaky_store.done_and_failed,
-    "done, and the answer lost": flaky_store.done_and_lost,
-}
 
 
 @dataclass

@@ -115,6 +115,19 @@ class Mended(Lengths):
         return module(lengths)
 
 
+class Hangs(Lengths):
+    """Never comes to the end of loading; the file `begun` tells that it began."""
+
+    def __init__(self, begun: str) -> None:
+        self.begun = begun
+
+    def load(self, path: Path) -> Any:
+        import threading
+
+        Path(self.begun).touch()
+        threading.Event().wait()
+
+
 class EndsAtLoad(Lengths):
     """Takes its process with it when it is loaded."""
 

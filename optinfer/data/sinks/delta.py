@@ -165,8 +165,7 @@ def _added(name: str, size: int, rows: int) -> AddAction:
 def _arrow_schema(folder: Folder, part: str) -> pa.Schema:
     import pyarrow.parquet as pq
 
-    with folder.open(part) as file:
-        return pq.read_schema(file).remove_metadata()
+    return folder.look(part, pq.read_schema).remove_metadata()
 
 
 def _table_schema(schema: pa.Schema) -> pa.Schema:

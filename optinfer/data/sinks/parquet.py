@@ -59,11 +59,11 @@ class ParquetSink(Sink):
             if (stamp := self.folder.create(name, data)) is not None:
                 return replace(_measured(part, data), stamp=stamp)
             (winner,) = self.read([name])
-            copied = winner is not None and winner.fingerprint == part.fingerprint and winner.fragment != part.fragment
-            if winner is not None and not copied:
+            if winner is not None and _may_stay(winner, part):
                 return self._give_way(name, part, winner, allowed)
             _log.warning("%s/%s is not the part of its fragment: it is removed and put again", self.shown, name)
-            self.folder.delete(name)
+            # Nobody asks here who holds the output: another may have put the right one by now, and that one stays.
+            self.folder.remove(name, lambda data: not _may_stay(_record(data), part))
         raise OutputConflictError(
             f"{self.shown}/{name} is replaced by something else again and again; "
             "stop whoever writes there and run the same command again, or choose a new sink.path"
@@ -139,19 +139,27 @@ class ParquetSink(Sink):
     def _looked_at(self, name: str) -> Part | None:
         if (data := self.folder.read(name)) is None:
             return None
-        try:
-            part = _part_in(io.BytesIO(data))
-        except OSError:  # Arrow raises it for some damaged footers, too
-            return None
+        part = _record(data)
         return None if part is None else _measured(part, data)
 
     def _peek(self, name: str) -> Part | None:
         try:
-            with self.folder.open(name) as file:
-                found = _part_in(file)
+            found = self.folder.look(name, _part_in)
         except failures():  # the storage's, or Arrow's for some damaged footers
             found = None
         return found or self._whole(name)  # reading all of it tells which
+
+
+def _may_stay(there: Part | None, part: Part) -> bool:
+    """Tell whether what lies at a part's name is a part, and no copy of this job's part of another fragment."""
+    return there is not None and (there.fingerprint != part.fingerprint or there.fragment == part.fragment)
+
+
+def _record(data: bytes) -> Part | None:
+    try:
+        return _part_in(io.BytesIO(data))
+    except OSError:  # Arrow raises it for some damaged footers, too
+        return None
 
 
 def _part_in(file: BinaryIO) -> Part | None:

@@ -98,18 +98,18 @@ class Run:
         assert self._parked.acquire(timeout=_PATIENCE), f"{self.name} neither asks nor ends, after {self.last}"
 
     def step(self, fault: str = "") -> None:
-        """Let it do what it asks for; from the question who holds the output up to the write it allows.
+        """Let it do what it asks for; from the last look at who holds the output up to the write it allows.
 
         A process that is stopped for a minute right between these two is beyond a store that has no fences.
         """
-        said = False
+        looked = False
         while not self.end:
             self._fault, fault = fault, ""
             self._turn.release()
             self._wait()
             what, _, name = self.last.partition(" ")
-            said |= name.startswith(_LEASES)
-            if not said or not (what in _READS or name.startswith(_LEASES)):
+            looked |= name.startswith(_LEASES)
+            if not looked or what not in _READS:
                 return
 
     def request(self, what: str, path: str, act: Callable[[], Any]) -> Any:
