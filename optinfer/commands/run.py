@@ -25,6 +25,7 @@ from optinfer.commands.resolved import Resolved, resolve
 from optinfer.commands.scoring import stream
 from optinfer.commands.summary import Summary
 from optinfer.config import AUTO, JobConfig
+from optinfer.data import home_store
 from optinfer.errors import LoadError
 from optinfer.execution.executor import Executor
 from optinfer.execution.on_ray import OnRay
@@ -92,8 +93,9 @@ def _told(config: JobConfig, summary: Summary, executor: Executor, say: Say, new
     with executor, output.held(say) as lock:
         output.binding.freeze(job.frozen, job.plan)
         output.reopen()
-        copied = partial(output.keep_journal, summary.run_id)
-        with recorder_of(config.tracking, summary.run_id, say, copied) as recorder:
+        beside = partial(output.keep_journal, summary.run_id)
+        copies = {"beside the output": beside, **home_store.journal(summary.run_id)}
+        with recorder_of(config.tracking, summary.run_id, say, copies) as recorder:
             recorder.event(summary.start(job))
             for line in job.plan.warnings:
                 recorder.warn(line)

@@ -1,4 +1,4 @@
-"""What is kept outlives its machine where `$OPTINFER_HOME` is the URL of a store: what a machine lacks comes from there.
+"""What is kept outlives its machine where `$OPTINFER_HOME` is the URL of a store: what another lacks comes from there.
 
 Work is done in a folder of this machine (system/home.py), the cache of the store. What is made is put there, what is
 missed is fetched from there. Contents lie under their SHA-256, an entry says which contents a kept name has:
@@ -18,11 +18,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from optinfer.data.places import require_shared
 from optinfer.data.storage import Folder
 from optinfer.errors import StorageError, redact
 from optinfer.system import home
@@ -48,20 +49,22 @@ def store() -> Folder | None:
     return None if url is None or url in _away else Folder(url, _WAITING)
 
 
-def begin(require: Callable[[str], None]) -> None:
+def begin(require: Callable[[str, Waiting], None]) -> None:
     """Ask the store, if it failed before, again: what a person has to correct is refused, one that is away is not.
 
     Args:
-        require: raises where a URL cannot be used.
+        require: raises where a URL cannot be used, when it was asked for so long.
 
     Raises:
+        ConfigError: it is no store that others reach.
         StorageError: keys, rights or the bucket are wrong.
     """
     if (url := home.store()) is None:
         return
+    require_shared("OPTINFER_HOME", url)
     _away.discard(url)
     try:
-        require(url)
+        require(url, _WAITING)
     except StorageError as error:
         if is_ours_to_correct(error):
             raise StorageError(f"OPTINFER_HOME cannot be used: {error}") from error
@@ -120,7 +123,7 @@ def names(folder: Path, pattern: str) -> set[str]:
         kept = (name.removesuffix(_ENTRY) for name in store.names(under=f"{_KEPT}/{_name(folder)}"))
         return {name for name in kept if Path(name).match(pattern)}
 
-    return {path.name for path in folder.glob(pattern)} | _asked(there, set())
+    return {path.name for path in folder.glob(pattern)}.union(_asked(there, set[str]()))
 
 
 def bring(folder: Path) -> bool:
@@ -141,7 +144,7 @@ def offer(folder: Path, made: Path) -> bool:
     return home.store() is None or _offer(folder, listed(made), send)
 
 
-def journal(run_id: str) -> Mapping[str, Callable[[str, bytes], None]]:
+def journal(run_id: str) -> dict[str, Callable[[str, bytes], None]]:
     """Return where a run's journal is to be copied to, with what takes a piece of it; nothing without a store."""
     found = store()
     if found is None:
@@ -151,7 +154,7 @@ def journal(run_id: str) -> Mapping[str, Callable[[str, bytes], None]]:
 
 def runs() -> list[str]:
     """Return the ids of the runs whose journals the store has."""
-    return _asked(lambda store: store.names(under=_RUNS), [])
+    return _asked(lambda store: store.names(r"[\w-]+", _RUNS), [])
 
 
 def pieces_of_journal(run_id: str, have: int) -> dict[str, bytes]:
@@ -224,7 +227,9 @@ def _brought(path: Path, fetch: Callable[[Folder, Sequence[Listed]], Listed | No
         for _ in range(_LOOKS):
             if not (wrong := _lacking(store, raw, fetch)):
                 return True
-        _log.warning("warning: %s of the home %s is damaged (%s) and is made again", _name(path), redact(store.url), wrong)
+        _log.warning(
+            "warning: %s of the home %s is damaged (%s) and is made again", _name(path), redact(store.url), wrong
+        )
         store.delete(_entry(path))
         return False
 

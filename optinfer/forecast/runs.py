@@ -10,6 +10,7 @@ from functools import reduce
 from pathlib import Path
 
 from optinfer.config import PlacementConfig
+from optinfer.data import home_store
 from optinfer.forecast.speed import (
     Speed,
     at_lengths,
@@ -54,7 +55,7 @@ class Outlook:
         if self.pools is None or not self.placements:
             return forecast(rows, None, Lengths(), None, 1, None, _UNMEASURED)
         lengths = self.pools.first.lengths
-        startup = home.read_json(self._startup_file(self.pools), lambda raw: float(raw["seconds"]))
+        startup = home_store.read_newest(self._startup_file(self.pools), _seconds)
         return forecast(rows, self._speed(self.pools), lengths, startup, _nodes(self.placements), self._price())
 
     def before_run(self, rows: int) -> Forecast:
@@ -71,7 +72,7 @@ class Outlook:
     def keep_startup(self, seconds: float) -> None:
         """Remember how long a run of this model and variant took to start, for the next forecast."""
         if self.pools:
-            home.put(self._startup_file(self.pools), json.dumps({"seconds": seconds}).encode())
+            home_store.replace(self._startup_file(self.pools), json.dumps({"seconds": seconds}).encode())
 
     def _startup_file(self, pools: Pools) -> Path:
         return home.home() / "startup" / f"{self.model}-{pools.first.variant.name}.json"
@@ -95,6 +96,10 @@ class Outlook:
             return own
         second, total, others = price(self.wishes, None), _nodes(self.placements), _nodes(rest)
         return None if second is None else (own * (total - others) + second * others) / total
+
+
+def _seconds(file: Path) -> float | None:
+    return home.read_json(file, lambda raw: float(raw["seconds"]))
 
 
 def _speed(prepared: Prepared, placement: Placement) -> Speed | None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from optinfer.config import JobConfig
 from optinfer.families import Family
+from optinfer.inference.canaries import contents
 from optinfer.inference.settings import ReplicaSettings, TimeLimits
 from optinfer.models.artifact import Artifact
 from optinfer.optimization import baseline as baselines
@@ -116,11 +117,11 @@ class Workbench:
 
     def certificate(self, settings: ReplicaSettings) -> Certificate | None:
         """Return what was measured of these settings before, on the same sample."""
-        return kept.read(settings.artifact.key, self._certificate_key(settings))
+        return kept.read(settings.artifact.key, self._certificate_key(settings), contents(settings))
 
     def certify(self, variant: Variant, settings: ReplicaSettings) -> Certificate:
-        if kept := self.certificate(settings):
-            return kept
+        if known := self.certificate(settings):
+            return known
         baseline = self.baseline
         self._say(f"certifying {variant.name} on {self.sample.gate.num_rows} rows")
         exam = Exam(
@@ -130,9 +131,10 @@ class Workbench:
             self.metric,
             self._certificate_key(settings),
         )
-        return self._trials.certify(
+        made = self._trials.certify(
             variant.name, settings, exam, max(self.config.selection.time_budget, _SHORTEST_TRIAL)
         )
+        return kept.put(made, contents(settings))
 
     @property
     def metric(self) -> str:

@@ -22,6 +22,7 @@ from optinfer.backends import BACKENDS
 from optinfer.config import TrackingConfig
 from optinfer.errors import OptinferError, without_secrets
 from optinfer.families import FAMILIES
+from optinfer.inference.canaries import contents
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.selection import Prepared
 from optinfer.optimization.techniques import TECHNIQUES
@@ -128,7 +129,8 @@ def _pack(prepared: Prepared, folder: Path) -> None:
         conversions.append({**conversion, "folder": target})
     artifact = replace(artifact, conversions=tuple(conversions))
     packed = replace(settings, model=model, artifact=artifact, canary=None, canaries=None)
-    (folder / "settings.json").write_text(json.dumps(asdict(packed), indent=1))
+    record = {**asdict(packed), "files": contents(settings)}
+    (folder / "settings.json").write_text(json.dumps(record, indent=1))
 
 
 def _copied(artifact: Artifact, folder: Path, name: str) -> Artifact:

@@ -44,7 +44,7 @@ def home() -> Path:
     try:
         if url := store():
             cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser()
-            return cache.absolute() / "optinfer" / hashlib.sha256(redact(url).encode()).hexdigest()[:16]
+            return cache.absolute() / "optinfer" / hashlib.sha256(redact(url).rstrip("/").encode()).hexdigest()[:16]
         return (Path(chosen).expanduser() if chosen else Path.home() / ".optinfer").absolute()
     except (RuntimeError, OSError) as error:  # no HOME and no such user, or a working directory that is gone
         raise ConfigError(
@@ -56,7 +56,7 @@ def home() -> Path:
 def store() -> str | None:
     """Return the URL that `$OPTINFER_HOME` names, None where it is a folder of this machine."""
     chosen = os.environ.get("OPTINFER_HOME", "")
-    return chosen.rstrip("/") if "://" in chosen and not chosen.startswith("file://") else None
+    return chosen if "://" in chosen and not chosen.startswith("file://") else None
 
 
 def shown() -> str:
@@ -121,7 +121,9 @@ def is_whole(folder: Path, read: bool = True) -> bool:
     lost = next((file.name for file in noted if not file.is_at(folder / file.name, read)), None)
     if lost is None and next(folder.iterdir(), None) is not None:
         return True
-    _log.warning("warning: %s is damaged (%s) and is made again", folder, f"{lost} is not as it was" if lost else "empty")
+    _log.warning(
+        "warning: %s is damaged (%s) and is made again", folder, f"{lost} is not as it was" if lost else "empty"
+    )
     return False
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from optinfer.backends import BACKENDS
 from optinfer.config import AUTO, JobConfig
+from optinfer.data import home_store
 from optinfer.records.record import decoded
 from optinfer.records.tuning import Lengths, Tuned
 from optinfer.system import home
@@ -32,13 +33,13 @@ def versions(backend: str) -> dict[str, str]:
 def write(tuned: Tuned, model: str, config: JobConfig, metric: str) -> Path:
     """Keep a record for jobs with this model, on this kind of machine, with these fixed settings."""
     path = _folder() / f"{_key(model, config, metric)}-{'-'.join(map(str, tuned.lengths.bucket))}.json"
-    home.put(path, json.dumps(tuned.as_dict(), indent=1).encode())
+    home_store.replace(path, json.dumps(tuned.as_dict(), indent=1).encode())
     return path
 
 
 def read(path: Path) -> Tuned | None:
     """Return a record, None where it is damaged."""
-    return home.read_json(path, partial(decoded, Tuned))
+    return home_store.read_newest(path, lambda file: home.read_json(file, partial(decoded, Tuned)))
 
 
 def lookup(model: str, config: JobConfig, metric: str, lengths: Lengths) -> Tuned | None:
@@ -59,7 +60,7 @@ def lookup(model: str, config: JobConfig, metric: str, lengths: Lengths) -> Tune
 
 def _nearest(key: str, lengths: Lengths) -> list[Path]:
     here, near = lengths.bucket, []
-    for path in _folder().glob(f"{key}-*.json"):
+    for path in [_folder() / name for name in home_store.names(_folder(), f"{key}-*.json")]:
         there = [int(part) for part in path.stem.split("-")[1:]]
         apart = [abs(a - b) for a, b in zip(here, there, strict=True)]
         if max(apart) <= _NEAR and (there == [0, 0]) == (here == (0, 0)):
