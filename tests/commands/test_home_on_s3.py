@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import boto3
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,14 +21,14 @@ from optinfer.commands.asked_for import target
 from optinfer.commands.history import history
 from optinfer.commands.plan import plan
 from optinfer.commands.resolved import resolve
-from optinfer.config import JobConfig
+from optinfer.errors import LoadError
 from optinfer.execution.in_process import InProcess
 from optinfer.execution.on_ray import OnRay
+from optinfer.job_file import parse_job
 from optinfer.records.run import RunRecord
-from optinfer.records.tuning import TuneRecord
 from optinfer.system import home
 from tests.commands.test_tune import Measured
-from tests.conftest import MakeJob, RunCli, WriteTable, job_settings
+from tests.conftest import RunCli, job_settings
 from tests.faults.test_canaries import built
 from tests.inference.test_canaries import NUMBERS, flip, tensor_model
 
@@ -35,10 +38,12 @@ On = Callable[[str], None]
 
 
 @pytest.fixture
-def on(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> On:
-    """Return what makes this process one on the machine of a name, with a cache of its own; it is on `a`."""
+def on(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> On:
+    """Return what makes this process one on the machine of a name, with cache and MLflow of its own; it is on `a`."""
 
     def be(machine: str) -> None:
+        shutil.copy(empty_store, tmp_path / f"{machine}.db")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/{machine}.db")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
 
     monkeypatch.setenv("OPTINFER_HOME", f"{bucket}/optinfer")
@@ -66,14 +71,12 @@ def settings(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def night(
-    settings: Callable[..., dict[str, Any]], make_job: MakeJob, tmp_path: Path
-) -> Callable[..., tuple[RunRecord, list[str]]]:
+def night(settings: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., tuple[RunRecord, list[str]]]:
     """Return a function that runs the job into a folder; what it said comes with the record."""
 
     def run(name: str, executor: Any = None, **changes: Any) -> tuple[RunRecord, list[str]]:
         said: list[str] = []
-        job = optinfer.config.JobConfig.model_validate(settings(tmp_path / name, **changes))
+        job = parse_job(settings(tmp_path / name, **changes))
         return optinfer.run(job, executor=executor or InProcess(), say=said.append), said
 
     return run
@@ -81,7 +84,7 @@ def night(
 
 def worked(said: list[str]) -> list[str]:
     """Return what was built or proved, by what a run says of it."""
-    return [line for line in said if line.startswith(("building ", "certifying ", "scoring "))]
+    return [line for line in said if re.match(r"building |certifying |scoring \d+ sample rows", line)]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -115,7 +118,7 @@ def test_plan_foretells_from_what_the_other_machine_measured(
 ) -> None:
     night("one")
     on("b")
-    seen = plan(resolve(JobConfig.model_validate(settings(tmp_path / "two"))))
+    seen = plan(resolve(parse_job(settings(tmp_path / "two"))))
     assert seen.forecast.seconds is not None
 
 
@@ -139,9 +142,9 @@ def test_history_and_status_know_the_run_of_the_other_machine_and_say_where_the_
 def test_a_journal_with_a_gap_is_named_and_left_out(on: On, night: Night, bucket: str, tmp_path: Path) -> None:
     first, _ = night("one")
     store = boto3.resource("s3").Bucket(bucket.removeprefix("s3://"))
-    (piece,) = store.objects.filter(Prefix=f"optinfer/runs/{first.run_id}/")
-    store.copy({"Bucket": store.name, "Key": piece.key}, piece.key.replace("000000000000000.", "000000000000007."))
-    store.delete_objects(Delete={"Objects": [{"Key": piece.key}]})
+    first_piece = f"optinfer/runs/{first.run_id}/000000000000000.jsonl"
+    store.copy({"Bucket": store.name, "Key": first_piece}, first_piece.replace("0.jsonl", "7.jsonl"))
+    store.delete_objects(Delete={"Objects": [{"Key": first_piece}]})
     on("b")
     found = history(target(str(tmp_path / "one")), 20)
     assert found.runs == ()
@@ -150,35 +153,24 @@ def test_a_journal_with_a_gap_is_named_and_left_out(on: On, night: Night, bucket
 
 def test_doctor_holds_the_store_against_what_it_must_do(on: On, run_cli: RunCli, bucket: str, monkeypatch: Any) -> None:
     _, out, _ = run_cli("doctor", "--json")
-    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    checks = {check["name"]: check for check in json.loads(out)}
     assert checks["home"]["ok"]
     assert f"{bucket}/optinfer takes conditional writes" in checks["home"]["detail"]
     assert str(home.home()) in checks["home"]["detail"]
     monkeypatch.setenv("OPTINFER_HOME", "s3://no-such-bucket-here/optinfer")
     code, out, _ = run_cli("doctor", "--json")
-    checks = {check["name"]: check for check in json.loads(out)["checks"]}
+    checks = {check["name"]: check for check in json.loads(out)}
     assert (code, checks["home"]["ok"]) == (1, False)
     assert "no-such-bucket-here" in checks["home"]["detail"]
 
 
-@pytest.mark.usefixtures("fake_variant")
-def test_what_tune_found_on_one_machine_is_used_on_the_other(
-    on: On, make_job: MakeJob, write_table: WriteTable, tmp_path: Path
+def test_what_tune_found_on_one_machine_is_found_on_the_other(
+    on: On, settings: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    table = write_table(tmp_path / "t.parquet", rows=96)
-
-    def job(sink: str) -> JobConfig:
-        changes = {"source__fragment_rows": 96, "tuning__sample_rows": 64, "model__max_length": 32}
-        return make_job(table, tmp_path / sink, tuning__max_memory_mb=1e6, **changes)
-
-    tuned: TuneRecord = Measured().tune(job("never"))
+    job = parse_job(settings(tmp_path / "never", tuning__max_memory_mb=1e6))
+    found = Measured().tune(job).winner
     on("b")
-    said: list[str] = []
-    record = optinfer.run(job("out"), executor=InProcess(), say=said.append)
-    assert worked(said) == []
-    manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
-    assert record.rows_out == 96
-    assert manifest["tuned"]["max_batch_tokens"] == tuned.chosen.max_batch_tokens
+    assert resolve(job).bench().tuned == found
 
 
 def test_a_home_that_is_away_costs_a_build_and_no_job(
@@ -206,12 +198,13 @@ class TestAByteThatChanged:
     """A kept artifact that lost nothing but a bit: every verb that loads it names the file before anything scores."""
 
     @pytest.fixture(autouse=True)
-    def own_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def own_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_store: str) -> None:
         monkeypatch.setenv("OPTINFER_HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", own_store)
 
     @pytest.fixture
     def damaged(self, night: Night) -> Path:
-        """Return a file of the int8 artifact that was certified before a bit of it flipped, its time as it was."""
+        """Return a file of the int8 artifact that was certified before a bit of it flipped."""
         night("before")
         flip(built(), -1)
         return built()
@@ -226,14 +219,13 @@ class TestAByteThatChanged:
     def test_so_do_others(
         self, settings: Callable[..., dict[str, Any]], tmp_path: Path, damaged: Path, verb: str, caplog: Any
     ) -> None:
-        job = JobConfig.model_validate(settings(tmp_path / "after"))
+        job = parse_job(settings(tmp_path / "after"))
         if verb == "plan":
             assert plan(resolve(job)).forecast.seconds is None  # it makes nothing, and knows nothing of what is damaged
         elif verb == "optimize":
-            (found, *_) = optinfer.optimize(job, ["onnx-int8-qdq"]).candidates
-            assert found.name == "onnx-int8-qdq"
+            assert optinfer.optimize(job, ["onnx-int8-qdq"]).winner == "onnx-int8-qdq"
         else:
-            assert Measured().tune(job).chosen.variant == "onnx-int8-qdq"
+            assert Measured().tune(job).winner.variant == "onnx-int8-qdq"
         assert f"{damaged.parent} is damaged ({damaged.name} is not as it was)" in caplog.text
 
     def test_a_certificate_of_other_files_is_none_of_this_artifact(self, night: Night, caplog: Any) -> None:
@@ -245,3 +237,21 @@ class TestAByteThatChanged:
         _, said = night("after")
         assert "is of another artifact/model.onnx.data than lies here now: the variant is measured anew" in caplog.text
         assert worked(said) == ["certifying onnx-int8-qdq on 8 rows"]
+
+    @pytest.mark.slow
+    def test_a_registered_model_is_refused_when_it_is_loaded(
+        self, settings: Callable[..., dict[str, Any]], tmp_path: Path, own_store: str
+    ) -> None:
+        import mlflow
+
+        job = parse_job(settings(tmp_path / "never"))
+        registered = optinfer.optimize(job, ["onnx-int8-qdq"], register="numbers").registered
+        assert registered is not None
+        mlflow.set_tracking_uri(own_store)
+        copy = Path(mlflow.artifacts.download_artifacts(artifact_uri=registered.uri, dst_path=str(tmp_path / "copy")))
+        rows = pd.DataFrame({"x": list(NUMBERS[:2])})
+        assert len(mlflow.pyfunc.load_model(str(copy)).predict(rows)) == 2
+        (weights,) = copy.rglob("model.onnx.data")
+        flip(weights, -1)
+        with pytest.raises(LoadError, match=r"model.onnx.data is not the file that was certified"):
+            mlflow.pyfunc.load_model(str(copy))

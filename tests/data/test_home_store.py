@@ -224,6 +224,17 @@ class TestArtifacts:
         on("c")
         assert building.cached(VARIANT, model, "rows") is not None
 
+    def test_a_name_that_leads_out_of_the_folder_is_written_nowhere(
+        self, on: On, model: Artifact, technique: list[object], bucket: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        first = building.build(VARIANT, model, "rows", context)
+        entry = f"kept/artifacts/{first.key}.json"
+        write(bucket, entry, objects(bucket)[entry].replace(b'"model.onnx"', b'"../escaped"'))
+        on("b")
+        assert building.cached(VARIANT, model, "rows") is None
+        assert not list(home.home().rglob("escaped"))
+        assert "its entry cannot be read: ValueError" in caplog.text
+
     def test_one_that_is_damaged_here_is_fetched(
         self, on: On, model: Artifact, technique: list[object], caplog: pytest.LogCaptureFixture
     ) -> None:
