@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import uuid
+from collections.abc import Callable
 
 from optinfer.commands.resolved import Resolved
 from optinfer.config import AUTO
@@ -41,6 +42,11 @@ def require_places() -> None:
     home.require_writable()
     require_temporary()
     home_store.begin(require_conditional)
+
+
+def journal_copies(run_id: str) -> dict[str, Callable[[str, bytes], None]]:
+    """Return where the journal of a run without an output is to be copied to, with what takes a piece of it."""
+    return home_store.journal(run_id)
 
 
 def require_temporary() -> None:

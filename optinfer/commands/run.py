@@ -25,7 +25,6 @@ from optinfer.commands.resolved import Resolved, resolve
 from optinfer.commands.scoring import stream
 from optinfer.commands.summary import Summary
 from optinfer.config import AUTO, JobConfig
-from optinfer.data import home_store
 from optinfer.errors import LoadError
 from optinfer.execution.executor import Executor
 from optinfer.execution.on_ray import OnRay
@@ -93,8 +92,7 @@ def _told(config: JobConfig, summary: Summary, executor: Executor, say: Say, new
     with executor, output.held(say) as lock:
         output.binding.freeze(job.frozen, job.plan)
         output.reopen()
-        copies = home_store.journal(summary.run_id)
-        copies["beside the output"] = partial(output.keep_journal, summary.run_id)
+        copies = output.journal_copies(summary.run_id)
         with recorder_of(config.tracking, summary.run_id, say, copies) as recorder:
             recorder.event(summary.start(job))
             for line in job.plan.warnings:

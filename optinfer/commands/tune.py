@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from optinfer.commands.readiness import require_places
+from optinfer.commands.readiness import journal_copies, require_places
 from optinfer.commands.resolved import resolve
 from optinfer.commands.tuning_answer import Searched, answer, finished, plotted, started
 from optinfer.commands.tuning_rounds import meet, observer, opened, search_within, trials_of
 from optinfer.config import JobConfig
-from optinfer.data import home_store
 from optinfer.errors import ConfigError
 from optinfer.forecast.worth import objective
 from optinfer.records.tuning import TuneRecord
@@ -55,7 +54,7 @@ def tune(
     worth = objective(config)
     require_places()
     run_id = new_run_id()
-    with recorder_of(config.tracking, run_id, say, home_store.journal(run_id)) as recorder:
+    with recorder_of(config.tracking, run_id, say, journal_copies(run_id)) as recorder:
         recorder.event(started(job, run_id))
         bench = job.bench(say)
         plausible, left_out = plausible_variants(bench)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from optinfer.data import home_store
+from optinfer.inference.canaries import contents
+from optinfer.inference.settings import ReplicaSettings
 from optinfer.records.proof import Certificate
 from optinfer.records.record import decoded
 from optinfer.system import home
@@ -17,21 +19,20 @@ _log = logging.getLogger(__name__)
 Files = Mapping[str, str]
 
 
-def put(certificate: Certificate, files: Files) -> Certificate:
-    """Keep a certificate of these files; return it, or what another machine kept of them before."""
+def put(certificate: Certificate, settings: ReplicaSettings) -> Certificate:
+    """Keep a replica's certificate; return it, or what another machine kept of the same files before."""
     path = _path(certificate.artifact, certificate.sample)
-    home_store.put(path, json.dumps(certificate.whole(), indent=1).encode(), _reading(path, files))
-    return read(certificate.artifact, certificate.sample, files) or certificate
+    home_store.put(path, json.dumps(certificate.whole(), indent=1).encode(), _reading(path, contents(settings)))
+    return read(settings, certificate.sample) or certificate
 
 
-def read(artifact: str, key: str, files: Files) -> Certificate | None:
-    """Return the certificate kept for this artifact and sample, if any; one without canaries proves no replica.
+def read(settings: ReplicaSettings, key: str) -> Certificate | None:
+    """Return the certificate kept of a replica's files as they lie here now, for the sample of a key, if any.
 
-    Args:
-        files: those of the artifact as it lies here now; a certificate of others is said, and counts as none.
+    One of other files is said, and counts as none; one without canaries proves no replica.
     """
-    path = _path(artifact, key)
-    return home_store.read(path, _reading(path, files))
+    path = _path(settings.artifact.key, key)
+    return home_store.read(path, _reading(path, contents(settings)))
 
 
 def _reading(path: Path, files: Files) -> Callable[[Path], Certificate | None]:

@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from optinfer.config import JobConfig
 from optinfer.families import Family
-from optinfer.inference.canaries import contents
 from optinfer.inference.settings import ReplicaSettings, TimeLimits
 from optinfer.models.artifact import Artifact
 from optinfer.optimization import baseline as baselines
@@ -117,7 +116,7 @@ class Workbench:
 
     def certificate(self, settings: ReplicaSettings) -> Certificate | None:
         """Return what was measured of these settings before, on the same sample."""
-        return kept.read(settings.artifact.key, self._certificate_key(settings), contents(settings))
+        return kept.read(settings, self._certificate_key(settings))
 
     def certify(self, variant: Variant, settings: ReplicaSettings) -> Certificate:
         if known := self.certificate(settings):
@@ -134,7 +133,7 @@ class Workbench:
         made = self._trials.certify(
             variant.name, settings, exam, max(self.config.selection.time_budget, _SHORTEST_TRIAL)
         )
-        return kept.put(made, contents(settings))
+        return kept.put(made, settings)
 
     @property
     def metric(self) -> str:

@@ -22,7 +22,6 @@ from optinfer.backends import BACKENDS
 from optinfer.config import TrackingConfig
 from optinfer.errors import OptinferError, without_secrets
 from optinfer.families import FAMILIES
-from optinfer.inference.canaries import contents
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.selection import Prepared
 from optinfer.optimization.techniques import TECHNIQUES
@@ -128,8 +127,9 @@ def _pack(prepared: Prepared, folder: Path) -> None:
         shutil.copytree(conversion["folder"], folder / target)
         conversions.append({**conversion, "folder": target})
     artifact = replace(artifact, conversions=tuple(conversions))
+    canaries = prepared.certificate.canaries
     packed = replace(settings, model=model, artifact=artifact, canary=None, canaries=None)
-    record = {**asdict(packed), "files": contents(settings)}
+    record = {**asdict(packed), "files": canaries.files if canaries else {}}
     (folder / "settings.json").write_text(json.dumps(record, indent=1))
 
 
