@@ -42,7 +42,7 @@ def examine(address: str | None, job: JobConfig | None) -> list[Check]:
         ("cpu", _cpu),
         ("gpu", _gpu),
         ("variants", _variants),
-        ("home", lambda: _writable(str(home.home()))),
+        ("home", _home),
         ("ray", lambda: _ray(address)),
         ("access", lambda: require_guarded(address)),
         ("mlflow", lambda: _tracking(job.tracking.uri if job and job.tracking.uri else home.default_tracking_uri())),
@@ -91,6 +91,12 @@ def _variants() -> str:
     available = [offer.name for offer in offers if offer.available]
     lacking = [f"{offer.name} ({offer.reason})" for offer in offers if not offer.available]
     return f"available: {', '.join(available)}" + (f"; not available: {'; '.join(lacking)}" if lacking else "")
+
+
+def _home() -> str:
+    here = _writable(str(home.home()))
+    url = home.store()
+    return f"{_writable(url)}; {here}, this machine's cache of it" if url else here
 
 
 def _writable(url: str) -> str:

@@ -1,20 +1,26 @@
-"""history(target): the runs of a job, from the journals of this machine and, beside them, from MLflow."""
+"""history(target): the runs of a job, from the journals of this machine and of its home's store, and from MLflow."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from pydantic import ValidationError
 
 from optinfer.commands.asked_for import Target
 from optinfer.config import TrackingConfig
+from optinfer.data import home_store
 from optinfer.data.lease import holder, is_here, is_live
 from optinfer.data.output import Output
 from optinfer.errors import ConfigError
 from optinfer.records.history import History, PastRun
+from optinfer.system import home
+from optinfer.tracking.journal import JOURNAL
+from optinfer.tracking.journal_copy import whole
 from optinfer.tracking.mlflow_past import from_mlflow
-from optinfer.tracking.past import Asked, from_journals
+from optinfer.tracking.past import Asked, from_journals, kept_here
 
 
 def history(target: Target, last: int) -> History:
@@ -28,11 +34,28 @@ def history(target: Target, last: int) -> History:
     output = Output(target.url)
     job, asked, tracking = _job(target, output)
     alive = Alive(output)
-    kept, damaged = from_journals(asked, last, alive)
+    kept, damaged = from_journals(_journals(), asked, last, alive)
     elsewhere, silent = from_mlflow(tracking, asked, last, alive)
     runs: dict[str, PastRun] = {run.run_id: run for run in (*elsewhere, *kept)}
     newest = sorted(runs.values(), key=lambda run: -run.started)[:last]
-    return History(job=job, output=output.shown, runs=tuple(newest), notes=(*damaged, *silent))
+    return History(job=job, output=output.shown, runs=tuple(newest), notes=(*damaged, *silent), home=home.shown())
+
+
+def _journals() -> Iterator[Path]:
+    """Yield the journals of this machine and of the home's store, newest first: an id begins with when a run did."""
+    here = {path.parent.name: path for path in kept_here()}
+    for run_id in sorted({*here, *home_store.runs()}, reverse=True):
+        yield here.get(run_id) or _brought(run_id)
+
+
+def _brought(run_id: str) -> Path:
+    """Return where a journal of the store is brought to, which it need not be: then whoever reads it says so."""
+    path = home.home() / "journals" / run_id / JOURNAL
+    pieces = home_store.pieces_of_journal(run_id, path.stat().st_size if path.is_file() else 0)
+    with contextlib.suppress(ValueError):  # a piece is missing
+        if pieces:
+            home.put(path, whole(pieces))
+    return path
 
 
 def _job(target: Target, output: Output) -> tuple[str, Asked, TrackingConfig]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from optinfer.commands.readiness import require_places
+from optinfer.commands.readiness import journal_copies, require_places
 from optinfer.commands.resolved import Resolved, resolve
 from optinfer.config import AUTO, JobConfig, TrackingConfig
 from optinfer.errors import ConfigError
@@ -62,7 +62,8 @@ def optimize(
         raise ConfigError("optimize measures on the job's rows, and its table has none; give one with rows")
     require_places()
     run_id = new_run_id()
-    with executor or nullcontext(), recorder_of(config.tracking, run_id, say) as recorder:
+    copies = journal_copies(run_id)
+    with executor or nullcontext(), recorder_of(config.tracking, run_id, say, copies) as recorder:
         recorder.event(Started(run_name=f"{config.name} optimize", params=job.params, tags={"optinfer.run_id": run_id}))
         proving = replace(job.proving, again=again)
         bench = proving.bench(say)

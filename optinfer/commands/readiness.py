@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import tempfile
 import uuid
+from collections.abc import Callable
 
 from optinfer.commands.resolved import Resolved
 from optinfer.config import AUTO
+from optinfer.data import home_store
 from optinfer.data.storage import STATE, Folder, is_local
 from optinfer.errors import ConfigError, OptinferError, redact
 from optinfer.execution.placement import Node
 from optinfer.execution.placing import placed
 from optinfer.optimization.variants import get
 from optinfer.system import home
-from optinfer.system.outages import reaching
+from optinfer.system.outages import WAITING, Waiting, reaching
 
 
 def require_ready(job: Resolved, here: Node | None) -> None:
@@ -36,9 +38,15 @@ def require_ready(job: Resolved, here: Node | None) -> None:
 
 
 def require_places() -> None:
-    """Refuse a machine on which nothing can be kept, or worked out aside."""
+    """Refuse a machine on which nothing can be kept, or worked out aside, and a home's store that is not to be used."""
     home.require_writable()
     require_temporary()
+    home_store.begin(require_conditional)
+
+
+def journal_copies(run_id: str) -> dict[str, Callable[[str, bytes], None]]:
+    """Return where the journal of a run without an output is to be copied to, with what takes a piece of it."""
+    return home_store.journal(run_id)
 
 
 def require_temporary() -> None:
@@ -49,14 +57,14 @@ def require_temporary() -> None:
         raise OptinferError(f"{error.strerror}; set TMPDIR to a folder that exists and has room") from error
 
 
-def require_conditional(url: str) -> None:
+def require_conditional(url: str, waiting: Waiting = WAITING) -> None:
     """Refuse a place that cannot be written to, or would let one commit overwrite another.
 
     Raises:
         OptinferError: it cannot be used.
         ConfigError: it does not create files only where there is none.
     """
-    folder, probe = Folder(url), f"{STATE}/probe-{uuid.uuid4().hex}"
+    folder, probe = Folder(url, waiting), f"{STATE}/probe-{uuid.uuid4().hex}"
     with reaching(url):
         try:
             created = folder.put_new(probe, b"probe")

@@ -10,6 +10,7 @@ from optinfer.data.output import Output
 from optinfer.data.storage import STATE
 from optinfer.errors import ConfigError
 from optinfer.records.status import Status
+from optinfer.system import home
 
 
 def status(url: str) -> Status:
@@ -45,5 +46,6 @@ def status(url: str) -> Status:
         quarantine_files=len(output.folder.names(under="_quarantine")),
         run_id=manifest.run.run_id if manifest else None,
         holder=described(held) if held and live else None,
+        home=home.shown(),
         damage=damage,
     )

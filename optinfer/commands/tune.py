@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 
-from optinfer.commands.readiness import require_places
+from optinfer.commands.readiness import journal_copies, require_places
 from optinfer.commands.resolved import Resolved, resolve
 from optinfer.commands.tuning_answer import Searched, answer, finished, plotted, started
 from optinfer.commands.tuning_rounds import meet, observer, opened, search_within, trials_of
@@ -62,7 +62,7 @@ def tune(
     with executor or nullcontext():
         node = executor.tuning_node(job.proving, effort.measure, say) if executor else _this_node(job, effort, say)
         worth = objective(config, node.kind)
-        with recorder_of(config.tracking, run_id, say) as recorder:
+        with recorder_of(config.tracking, run_id, say, journal_copies(run_id)) as recorder:
             recorder.event(started(job, run_id))
             trials = trials_of(node, config, worth, effort)
             _say_unlikeness(trials.facts.sample.largest_deviation, say)

@@ -20,13 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from optinfer.data import inventory
+from optinfer.data import home_store, inventory
 from optinfer.data.account import Accounts, Committed, as_table, committed
 from optinfer.data.binding import Binding, read_record
 from optinfer.data.fragments import Plan, part_name
@@ -93,6 +94,10 @@ class Output:
         """Refuse to go on where another run took this output: asked right before each write that only one may do."""
         if self._lock is not None:
             self._lock.require()
+
+    def journal_copies(self, run_id: str) -> dict[str, Callable[[str, bytes], None]]:
+        """Return where a run's journal is to be copied to, with what takes a piece of it."""
+        return {"beside the output": partial(self.keep_journal, run_id), **home_store.journal(run_id)}
 
     def keep_journal(self, run_id: str, name: str, piece: bytes) -> None:
         """Put a piece of a run's journal: on a thread of its own, and after the end of the output, too."""

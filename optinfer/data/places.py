@@ -23,13 +23,8 @@ def require_apart(source: str, sink: str) -> None:
     Raises:
         ConfigError: says which, and what to choose.
     """
-    for name, url in (("source.path", source), ("sink.path", sink)):
-        _require_place(name, url)
-    if sink.partition("://")[0] == "memory":
-        raise ConfigError(
-            f"sink.path {redact(sink)} is the memory of one process, and replicas are others; give a folder, or a URL "
-            "of a store that they all reach"
-        )
+    _require_place("source.path", source)
+    require_shared("sink.path", sink)
     read, written = _resolved(source), _resolved(sink)
     if written == read:
         raise ConfigError(f"sink.path {redact(sink)} is source.path itself; choose a folder beside it")
@@ -42,6 +37,16 @@ def require_apart(source: str, sink: str) -> None:
         raise ConfigError(
             f"source.path {redact(source)} lies inside sink.path: whoever reads the output would read the source, too; "
             "choose a folder beside it"
+        )
+
+
+def require_shared(name: str, url: str) -> None:
+    """Refuse what is no place, and one that other processes do not reach."""
+    _require_place(name, url)
+    if url.partition("://")[0] == "memory":
+        raise ConfigError(
+            f"{name} {redact(url)} is the memory of one process, and replicas are others; give a folder, or a URL "
+            "of a store that they all reach"
         )
 
 

@@ -28,6 +28,7 @@ _T = TypeVar("_T")
 _PAGE = 1000
 # Somebody may remove the whole folder between the steps of one write, and again.
 _RETRIES_ON_REMOVAL = 5
+_PIECE_BYTES = 32 * 2**20
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -187,6 +188,35 @@ class Folder:
                 return work(file)
 
         return self._waiting.limited(self.url, look)
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """Yield a file piece by piece, each of which is asked for again while the store fails.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+
+        def size() -> int:
+            fs, path = self._at(name)
+            return int(fs.size(path))
+
+        def read(start: int, stop: int) -> bytes:
+            fs, path = self._at(name)
+            data: bytes = fs.cat_file(path, start=start, end=stop)
+            return data
+
+        whole = self._ask(size)
+        for start in range(0, whole, _PIECE_BYTES):
+            yield self._ask(partial(read, start, min(start + _PIECE_BYTES, whole)))
+
+    def send(self, name: str, file: Path) -> None:
+        """Write `name` with what a file of this machine holds, replacing what is there; it need not fit into memory."""
+
+        def send() -> None:
+            fs, path = self._at(name)
+            fs.put_file(str(file), path)
+
+        self._ask(send)
 
     def delete(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it, where it is there."""

@@ -10,11 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,9 @@ from optinfer.execution.task import ScoringTask
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.models.artifact import Artifact
 from optinfer.system import home
+from optinfer.system.contents import Listed, listed
 
 _PIECE_BYTES = 32 * 2**20
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A file as it lies where it is fetched from, by its name in its folder."""
-
-    name: str
-    size: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -75,29 +66,16 @@ class Parcels:
         with home.writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{target}.lock"):  # of many replicas of a node, one fetches
-                if not (target.is_dir() and home.is_whole(target)):
+                if not _is_there(target):
                     self._fetch(folder, files, target)
         return str(target)
 
     def _fetch(self, folder: str, files: Sequence[Listed], target: Path) -> None:
-        home.require_space(sum(file.size for file in files))
-        coming = target.with_name(f"{target.name}.coming")
-        shutil.rmtree(coming, ignore_errors=True)
-        for file in files:
-            place, digest = coming / file.name, hashlib.sha256()
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with open(place, "wb") as out:
-                for piece in self._pieces(folder, file):
-                    digest.update(piece)
-                    out.write(piece)
-            if digest.hexdigest() != file.sha256:
-                raise OptinferError(
-                    f"{folder}/{file.name} came to {socket.gethostname()} with another content than it has on node "
-                    f"{self.node[:8]}: it was changed meanwhile, or its way is damaged; run the same command again"
-                )
-        home.note_files(target, coming)
-        _remove(target)
-        os.replace(coming, target)
+        if other := home.bring(target, files, partial(self._pieces, folder)):
+            raise OptinferError(
+                f"{folder}/{other.name} came to {socket.gethostname()} with another content than it has on node "
+                f"{self.node[:8]}: it was changed meanwhile, or its way is damaged; run the same command again"
+            )
 
     def _listed(self, folder: str) -> list[Listed]:
         files: list[Listed] = self._asked(folder, _listing, folder, self.folders[folder])
@@ -141,13 +119,14 @@ def kept_for_others(settings: ReplicaSettings) -> Parcels:
     """
     offered = _parcels([settings.artifact, settings.model])
     for folder, names in offered.folders.items():
-        target = _kept_as(_listing(folder, names))
+        files = _listing(folder, names)
+        target = _kept_as(files)
         with home.writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{target}.lock"):
-                if not (target.is_dir() and home.is_whole(target)):
-                    home.note_files(target, Path(folder))
-                    _remove(target)
+                if not _is_there(target):
+                    home.note_files(target, files)
+                    home.remove(target)
                     target.symlink_to(folder, target_is_directory=True)
     return offered
 
@@ -165,11 +144,9 @@ def _parcels(artifacts: Sequence[Artifact]) -> Parcels:
     return Parcels(ray.get_runtime_context().get_node_id(), folders)
 
 
-def _remove(target: Path) -> None:
-    """Remove what was kept: a folder, or a name for one that was made here."""
-    if target.is_symlink():
-        target.unlink()
-    shutil.rmtree(target, ignore_errors=True)
+def _is_there(target: Path) -> bool:
+    """Tell whether a folder was fetched whole: its digests were held then, and each replica holds them again."""
+    return target.is_dir() and home.is_whole(target, read=False)
 
 
 def _kept_as(files: Sequence[Listed]) -> Path:
@@ -179,18 +156,7 @@ def _kept_as(files: Sequence[Listed]) -> Path:
 
 
 def _listing(folder: str, names: Sequence[str]) -> list[Listed]:
-    found = []
-    for name in names:
-        path = os.path.join(folder, name)
-        there = os.stat(path)
-        found.append(Listed(name, there.st_size, _digest(path, there.st_size, there.st_mtime_ns)))
-    return found
-
-
-@cache  # every replica that lacks the folder asks
-def _digest(path: str, size: int, changed: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return listed(Path(folder), names)
 
 
 def _piece(path: str, start: int) -> bytes:

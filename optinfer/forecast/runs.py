@@ -11,6 +11,7 @@ from functools import reduce
 from pathlib import Path
 
 from optinfer.config import PlacementConfig
+from optinfer.data import home_store
 from optinfer.errors import OptinferError
 from optinfer.forecast.speed import (
     Speed,
@@ -58,8 +59,8 @@ class Outlook:
             return forecast(rows, None, Lengths(), None, 1, None, _UNMEASURED)
         lengths = self.pools.first.lengths
         startup = startup_of(
-            home.read_json(self._startup_file(self.pools), _seconds),
-            home.read_json(_others_file(), _seconds),
+            home_store.read_newest(self._startup_file(self.pools), _seconds),
+            home_store.read_newest(_others_file(), _seconds),
             self.pools.first.certificate.load_seconds,
         )
         return forecast(rows, self._speed(self.pools), lengths, startup, _nodes(self.placements), self._price())
@@ -80,8 +81,8 @@ class Outlook:
         if self.pools:
             of_machine = max(0.0, seconds - self.pools.first.certificate.load_seconds)
             with contextlib.suppress(OptinferError):  # a run that is done is done without it
-                home.put(self._startup_file(self.pools), json.dumps({"seconds": seconds}).encode())
-                home.put(_others_file(), json.dumps({"seconds": of_machine}).encode())
+                home_store.replace(self._startup_file(self.pools), json.dumps({"seconds": seconds}).encode())
+                home_store.replace(_others_file(), json.dumps({"seconds": of_machine}).encode())
 
     def _startup_file(self, pools: Pools) -> Path:
         return home.home() / "startup" / f"{self.model}-{pools.first.variant.name}.json"
@@ -111,8 +112,8 @@ def _others_file() -> Path:
     return home.home() / "startup" / "without-loading.json"
 
 
-def _seconds(raw: dict[str, float]) -> float:
-    return float(raw["seconds"])
+def _seconds(file: Path) -> float | None:
+    return home.read_json(file, lambda raw: float(raw["seconds"]))
 
 
 def _speed(prepared: Prepared, placement: Placement) -> Speed | None:

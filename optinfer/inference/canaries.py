@@ -7,7 +7,6 @@ name; what the instructions mean for a precision is in docs/variants.md.
 
 from __future__ import annotations
 
-import hashlib
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from optinfer.inference.engine import Engine
 from optinfer.inference.invariance import difference
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.records.canary import Arrays, Canaries, Ground, places
+from optinfer.system.contents import digest
 from optinfer.system.machine import BF16, VNNI, cpu_features, gpu, installed
 
 # Beside an artifact the model's own folder is read for small files (tokenizer, preprocessing), never for weights.
@@ -61,7 +61,7 @@ def require_proved(
     require_fit(settings, here)
     if canaries is None:
         return load(settings)
-    _require_files(settings, canaries)
+    require_files(settings, canaries.files)
     engine = load(settings)
     _require_answers(engine, settings, canaries)
     return engine
@@ -89,7 +89,7 @@ def ground(device: str, packages: Iterable[str]) -> Ground:
 
 def contents(settings: ReplicaSettings) -> dict[str, str]:
     """Return file -> SHA-256 of what a replica loads: the artifact, what is converted, the model's small files."""
-    return {name: _sha256(file) for name, file in _files(settings).items()}
+    return {name: digest(file) for name, file in _files(settings).items()}
 
 
 def answered(engine: Engine, row: pa.Table) -> Arrays:
@@ -100,15 +100,20 @@ def answered(engine: Engine, row: pa.Table) -> Arrays:
     return {name: _thinned(np.asarray(values)) for name, values in scored.outputs.items()}
 
 
-def _require_files(settings: ReplicaSettings, canaries: Canaries) -> None:
+def require_files(settings: ReplicaSettings, certified: Mapping[str, str]) -> None:
+    """Refuse files that are not what was certified, as `contents` told it.
+
+    Raises:
+        LoadError: names the file and both digests.
+    """
     found = _files(settings)
-    for name, certified in canaries.files.items():
-        here = _sha256(found[name]) if name in found else "missing"
-        if here != certified:
+    for name, sha256 in certified.items():
+        here = digest(found[name]) if name in found else "missing"
+        if here != sha256:
             folder = settings.model.path if name.startswith("model/") else settings.artifact.path
             raise _refused(
                 settings,
-                f"{found.get(name, name)} is not the file that was certified (SHA-256 {certified[:12]}, here "
+                f"{found.get(name, name)} is not the file that was certified (SHA-256 {sha256[:12]}, here "
                 f"{here[:12]}): this copy is damaged, or was changed",
                 f"copy {folder} anew, or delete it where it is in $OPTINFER_HOME, and run the same command again",
             )
@@ -201,11 +206,6 @@ def _named(place: str, folder: Path, files: Iterable[Path]) -> dict[str, Path]:
         for name, file in sorted(names.items())
         if not any(part.startswith((".", "__pycache__")) for part in name.split("/"))
     }
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _thinned(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -68,13 +68,14 @@ class Artifact:
     @classmethod
     def read(cls, folder: Path) -> Artifact | None:
         """Return the artifact recorded in `folder`, None where there is none, or its record is cut short or garbage."""
-        found = home.read_json(folder / RECORD, lambda raw: cls._placed(raw, folder))
-        return found if found and Path(found.path).is_dir() else None
+        return home.read_json(folder / RECORD, lambda raw: cls._placed(raw, folder))
 
     @classmethod
     def _placed(cls, raw: dict[str, Any], folder: Path) -> Artifact:
-        own = Path(raw["path"]).name == folder.name  # its own files, wherever the home was moved or copied to since
-        return cls.from_dict({**raw, "path": str(folder)} if own else raw)
+        # Its own files, and those of the steps before it, wherever the home was moved or copied to since.
+        own = {"path": str(folder)} if Path(raw["path"]).name == folder.name else {}
+        steps = [{**one, "folder": str(folder.with_name(Path(one["folder"]).name))} for one in raw["conversions"]]
+        return cls.from_dict({**raw, **own, "conversions": steps})
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Artifact:

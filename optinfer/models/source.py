@@ -27,7 +27,7 @@ from optinfer.errors import ConfigError, redact, without_secrets
 from optinfer.models import tables
 from optinfer.models.artifact import Artifact
 from optinfer.models.safety import PICKLES, check_onnx, check_pt2, check_safetensors, refuse_pickle
-from optinfer.system import home, yaml_file
+from optinfer.system import contents, home, yaml_file
 from optinfer.system.outages import reaching
 
 _PACKAGE, _HUB = "package:", "hf://"
@@ -100,8 +100,7 @@ def digest(*paths: Path) -> str:
         for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
             name = file.relative_to(path if path.is_dir() else path.parent).as_posix()
             if not any(part.startswith((".", "__pycache__")) for part in name.split("/")):
-                with open(file, "rb") as content:
-                    total.update(f"{name}:{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+                total.update(f"{name}:{contents.digest(file)}\n".encode())
     return total.hexdigest()[:16]
 
 
@@ -181,7 +180,7 @@ def _fetched(identity: str, fetch: Callable[[Path], object]) -> Path:
         try:
             fetch(aside)
             if not home.is_whole(folder):  # else another job brought it meanwhile, and may be reading it
-                home.note_files(folder, aside)
+                home.note_files(folder, contents.listed(aside))
                 shutil.rmtree(folder, ignore_errors=True)
                 with contextlib.suppress(OSError):
                     aside.rename(folder)

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer.config import GateConfig
+from optinfer.data import home_store
 from optinfer.errors import GateError, NoVariantError, OptinferError, scrubbed
 from optinfer.families import Arrays, Reference
 from optinfer.inference.answers import Scored
@@ -124,12 +125,16 @@ def path(model: str, key: str) -> Path:
 
 
 def keep(path: Path, answers: Answers) -> None:
-    home.put(path, answers.packed())
+    home_store.put(path, answers.packed(), _unpacked)
 
 
 def read(path: Path) -> Answers | None:
     """Return the answers kept in a file; None where it is not there, or damaged."""
-    return home.read(path, lambda file: Answers.unpacked(file.read_bytes()))
+    return home_store.read(path, _unpacked)
+
+
+def _unpacked(file: Path) -> Answers:
+    return Answers.unpacked(file.read_bytes())
 
 
 def require_sound(answers: Answers, gate: GateConfig) -> None:

@@ -18,11 +18,13 @@ from typing import Any
 
 from filelock import FileLock
 
+from optinfer.data import home_store
 from optinfer.errors import ConfigError, NoVariantError, OptinferError, scrubbed
 from optinfer.models.artifact import ENTRIES, RECORD, Artifact
 from optinfer.optimization.techniques import TECHNIQUES, BuildContext, Change, Technique
 from optinfer.optimization.variants import Variant
 from optinfer.system import home
+from optinfer.system.contents import listed
 from optinfer.system.machine import cpu_features, installed
 from optinfer.system.quiet import muted
 
@@ -71,6 +73,8 @@ def build(
     """
 
     def make(step: dict[str, Any], source: Artifact, folder: Path) -> Artifact:
+        if found := _brought(folder, lambda: report(f"{variant.name}: {step['technique']} is fetched, not built")):
+            return found
         report(f"building {variant.name}: {step['technique']}")
         return _run_step(step, source, folder, context)
 
@@ -81,7 +85,7 @@ def build(
 
 def cached(variant: Variant, baseline: Artifact, calibration_digest: str) -> Artifact | None:
     """Return the variant's artifact if every step is in the cache; build nothing."""
-    return _followed(variant, baseline, calibration_digest, lambda step, source, folder: None)
+    return _followed(variant, baseline, calibration_digest, lambda step, source, folder: _brought(folder))
 
 
 def _followed(
@@ -109,6 +113,26 @@ def _kept(folder: Path) -> Artifact | None:
     return found if found and home.is_whole(folder) else None
 
 
+def _brought(folder: Path, report: Callable[[], None] = lambda: None) -> Artifact | None:
+    """Return what our home's store has for `folder`, fetched by one process of this machine; None without a store."""
+    if home.store() is None:
+        return None
+    with _held(folder):
+        if done := _kept(folder):
+            return done
+        if not home_store.bring(folder):
+            return None
+    report()
+    return _kept(folder)
+
+
+def _held(folder: Path) -> FileLock:
+    """Return the lock of an artifact's folder: whoever builds or fetches it holds it."""
+    with home.writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{folder}.lock")
+
+
 def _located(found: Artifact, source: Artifact, folder: Path) -> Artifact:
     """A step that wrote nothing leaves the model's files where they are, which is where they are now."""
     stayed = found.path != str(folder)
@@ -130,8 +154,7 @@ def _run_step(step: dict[str, Any], source: Artifact, folder: Path, context: Cal
     technique = TECHNIQUES.get(step["technique"])
     if source.format not in technique.inputs:
         raise ConfigError(f"technique {step['technique']} takes {', '.join(technique.inputs)}, not {source.format}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with _held(folder):
         if done := _kept(folder):
             return done
         home.require_space(source.size_bytes)
@@ -142,7 +165,9 @@ def _run_step(step: dict[str, Any], source: Artifact, folder: Path, context: Cal
             made = _after(source, change, step["technique"], folder, any(aside.iterdir()))
             made = replace(made, build_seconds=source.build_seconds + perf_counter() - started)
             made.save(aside)
-            home.note_files(folder, aside)
+            if not home_store.offer(folder, aside) and home_store.bring(folder) and (theirs := _kept(folder)):
+                return theirs  # another machine built it meanwhile: what is certified is the same everywhere
+            home.note_files(folder, listed(aside))
             shutil.rmtree(folder, ignore_errors=True)
             aside.rename(folder)
             return made

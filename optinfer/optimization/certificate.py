@@ -1,7 +1,6 @@
 """The measured facts of an artifact: faithful? independent of the batch? what really ran? how fast, how large?
 
-Measured with the replica the job will run, on the job's own rows, and kept beside the artifact by sample, so the second
-run of a job pays nothing.
+Measured with the replica the job will run, on the job's own rows.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from optinfer.inference.answers import Scored, joined
 from optinfer.inference.engine import Engine
 from optinfer.inference.invariance import scale
 from optinfer.inference.replica import ReplicaSettings
-from optinfer.optimization import canaries, kept
+from optinfer.optimization import canaries
 from optinfer.optimization.baseline import Answers
 from optinfer.optimization.gate import Truth, measure
 from optinfer.records.proof import Certificate as Certificate
@@ -67,7 +66,7 @@ def certify(
     gpu_taken_mb: float = 0.0,
     without: Sequence[int] = (),
 ) -> Certificate:
-    """Measure an engine on a sample against the baseline's outputs, and keep the result.
+    """Measure an engine on a sample against the baseline's outputs.
 
     Args:
         engine: made of `settings`, but it scores equal rows each by itself: a sample's speed is that of rows the model
@@ -77,9 +76,7 @@ def certify(
             answer are left out, too, and count for nobody.
     """
     seen = _seen(engine, exam, without)
-    certificate = _filled_in(engine, variant, settings, exam, seen, gpu_taken_mb)
-    kept.put(certificate)
-    return certificate
+    return _filled_in(engine, variant, settings, exam, seen, gpu_taken_mb)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,11 +143,6 @@ def _filled_in(
         row_seconds=(stats.preprocess_seconds + stats.postprocess_seconds) / max(stats.rows_in, 1),
         canaries=canaries.measured(engine, settings, exam.sample.take(pa.array(scored.kept)), scored, ran, within),
     )
-
-
-def known(artifact: str, key: str) -> Certificate | None:
-    """Return what was measured before of an artifact, on a sample and under conditions with this key."""
-    return kept.read(artifact, key)
 
 
 def conditions(settings: ReplicaSettings, libraries: Sequence[str]) -> dict[str, object]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from optinfer.backends import BACKENDS
 from optinfer.config import AUTO
+from optinfer.data import home_store
 from optinfer.errors import scrubbed
 from optinfer.optimization.expected import expected, remember
 from optinfer.optimization.prepared import Prepared, Skipped
@@ -72,7 +74,7 @@ class Contest:
         return self._race().leader if self._variants else None
 
     def _race(self) -> Race:
-        return Race(tuple(self._entrants()), probes=home.read_json(self._path, _probes) or {})
+        return Race(tuple(self._entrants()), probes=home_store.read_newest(self._path, _read_probes) or {})
 
     def _entrants(self) -> Iterator[Entrant]:
         family = self._bench.config.model.family
@@ -131,7 +133,7 @@ class Contest:
             return self._bench.say(
                 "the machine is busy: probes of the baseline differ; what was measured of the candidates is not kept"
             )
-        home.put(self._path, json.dumps({"probes": race.probes}, default=vars).encode())
+        home_store.replace(self._path, json.dumps({"probes": race.probes}, default=vars).encode())
         if not self._known:
             return
         base = race.speed(race.baseline.name)
@@ -149,6 +151,10 @@ def barred(bench: Workbench, variant: Variant) -> Dropped | None:
         reason = f"runs on {variant.device}, placement.device is {wished}"
         return Dropped(variant.name, Why.OTHER_DEVICE, reason)
     return None
+
+
+def _read_probes(file: Path) -> Mapping[str, tuple[Probe, ...]] | None:
+    return home.read_json(file, _probes)
 
 
 def _probes(raw: Any) -> Mapping[str, tuple[Probe, ...]]:

@@ -18,9 +18,10 @@ from optinfer.families import Family
 from optinfer.inference.settings import ReplicaSettings, TimeLimits
 from optinfer.models.artifact import Artifact
 from optinfer.optimization import baseline as baselines
+from optinfer.optimization import kept
 from optinfer.optimization.baseline import Answers, require_sound
 from optinfer.optimization.build import build, cached, keys
-from optinfer.optimization.certificate import Certificate, Exam, conditions, known
+from optinfer.optimization.certificate import Certificate, Exam, conditions
 from optinfer.optimization.job_sample import JobSample
 from optinfer.optimization.subject import Subject
 from optinfer.optimization.techniques import BuildContext
@@ -124,8 +125,10 @@ class Workbench:
 
     def certificate(self, settings: ReplicaSettings) -> Certificate | None:
         """Return what was measured of these settings before, on the same sample."""
-        of = (settings.artifact.key, self._certificate_key(settings))
-        return None if self._again and of not in self._measured else known(*of)
+        key = self._certificate_key(settings)
+        if self._again and (settings.artifact.key, key) not in self._measured:
+            return None
+        return kept.read(settings, key)
 
     def certify(self, variant: Variant, settings: ReplicaSettings) -> Certificate:
         if found := self.certificate(settings):
@@ -142,7 +145,7 @@ class Workbench:
             tell(f"certifying {variant.name} on {self.sample.gate.num_rows} rows")
             measured = self._trials.certify(variant.name, settings, exam, self._longest_trial)
         self._measured.add((settings.artifact.key, exam.key))
-        return measured
+        return kept.put(measured, settings, anew=self._again)
 
     def probe(self, variant: Variant) -> tuple[float, ...]:
         """Return rows per second of a few passes over a few micro-batches of the sample; build what is lacking."""

@@ -47,9 +47,11 @@ class History(Record):
     Attributes:
         runs: newest first.
         notes: what could not be asked or read, in a line each.
+        home: where journals were looked for.
     """
 
     job: str
     output: str
     runs: tuple[PastRun, ...]
     notes: tuple[str, ...]
+    home: str

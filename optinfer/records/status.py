@@ -16,6 +16,7 @@ class Status(Record):
         fragments, rows: as planned; None where the plan is lost.
         run_id: of the run that finished it.
         holder: the process that writes there now.
+        home: where this machine keeps what it makes.
         damage: how it is not what was committed.
     """
 
@@ -28,4 +29,5 @@ class Status(Record):
     quarantine_files: int
     run_id: str | None
     holder: str | None
+    home: str
     damage: tuple[str, ...]

@@ -258,7 +258,8 @@ def history_text(history: History) -> str:
     head = ("when", "status", "variant", "rows", "rows/s", "took", "forecast", "quarantined", "cost", "run")
     lines = [markdown_table(head, [_past_run(run) for run in history.runs])] if history.runs else ["no run is known"]
     lines += [f"{run.run_id} {run.status}: {run.error}" for run in history.runs if run.error]
-    return "\n".join([*lines, *(f"note: {note}" for note in history.notes)])
+    lines += [f"note: {note}" for note in history.notes]
+    return "\n".join([*lines, *([f"home: {history.home}"] if "://" in history.home else [])])
 
 
 def _past_run(run: PastRun) -> tuple[str, ...]:

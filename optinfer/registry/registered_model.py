@@ -15,6 +15,7 @@ import pyarrow as pa
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
+from optinfer.inference.canaries import require_files
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.models.artifact import Artifact
 
@@ -26,7 +27,10 @@ class RegisteredModel(PythonModel):  # type: ignore[misc]
         folder = Path(context.artifacts["optinfer"])
         raw = json.loads((folder / "settings.json").read_text())
         model, artifact = (_placed(raw.pop(name), folder) for name in ("model", "artifact"))
-        self._replica = Replica(ReplicaSettings(**raw, model=model, artifact=artifact))
+        files = raw.pop("files")
+        settings = ReplicaSettings(**raw, model=model, artifact=artifact)
+        require_files(settings, files)
+        self._replica = Replica(settings)
 
     # Without types: MLflow would take them for a schema of single values, in the place of the model's signature.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]

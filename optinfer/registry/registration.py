@@ -128,8 +128,10 @@ def _pack(prepared: Prepared, folder: Path) -> None:
         shutil.copytree(conversion["folder"], folder / target)
         conversions.append({**conversion, "folder": target})
     artifact = replace(artifact, conversions=tuple(conversions))
+    canaries = prepared.certificate.canaries
     packed = replace(settings, model=model, artifact=artifact, canary=None, canaries=None)
-    (folder / "settings.json").write_text(json.dumps(asdict(packed), indent=1))
+    record = {**asdict(packed), "files": canaries.files if canaries else {}}
+    (folder / "settings.json").write_text(json.dumps(record, indent=1))
 
 
 def _copied(artifact: Artifact, folder: Path, name: str) -> Artifact:

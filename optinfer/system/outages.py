@@ -36,7 +36,8 @@ _FOREIGN = (
     ("google.auth.exceptions", "GoogleAuthError"),
 )
 # What a person has to correct, as long as the store has never answered.
-_WRONG_FROM_THE_START = ("EndpointConnectionError", "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
+_WRONG_KEYS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
+_WRONG_FROM_THE_START = ("EndpointConnectionError", *_WRONG_KEYS)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Of a disk of this machine, which may be another machine's in truth; all else it says, it says again.
 _PASSING_ON_DISKS = (errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO)
@@ -86,6 +87,12 @@ def failed(url: str, error: BaseException, waited: float = 0.0) -> StorageError:
         )
     tried = f" (tried for up to {waited:.0f} s)" if waited else ""
     return StorageError(f"cannot use {shown}: {what}{tried}; check the path, its permissions, credentials and endpoint")
+
+
+def is_ours_to_correct(error: StorageError) -> bool:
+    """Tell a store that was reached, or asked without keys, and will never do it from one that is away."""
+    cause = error.__cause__
+    return isinstance(cause, (PermissionError, FileNotFoundError)) or type(cause).__name__ in _WRONG_KEYS
 
 
 def passes(error: BaseException, url: str) -> bool:

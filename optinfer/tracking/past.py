@@ -1,9 +1,9 @@
-"""Runs that were recorded, read back from the journals of this machine."""
+"""Runs that were recorded, read back from journals: of this machine, or brought here."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -31,20 +31,29 @@ class Asked:
         return bool(start["params"].get("job") == self.job)
 
 
-def from_journals(asked: Asked, last: int, alive: Callable[[float], bool]) -> tuple[list[PastRun], list[str]]:
+def kept_here() -> list[Path]:
+    """Return the journals of this machine."""
+    return list(home.runs().glob(f"*/{NAME}"))
+
+
+def from_journals(
+    journals: Iterable[Path], asked: Asked, last: int, alive: Callable[[float], bool]
+) -> tuple[list[PastRun], list[str]]:
     """Return the newest runs, newest first, and what could not be read.
 
     Args:
+        journals: newest first; no more of them are asked for than it takes.
         alive: tells whether a run that began then, and has no end, is still going on.
     """
     notes: list[str] = []
-    runs = islice(_wanted(asked, alive, notes), last)
+    runs = islice(_wanted(journals, asked, alive, notes), last)
     return sorted(runs, key=lambda run: -run.started), notes
 
 
-def _wanted(asked: Asked, alive: Callable[[float], bool], notes: list[str]) -> Iterator[PastRun]:
-    # A run's id begins with when it started.
-    for path in sorted(home.runs().glob(f"*/{NAME}"), key=lambda path: path.parent.name, reverse=True):
+def _wanted(
+    journals: Iterable[Path], asked: Asked, alive: Callable[[float], bool], notes: list[str]
+) -> Iterator[PastRun]:
+    for path in journals:
         try:
             start = _start(path)
             if start is not None and asked.wants(start):

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from optinfer.config import TrackingConfig
 from optinfer.errors import OptinferError, redact, scrubbed
@@ -43,7 +43,7 @@ class Recorder:
     """Writes events; `clock` gives seconds since the epoch, `say` is told warnings.
 
     Args:
-        put: takes a copy of the journal, piece by piece, to where it outlives this machine; None keeps none.
+        copies: where the journal is copied to, in words -> what takes it there, piece by piece.
 
     Attributes:
         folder: what the run leaves on this machine.
@@ -51,13 +51,18 @@ class Recorder:
     """
 
     def __init__(
-        self, folder: Path, tracker: MlflowTracker, clock: Callable[[], float], say: Say, put: Put | None = None
+        self,
+        folder: Path,
+        tracker: MlflowTracker,
+        clock: Callable[[], float],
+        say: Say,
+        copies: Mapping[str, Put] = MappingProxyType({}),
     ) -> None:
         self.folder = folder
         self.journal = Journal(folder / JOURNAL, clock)
         self._held = held(folder)
         self._held.acquire(timeout=0)
-        self._copy = JournalCopy(self.journal.path, put) if put else None
+        self._copies = {where: JournalCopy(self.journal.path, put) for where, put in copies.items()}
         self.warnings: list[str] = []
         self._tracker = tracker
         where = {"uri": located(tracker.uri), "experiment": tracker.experiment}
@@ -80,8 +85,9 @@ class Recorder:
             self.journal.keep(error)
         self.journal.close()
         self._held.release()
-        if self._copy and (lacks := self._copy.close()):
-            self._say(f"warning: the journal's copy beside the output is not whole ({lacks}); {self.journal.path} is")
+        for where, copy in self._copies.items():
+            if lacks := copy.close():
+                self._say(f"warning: the journal's copy {where} is not whole ({lacks}); {self.journal.path} is")
 
     def _end(self, error: BaseException | None) -> None:
         """Close a run that came to no end of its own, also where its journal cannot be written to any more."""
@@ -101,8 +107,8 @@ class Recorder:
         self._tracker.log(time, event)
         if isinstance(event, Started):
             self._tracked(None)
-        if self._copy:
-            self._copy.grown(time)
+        for copy in self._copies.values():
+            copy.grown(time)
 
     def _tracked(self, mlflow_run_id: str | None) -> None:
         """Note where MLflow has this run; its own thread tells its id, maybe when the journal is closed already."""
@@ -167,7 +173,9 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
 
 
-def recorder_of(tracking: TrackingConfig, run_id: str, say: Say, put: Put | None = None) -> Recorder:
+def recorder_of(
+    tracking: TrackingConfig, run_id: str, say: Say, copies: Mapping[str, Put] = MappingProxyType({})
+) -> Recorder:
     """Return the recorder of a run: its journal in our home, and the experiment that the job names."""
     tracker = MlflowTracker(tracking.uri or home.default_tracking_uri(), tracking.experiment)
-    return Recorder(home.runs() / run_id, tracker, time.time, say, put)
+    return Recorder(home.runs() / run_id, tracker, time.time, say, copies)

@@ -17,6 +17,7 @@ from typing import Any
 
 from optinfer.backends import BACKENDS
 from optinfer.config import AUTO, JobConfig
+from optinfer.data import home_store
 from optinfer.records.record import decoded
 from optinfer.records.tuning import Lengths, NodeKind, Tuned
 from optinfer.system import home
@@ -35,13 +36,13 @@ def write(tuned: Tuned, model: str, config: JobConfig, metric: str) -> Path:
     """Keep a record for jobs with this model, on the kind of node it names, with these fixed settings."""
     key = _key(model, config, metric, tuned.node or machine())
     path = _folder() / f"{key}-{'-'.join(map(str, tuned.lengths.bucket))}.json"
-    home.put(path, json.dumps(tuned.as_dict(), indent=1).encode())
+    home_store.replace(path, json.dumps(tuned.as_dict(), indent=1).encode())
     return path
 
 
 def read(path: Path) -> Tuned | None:
     """Return a record, None where it is damaged."""
-    return home.read_json(path, partial(decoded, Tuned))
+    return home_store.read_newest(path, lambda file: home.read_json(file, partial(decoded, Tuned)))
 
 
 def lookup(model: str, config: JobConfig, metric: str, lengths: Lengths, cpus: int | None = None) -> Tuned | None:
@@ -52,7 +53,7 @@ def lookup(model: str, config: JobConfig, metric: str, lengths: Lengths, cpus: i
     Args:
         cpus: those that replicas share here; None takes all.
     """
-    paths = {path.stem: path for path in _folder().glob("*.json")}
+    paths = _paths()
     found = (read(paths[name]) for name in _fitting(paths, model, config, metric, lengths, machine(cpus)))
     return next((tuned for tuned in found if tuned and config.variant in (AUTO, tuned.variant)), None)
 
@@ -72,8 +73,13 @@ class Carried:
 
 def carried() -> Carried:
     """Return the records of this home; those that are damaged stay where they are."""
-    read_here = {path.stem: read(path) for path in sorted(_folder().glob("*.json"))}
+    read_here = {name: read(path) for name, path in _paths().items()}
     return Carried({name: tuned for name, tuned in read_here.items() if tuned})
+
+
+def _paths() -> dict[str, Path]:
+    """Return where the records of this home are, by name."""
+    return {Path(name).stem: _folder() / name for name in sorted(home_store.names(_folder(), "*.json"))}
 
 
 def _fitting(

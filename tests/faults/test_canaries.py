@@ -19,6 +19,7 @@ from optinfer.errors import LoadError
 from optinfer.execution.in_process import InProcess
 from optinfer.execution.on_ray import OnRay
 from optinfer.system import home
+from optinfer.system.contents import listed
 from tests.conftest import MakeJob
 from tests.inference.test_canaries import NUMBERS, flip, tensor_model
 
@@ -112,6 +113,7 @@ class TestOnRay:
 
         def damage() -> None:
             scale_by_a_percent(built().with_name("model.onnx"))
+            home.note_files(built().parent, listed(built().parent))
             kept = json.loads(certificate.read_text())
             kept["canaries"]["files"] = digests(built().parent, kept["canaries"]["files"])
             certificate.write_text(json.dumps(kept))

@@ -35,7 +35,7 @@ from optinfer.errors import ConfigError, OptinferError
 from optinfer.job_file import load_job
 from optinfer.models.artifact import Artifact
 from optinfer.records.manifest import Manifest
-from optinfer.tracking.past import Asked, from_journals
+from optinfer.tracking.past import Asked, from_journals, kept_here
 from tests.conftest import REPO, job_settings
 
 FUZZ = settings(
@@ -188,7 +188,7 @@ def test_a_journal_is_a_run_or_a_note(whole: bytes, tmp_path: Path, monkeypatch:
     @given(damaged(whole))
     def holds(content: bytes) -> None:
         path.write_bytes(content)
-        runs, notes = from_journals(Asked(job="j"), 5, lambda started: False)
+        runs, notes = from_journals(kept_here(), Asked(job="j"), 5, lambda started: False)
         assert len(runs) + len(notes) <= 1
 
     holds()

@@ -21,9 +21,9 @@ from optinfer.inference.canaries import contents, require_proved
 from optinfer.inference.isolation import IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.models.artifact import Artifact
+from optinfer.optimization import kept
 from optinfer.optimization.baseline import answers_here
 from optinfer.optimization.certificate import Certificate, Exam
-from optinfer.optimization.kept import read
 from optinfer.optimization.trial import certify_here
 from optinfer.records.canary import Canaries, Ground
 from optinfer.records.record import decoded
@@ -42,7 +42,7 @@ def certified(settings: ReplicaSettings, rows: pa.Table, key: str) -> tuple[Repl
     """Certify a variant on rows, and return its replicas' settings as a job gives them out."""
     baseline = answers_here(settings, rows, lambda line: None)
     certificate = certify_here(settings.variant, settings, Exam(rows, None, baseline, "cosine", key))
-    return replace(settings, canaries=certificate.canaries), certificate
+    return replace(settings, canaries=certificate.canaries), kept.put(certificate, settings)
 
 
 def tensor_model(folder: Path) -> Artifact:
@@ -272,29 +272,29 @@ class TestKept:
     """What a certificate's file holds, and what others read of it."""
 
     def test_a_kept_certificate_is_read_back_whole(self, fp32: ReplicaSettings, tmp_path: Path) -> None:
-        found = read(fp32.artifact.key, tmp_path.name)
+        found = kept.read(fp32, tmp_path.name)
         assert found is not None
         assert found.canaries == fp32.canaries
 
     def test_one_of_before_is_measured_again(
         self, fp32: ReplicaSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        self.rewrite(fp32, tmp_path, lambda kept: kept.pop("canaries"))
-        assert read(fp32.artifact.key, tmp_path.name) is None
+        self.rewrite(fp32, tmp_path, lambda stored: stored.pop("canaries"))
+        assert kept.read(fp32, tmp_path.name) is None
         assert not caplog.text, "it is no damage"
 
     @pytest.mark.parametrize("damage", [{"rows": "AAAA"}, {"answers": "!"}, {"kinds": []}])
     def test_one_whose_canaries_are_damaged_is_measured_again(
         self, fp32: ReplicaSettings, tmp_path: Path, damage: dict[str, Any], caplog: pytest.LogCaptureFixture
     ) -> None:
-        self.rewrite(fp32, tmp_path, lambda kept: kept["canaries"].update(damage))
-        assert read(fp32.artifact.key, tmp_path.name) is None
+        self.rewrite(fp32, tmp_path, lambda stored: stored["canaries"].update(damage))
+        assert kept.read(fp32, tmp_path.name) is None
         assert "is damaged" in caplog.text
 
     def test_records_and_trackers_are_told_of_them_but_not_the_rows(
         self, fp32: ReplicaSettings, tmp_path: Path
     ) -> None:
-        found = read(fp32.artifact.key, tmp_path.name)
+        found = kept.read(fp32, tmp_path.name)
         assert found is not None
         told = json.loads(json.dumps(found.as_dict()))["canaries"]
         assert {"rows", "answers"}.isdisjoint(told)
@@ -302,10 +302,10 @@ class TestKept:
 
     def rewrite(self, settings: ReplicaSettings, folder: Path, change: Callable[[Any], object]) -> None:
         file = home.home() / "certificates" / settings.artifact.key / f"{folder.name}.json"
-        kept = json.loads(file.read_text())
-        assert decoded(Canaries, kept["canaries"]) == canaries_of(settings)
-        change(kept)
-        file.write_text(json.dumps(kept))
+        stored = json.loads(file.read_text())
+        assert decoded(Canaries, stored["canaries"]) == canaries_of(settings)
+        change(stored)
+        file.write_text(json.dumps(stored))
 
 
 def flip(file: Path, place: int) -> None:

@@ -37,9 +37,10 @@ def faulty(arguments: list[Any], folder: Path, **faults: Any) -> list[Any]:
     return ["faulty", replace(arguments[1], backend="faulty", artifact=artifact), *arguments[2:]]
 
 
-def test_what_a_trial_measures_is_kept_for_the_next_job(arguments: list[Any]) -> None:
+def test_what_a_trial_measures_may_be_kept_for_the_next_job(arguments: list[Any]) -> None:
     certificate = certify_apart(*arguments, time_limit=120)
-    assert kept.read(certificate.artifact, certificate.sample) == certificate
+    assert kept.put(certificate, arguments[1]) == certificate
+    assert kept.read(arguments[1], certificate.sample) == certificate
     assert certificate.fidelity.value == pytest.approx(1.0)
     assert certificate.batch_invariant
     assert certificate.micro_batches > 0

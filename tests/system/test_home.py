@@ -15,6 +15,7 @@ import pytest
 
 from optinfer.errors import ConfigError, OptinferError
 from optinfer.system import home
+from optinfer.system.contents import listed
 
 DAMAGES = {"empty": b"", "garbage": b"{g\xff", "a list": b"[]", "another object": b"{}", "cut short": b'{"seconds": 1'}
 
@@ -105,7 +106,7 @@ def test_a_cached_folder_that_lost_files_is_not_whole(
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "weights").write_bytes(b"1234")
     (folder / "config.json").write_bytes(b"{}")
-    home.note_files(folder, folder)
+    home.note_files(folder, listed(folder))
     assert home.is_whole(folder)
     assert caplog.text == ""
     match damage:
