@@ -83,6 +83,11 @@ class Family(ABC):
     max_batch_size: int = 64
     most_rows: int | None = None
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Return what `answers` may be, None where these are no classes, or nobody knows their names."""
+        return None
+
     @abstractmethod
     def check(self, schema: pa.Schema, columns: Columns) -> None:
         """Refuse source columns whose type the model cannot take, with the fix."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # a command prints one of them, and starts without the others
     from optinfer.records.comparison import Candidate, OptimizeRecord
+    from optinfer.records.draft import Draft
     from optinfer.records.forecast import Compared, Forecast
     from optinfer.records.history import History, PastRun
     from optinfer.records.machine import Check, Offer
@@ -303,3 +304,10 @@ def table_text(record: TableRecord) -> str:
     lines += [f"  left out    {len(record.left_out):,} files of other kinds or hidden"] if record.left_out else []
     lines += [f"  bad files   {len(record.bad_files):,}, named above"] if record.bad_files else []
     return "\n".join(lines)
+
+
+def draft_text(draft: Draft) -> str:
+    """Say what was found out, and what comes next."""
+    lines = [f"{draft.job} scores {draft.rows:,} rows"]
+    lines += [f"  {one.key:<15} {one.value}: {one.why}" for one in draft.findings]
+    return "\n".join([*lines, f"next: optinfer plan {draft.job}"])
