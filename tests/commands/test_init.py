@@ -12,13 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from onnx import TensorProto, helper, numpy_helper
 
 import optinfer
 from optinfer.commands.make_table import make_table
 from optinfer.execution.in_process import InProcess
 from optinfer.execution.placement import Node
-from tests.conftest import MODEL, REPO, RunCli, WriteTable, read_rows
+from tests.conftest import MODEL, REPO, RunCli, WriteTable, points, read_rows
 from tests.families.conftest import shipped
 
 PACKAGES = REPO / "jobs" / "data" / "packages.parquet"
@@ -56,19 +55,6 @@ def refused(run_cli: RunCli) -> Any:
         return err
 
     return ask
-
-
-def points(path: Path, width: int) -> Path:
-    """Write a model that takes `width` numbers and gives two."""
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "points",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", width])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 2])],
-        [numpy_helper.from_array(np.eye(width, 2, dtype=np.float32), "w")],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-    return path
 
 
 def test_texts_and_a_sentence_encoder(init: Any) -> None:
