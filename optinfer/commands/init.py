@@ -98,8 +98,8 @@ def _family(raw: Raw, findings: list[Finding]) -> tuple[JobConfig, Family]:
     if others:
         raise ConfigError(f"families {', '.join([first, *others])} take the model; say --set model.family={first}, say")
     raw["model"]["family"] = first
-    also = [name for name in fitting if name != first]
-    why = f"its files are such a model's{f' ({chr(44).join(also)} would take it, too)' if also else ''}"
+    also = ", ".join(name for name in fitting if name != first)
+    why = "its files are such a model's" + (f" ({also} would take it, too)" if also else "")
     findings.append(Finding(key="model.family", value=first, why=why))
     return fitting[first]
 

@@ -17,7 +17,7 @@ from optinfer.errors import ConfigError, suggest
 from optinfer.families import Columns, Family
 
 _ROWS = 1024
-_ID = re.compile(r"(.+[_-])?(id|key|uuid|guid)|.+I[dD]", re.IGNORECASE)
+_ID = re.compile(r"(?i:(.+[_-])?(id|key|uuid|guid))|.*[a-z0-9]I[dD]")  # user_id and userId; neither paid nor valid
 # A text is longer than what names, dates or classes have, by this much at least.
 _TIMES_LONGER = 3
 
@@ -80,7 +80,7 @@ def mapped(family: Family, seen: Look, given: Columns) -> tuple[dict[str, str | 
 
 def _of_role(family: Family, role: str, seen: Look, taken: Columns) -> tuple[str | tuple[str, ...], str]:
     suited = [name for name in seen.schema.names if name not in taken.values() and _suits(family, role, seen, name)]
-    if role in suited:
+    if role in suited or (role in seen.schema.names and len(family.roles) > 1):
         return role, "the column of that name"
     if len(suited) > 1:
         suited = [name for name in suited if not _ID.fullmatch(name)] or suited
@@ -100,6 +100,7 @@ def _of_role(family: Family, role: str, seen: Look, taken: Columns) -> tuple[str
 
 
 def _suits(family: Family, role: str, seen: Look, column: str | tuple[str, ...]) -> bool:
+    """Tell whether a column could be a role, as far as a family can be asked: it checks all roles at once."""
     others: Mapping[str, str | tuple[str, ...]] = dict.fromkeys(family.roles, column)
     try:
         family.check(seen.schema, {**others, role: column})

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from onnx import TensorProto, helper
 
 import optinfer
 from optinfer.commands.make_table import make_table
@@ -74,30 +75,6 @@ def test_the_job_scores_the_table(init: Any, write_table: WriteTable, sink: Path
     assert [row["id"] for row in read_rows(sink)] == pq.read_table("t.parquet")["id"].to_pylist()
 
 
-@pytest.mark.slow
-def test_photos_in_folders_and_a_classifier_of_images(init: Any, efficientnet: Path, photos: dict[str, Path]) -> None:
-    """The folders are named as the model's classes, so they are true answers to judge variants by."""
-    for label, name in {"daisy": "flower", "espresso": "coffee", "missile": "rocket"}.items():
-        Path("photos", label).mkdir(parents=True)
-        Path("photos", label, photos[name].name).write_bytes(photos[name].read_bytes())
-    make_table("photos", "photos.parquet")
-    job = init("photos.parquet", efficientnet)
-    assert job["model"]["family"] == "image-classification"
-    assert "(tensor would take it, too)" in Path("job.yaml").read_text()
-    assert (job["source"]["columns"], job["sink"]["columns"]) == ({"image": "image"}, ["id"])
-    assert job["gate"] == {"label": "label", "metric": "accuracy"}
-
-
-@pytest.mark.slow
-def test_folders_that_are_no_classes_of_the_model_judge_nothing(
-    init: Any, efficientnet: Path, photos: dict[str, Path]
-) -> None:
-    Path("photos", "mine").mkdir(parents=True)
-    Path("photos", "mine", photos["coffee"].name).write_bytes(photos["coffee"].read_bytes())
-    make_table("photos", "photos.parquet")
-    assert "gate" not in init("photos.parquet", efficientnet)
-
-
 def test_bytes_of_files_and_magika(init: Any) -> None:
     model = shipped("magika", "models", "standard_v3_3", "model.onnx")
     (port,) = onnx.load(str(model), load_external_data=False).graph.input
@@ -117,6 +94,21 @@ def test_flowers_of_a_csv_file_side_by_side(init: Any) -> None:
     assert job["source"]["columns"] == {"x": ["sl", "sw", "pl", "pw"]}
     assert "as many as the model takes; see to the order" in Path("job.yaml").read_text()
     assert job["sink"]["columns"] == ["id"]
+
+
+def test_inputs_of_a_model_are_columns_of_their_names(init: Any, write_table: WriteTable) -> None:
+    kinds = {"height": TensorProto.FLOAT, "age": TensorProto.INT64}
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [name], [f"same_{name}"]) for name in kinds],
+        "people",
+        [helper.make_tensor_value_info(name, kind, ["rows", 1]) for name, kind in kinds.items()],
+        [helper.make_tensor_value_info(f"same_{name}", kind, ["rows", 1]) for name, kind in kinds.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), "m.onnx")
+    columns = {"paid": range(9), "age": range(9), "height": np.arange(9.0), "userId": range(9)}
+    job = init(write_table(Path("t.parquet"), columns=columns), "m.onnx")
+    assert job["source"]["columns"] == {"height": "height", "age": "age"}
+    assert job["sink"]["columns"] == ["userId"], "and paid is no id"
 
 
 def test_numbers_that_are_too_many_are_asked_for(refused: Any, write_table: WriteTable) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 import optinfer
 from optinfer.commands.make_table import make_table
-from tests.conftest import MODEL, MakeJob, located, read_rows
+from tests.conftest import MODEL, MakeJob, RunCli, located, read_rows
 from tests.families.conftest import shipped
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
@@ -58,3 +59,31 @@ def test_a_folder_of_texts_is_embedded(make_job: MakeJob, sink: Path, tmp_path: 
     library = SentenceTransformer(located(MODEL).path, device="cpu")
     expected = library.encode(texts["text"].to_pylist(), show_progress_bar=False)
     np.testing.assert_allclose([row["embedding"] for row in rows], expected, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("labels", "gate"),
+    [(("daisy", "espresso", "missile"), {"label": "label", "metric": "accuracy"}), (("mine", "yours", "theirs"), None)],
+)
+def test_folders_named_as_the_models_classes_judge_its_variants(
+    photos: dict[str, Path],
+    efficientnet: Path,
+    run_cli: RunCli,
+    tmp_path: Path,
+    labels: tuple[str, ...],
+    gate: dict[str, str] | None,
+) -> None:
+    for label, name in zip(labels, ("flower", "coffee", "rocket"), strict=True):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        (tmp_path / "photos" / label / photos[name].name).write_bytes(photos[name].read_bytes())
+    make_table(str(tmp_path / "photos"), str(tmp_path / "photos.parquet"))
+    written = ("-o", tmp_path / "job.yaml", "--table", tmp_path / "photos.parquet", "--model", efficientnet)
+    code, _, err = run_cli("init", *written)
+    assert code == 0, err
+    text = (tmp_path / "job.yaml").read_text()
+    job = yaml.safe_load(text)
+    assert (job["model"]["family"], job.get("gate")) == ("image-classification", gate)
+    assert "(tensor would take it, too)" in text
+    assert (job["source"]["columns"], job["sink"]["columns"]) == ({"image": "image"}, ["id"])
+    assert run_cli("plan", tmp_path / "job.yaml")[0] == 0
