@@ -111,8 +111,8 @@ def test_a_reader_finds_each_row_once_and_nothing_else(
 
 def test_only_parts_are_named_as_rows(output: Path, begun: Path) -> None:
     for folder in (output, begun):
-        named = [name for name in everything_under(folder) if name.endswith(".parquet")]
-        assert all(name.startswith("part-") for name in named), named
+        named = [name for name in everything_under(folder) if ".parquet" in name]
+        assert all(name.startswith("part-") and name.endswith(".parquet") for name in named), named
 
 
 def test_what_is_aside_is_parquet_all_the_same(output: Path) -> None:
