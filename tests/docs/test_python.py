@@ -1,4 +1,4 @@
-"""docs/python.md and the notebook do what they say, with the real model, and nothing in them is red."""
+"""docs/python.md does what it says, with the real model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import optinfer
 from tests.conftest import REPO
 
 DOCUMENT = (REPO / "docs" / "python.md").read_text()
-NOTEBOOK = REPO / "jobs" / "first_job.ipynb"
 
 
 @pytest.fixture
@@ -49,19 +48,3 @@ def test_the_table_of_functions_names_those_that_there_are() -> None:
         assert [*inspect.signature(getattr(optinfer, name)).parameters] == arguments.split(", "), name
     named = set(re.findall(r"^\| `(\w+)\(", DOCUMENT, re.M))
     assert named == {name for name in optinfer.__all__ if inspect.isfunction(getattr(optinfer, name))}
-
-
-@pytest.mark.slow
-def test_the_notebook_runs_and_shows_nothing_as_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed: pip install nbclient ipykernel")
-    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: pip install nbclient ipykernel")
-    pytest.importorskip("ipykernel", reason="ipykernel is not installed: pip install nbclient ipykernel")
-    monkeypatch.setenv("PYTHONPATH", f"{REPO}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    nbformat.validate(notebook)
-    assert not any(cell.get("outputs") for cell in notebook.cells), "it is kept without outputs"
-    nbclient.NotebookClient(notebook, timeout=280, resources={"metadata": {"path": str(folder)}}).execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    assert not [output for output in outputs if output.get("name") == "stderr"]
-    shown = [output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {})]
-    assert any("RunRecord" in html and "torch-fp32" in html for html in shown)
