@@ -1,25 +1,27 @@
-"""docs/python.md does what it says, with the real model."""
+"""docs/python.md does what it says."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import optinfer
-from tests.conftest import REPO
+from tests.conftest import REPO, WriteTable, points
 
 DOCUMENT = (REPO / "docs" / "python.md").read_text()
 
 
 @pytest.fixture
-def folder(tmp_path: Path, sample_table: Path) -> Path:
-    shutil.copyfile(sample_table, tmp_path / "packages.parquet")
+def folder(tmp_path: Path, write_table: WriteTable) -> Path:
+    columns = {"id": range(100), **{name: np.arange(100, dtype=np.float32) for name in "abcd"}}
+    write_table(tmp_path / "points.parquet", columns=columns)
+    points(tmp_path / "model.onnx", 4)
     return tmp_path
 
 
