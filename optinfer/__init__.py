@@ -10,23 +10,28 @@ from typing import TYPE_CHECKING, Any
 from optinfer.errors import OptinferError
 
 if TYPE_CHECKING:
-    from optinfer.commands.optimize import optimize
-    from optinfer.commands.run import run
-    from optinfer.commands.tune import tune
+    from optinfer.api import optimize, plan, run, tune
+    from optinfer.commands.init import init
+    from optinfer.commands.make_table import make_table
     from optinfer.config import JobConfig
     from optinfer.execution.in_process import InProcess
     from optinfer.job_file import load_job
 
-__all__ = ["InProcess", "JobConfig", "OptinferError", "load_job", "optimize", "run", "tune"]
+__all__ = [
+    "InProcess", "JobConfig", "OptinferError", "init", "load_job", "make_table", "optimize", "plan", "run", "tune",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOMES = {
     "InProcess": "optinfer.execution.in_process",
     "JobConfig": "optinfer.config",
+    "init": "optinfer.commands.init",
     "load_job": "optinfer.job_file",
-    "optimize": "optinfer.commands.optimize",
-    "run": "optinfer.commands.run",
-    "tune": "optinfer.commands.tune",
+    "make_table": "optinfer.commands.make_table",
+    "optimize": "optinfer.api",
+    "plan": "optinfer.api",
+    "run": "optinfer.api",
+    "tune": "optinfer.api",
 }
 
 
@@ -36,3 +41,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -52,7 +52,7 @@ def _read(path: str | Path, overrides: tuple[str, ...]) -> tuple[Any, dict[str, 
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a job is a mapping with the keys {', '.join(JobConfig.model_fields)}")
     for override in overrides:
-        _apply(raw, override)
+        apply(raw, override)
     learn(raw)
     return node, raw
 
@@ -73,7 +73,12 @@ def parse_job(raw: dict[str, Any], where: Any = None, logical_date: date | None 
         raise ConfigError("\n".join(lines)) from None
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def apply(raw: dict[str, Any], override: str) -> None:
+    """Put `a.b=value` into a job's plain values.
+
+    Raises:
+        ConfigError: it is not written so, or `a` is no section.
+    """
     dotted, equals, value = override.partition("=")
     if not equals or not dotted:
         raise ConfigError(f"--set {override!r}: write it as a.b=value, for example --set source.limit=1000")

@@ -257,6 +257,22 @@ def write_job(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+def points(path: Path, width: int) -> Path:
+    """Write an ONNX model that takes `width` numbers and gives the first two of them."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "points",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 2])],
+        [numpy_helper.from_array(np.eye(width, 2, dtype=np.float32), "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
 RunCli = Callable[..., tuple[int, str, str]]
 
 

@@ -158,7 +158,7 @@ def test_no_channel_of_a_run_has_what_a_library_quotes(
     assert "no access with ..." in posted
     assert "no access with ..." in (tmp_path / "out" / "_manifest.json").read_text()
     assert "no access with ..." in left(own_home)
-    (quarantined,) = (tmp_path / "out").rglob("*quarantine*/*.parquet")
+    (quarantined,) = (tmp_path / "out").rglob("*quarantine*/*.pq")
     assert "no access with ..." in str(pq.read_table(quarantined)["_reason"].to_pylist())
     assert not shown(out, err, *more, posted, left(own_home, tmp_path / "out", tmp_path / "second"))
 

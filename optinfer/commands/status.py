@@ -33,7 +33,7 @@ def status(url: str) -> Status:
     total = output.binding.planned_fragments()
     planned = total or 0
     there, damage = output.intact(Accounts(output.folder, job.fingerprint), planned)
-    damage += () if total is not None else (f"{STATE}/plan.parquet is missing, or cannot be read",)
+    damage += () if total is not None else (f"{STATE}/plan.pq is missing, or cannot be read",)
     if manifest is None and output.folder.read("_SUCCESS") is not None and not live:
         damage += ("_SUCCESS is there, and _manifest.json is missing, or cannot be read",)
     return Status(

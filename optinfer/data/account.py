@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from optinfer.data.storage import STATE, Folder
+from optinfer.data.storage import ASIDE, ASIDE_BEFORE, STATE, Folder
 from optinfer.records.part import Part
 
 PART = r"part-\d{6,}\.parquet"
@@ -123,7 +123,7 @@ class Accounts:
 
     def renew(self) -> None:
         """Leave no account on disk but of what is counted: parts of the others may change, and are opened then."""
-        earlier = self._folder.names(rf"{self.fingerprint}-\w+\.parquet", under=_FOLDER)
+        earlier = self._names()
         self.write_again()
         for name in earlier:
             self._folder.delete(f"{_FOLDER}/{name}")
@@ -148,7 +148,7 @@ class Accounts:
         A fragment may be in several: with other sizes where its part was lost and made again.
         """
         tables, damaged = [SCHEMA.empty_table()], []
-        for name in self._folder.names(rf"{self.fingerprint}-\w+\.parquet", under=_FOLDER):
+        for name in self._names():
             data = self._folder.read(f"{_FOLDER}/{name}")
             try:
                 # Columns that an account of before lacks are null.
@@ -160,4 +160,7 @@ class Accounts:
     def _write(self, table: pa.Table) -> None:
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd")
-        self._folder.put(f"{_FOLDER}/{self.fingerprint}-{uuid.uuid4().hex}.parquet", sink.getvalue())
+        self._folder.put(f"{_FOLDER}/{self.fingerprint}-{uuid.uuid4().hex}{ASIDE}", sink.getvalue())
+
+    def _names(self) -> list[str]:
+        return self._folder.names(rf"{self.fingerprint}-\w+({ASIDE}|{ASIDE_BEFORE})", under=_FOLDER)

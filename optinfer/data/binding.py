@@ -22,12 +22,13 @@ from optinfer.data.account import PART, Committed
 from optinfer.data.fragments import Plan
 from optinfer.data.sinks import Sink
 from optinfer.data.state import as_json, parquet_bytes
-from optinfer.data.storage import STATE, Folder
+from optinfer.data.storage import ASIDE, ASIDE_BEFORE, STATE, Folder
 from optinfer.errors import OutputConflictError, redact
 from optinfer.records.binding import Bound, FrozenJob
 from optinfer.records.record import decoded
 
-_JOB, _PLAN, _VARIANT = (f"{STATE}/{name}" for name in ("job.json", "plan.parquet", "variant.json"))
+_JOB, _VARIANT = f"{STATE}/job.json", f"{STATE}/variant.json"
+_PLAN, _PLAN_BEFORE = (f"{STATE}/plan{suffix}" for suffix in (ASIDE, ASIDE_BEFORE))
 R = TypeVar("R")
 _is_part = re.compile(PART).fullmatch
 
@@ -64,9 +65,11 @@ class Binding:
             )
         if not again or self.planned_fragments() != len(plan.fragments):
             self._keep(_PLAN, parquet_bytes(_plan_table(plan)))
+            if known is not None:
+                self._folder.delete(_PLAN_BEFORE)
         if not again or self.job() is None:
             self._keep(_JOB, as_json(job.as_dict()))
-        for name in (_PLAN, _JOB):
+        for name in (self._plan()[0], _JOB):
             self._state[name] = self._folder.read(name) or self._state.get(name, b"")
         return again
 
@@ -148,17 +151,24 @@ class Binding:
     def planned_fragments(self) -> int | None:
         """Return how many fragments were planned, None where the frozen plan is gone or garbage."""
         try:
-            return int(pq.read_metadata(io.BytesIO(self._folder.read(_PLAN) or b"")).num_rows)
+            return int(pq.read_metadata(io.BytesIO(self._plan()[1])).num_rows)
         except (pa.ArrowException, OSError):
             return None
 
     def planned_rows(self) -> np.ndarray[Any, Any] | None:
         """Return the (fragments,) rows of each planned fragment, None where the frozen plan is gone or garbage."""
         try:
-            plan = pq.read_table(io.BytesIO(self._folder.read(_PLAN) or b""), columns=["start", "stop"])
+            plan = pq.read_table(io.BytesIO(self._plan()[1]), columns=["start", "stop"])
         except (pa.ArrowException, OSError):
             return None
         return np.asarray(plan["stop"].to_numpy() - plan["start"].to_numpy())
+
+    def _plan(self) -> tuple[str, bytes]:
+        """Return the frozen plan's name and bytes, b"" where it is gone; the version before named it otherwise."""
+        for name in (_PLAN, _PLAN_BEFORE):
+            if data := self._folder.read(name):
+                return name, data
+        return _PLAN, b""
 
     def put_back_state(self) -> tuple[str, ...]:
         """Put back what was bound here where it is gone or garbage; return the names.

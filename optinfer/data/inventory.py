@@ -1,4 +1,4 @@
-"""The inventory of a finished output: every part with its size and digest, in `_optinfer/parts.parquet`.
+"""The inventory of a finished output: every part with its size and digest, in `_optinfer/parts.pq`.
 
 A million entries would make the manifest a hundred megabytes of JSON, so it holds the inventory's own digest, and what
 its columns add up to. With it one listing tells whether the output still is what was finished; nothing is opened.
@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from optinfer.data.fragments import part_name
 from optinfer.data.output_listing import Differences, Listing, differences, listed
 from optinfer.data.state import parquet_bytes
-from optinfer.data.storage import STATE, Folder
+from optinfer.data.storage import ASIDE, ASIDE_BEFORE, STATE, Folder
 from optinfer.records.manifest import Inventory, Manifest
 
-INVENTORY = f"{STATE}/parts.parquet"
+INVENTORY, INVENTORY_BEFORE = (f"{STATE}/parts{suffix}" for suffix in (ASIDE, ASIDE_BEFORE))
 _TAKEN_OVER = ("fragment", "bytes", "sha256", "quarantine_file", "quarantine_bytes")
 
 
@@ -59,7 +59,7 @@ def damage(folder: Folder, manifest: Manifest) -> tuple[Listing, Differences]:
         return listing, _unlike_the_plan(listing, total)
     known = _read(folder, manifest.parts)
     if known is None:
-        lost = f"{INVENTORY} is missing, or not the one that was written"
+        lost = f"{manifest.parts.file} is missing, or not the one that was written"
         return listing, Differences(np.array([], dtype=np.int64), (lost,), (), listing.foreign)
     return listing, differences(listing, known, total)
 
@@ -74,7 +74,7 @@ def _unlike_the_plan(listing: Listing, total: int) -> Differences:
 
 
 def _read(folder: Folder, told: Inventory) -> pa.Table | None:
-    data = folder.read(INVENTORY)
+    data = folder.read(told.file)
     if data is None or hashlib.sha256(data).hexdigest() != told.sha256:
         return None
     return pq.read_table(io.BytesIO(data), columns=list(_TAKEN_OVER))

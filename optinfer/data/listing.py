@@ -79,11 +79,11 @@ def _listed(fs: Any, stripped: str, shown: str, local: bool) -> Listing:
     elif fs.isfile(stripped):  # named itself, it is the user's choice
         return Listing(stripped.rpartition("/")[0], (_url(fs, stripped, local),))
     else:
-        names, root = _below(fs, stripped, local), stripped
+        names, root = below(fs, stripped, local), stripped
         if not names:
             raise ConfigError(_nothing_at(fs, stripped, shown))
     refuse_foreign(fs, shown, root, names, whole=not pattern)
-    seen = sorted(name for name in names if not _hidden(name, root))
+    seen = sorted(name for name in names if not hidden(name, root))
     seen = _without_second_names(seen) if local else seen
     files = tuple(_url(fs, name, local) for name in seen if name.lower().endswith(SUFFIXES))
     left_out = tuple(
@@ -101,7 +101,7 @@ def _nothing_at(fs: Any, stripped: str, shown: str) -> str:
     return f"{shown} does not exist; check source.path (relative paths start at the current folder)"
 
 
-def _hidden(name: str, root: str) -> bool:
+def hidden(name: str, root: str) -> bool:
     inner = name.removeprefix(root).strip("/").split("/")
     return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in inner)
 
@@ -115,11 +115,11 @@ def _matching(fs: Any, pattern: str, local: bool) -> dict[str, int]:
     found: dict[str, int] = {}
     for name, info in fs.glob(pattern, detail=True).items():
         folder = os.path.isdir(name) if local else info["type"] == "directory"
-        found |= _below(fs, name, local) if folder else {name: _size(name, info, local)}
+        found |= below(fs, name, local) if folder else {name: _size(name, info, local)}
     return found
 
 
-def _below(fs: Any, folder: str, local: bool) -> dict[str, int]:
+def below(fs: Any, folder: str, local: bool) -> dict[str, int]:
     """Return the size of every file below a folder, hidden ones and links included; markers of folders are no files."""
     if local:  # fsspec gives links another type than what they lead to
         return {name: _size(name, {}, True) for name in _walk(folder)}

@@ -1,16 +1,16 @@
 """The output folder: frozen job, committed parts, quarantine, manifest. Resume is a listing of it.
 
 part-000012.parquet               the commit of fragment 12; its footer says which job and what was counted (sinks/)
-_quarantine/part-000012-….parquet rows of fragment 12 that could not be scored, written before the part
+_quarantine/part-000012-….pq      rows of fragment 12 that could not be scored, written before the part
 _optinfer/job.json                the frozen job and its fingerprint; before anything runs (binding.py)
-_optinfer/plan.parquet            the fragments; the paths of their files and partitions are in its schema's metadata
+_optinfer/plan.pq                 the fragments; the paths of their files and partitions are in its schema's metadata
 _optinfer/accounts/…              what is in the parts, without opening them (see account.py)
 _optinfer/variant.json            the one artifact that fills this output; two where the job has placement.cpu_variant
 _optinfer/attempts/…              parts begun in this run (see inference/isolation.py)
 _optinfer/lease/…                 who is writing now (see lease.py); lock.json is for the version before
 _optinfer/ended.json              how the last run ended, where that was not well
 _optinfer/journals/RUN/…          the journal of each run, in pieces; `optinfer sync` brings it to MLflow
-_optinfer/parts.parquet           every part with its size and digest, when the job had ended (inventory.py)
+_optinfer/parts.pq                every part with its size and digest, when the job had ended (inventory.py)
 _manifest.json, _SUCCESS          the account, written last
 
 What is kept in `_optinfer` can be made again from the job and the parts, so a file of it that is gone or garbage is.
@@ -244,7 +244,7 @@ class Output:
 
     def reopen(self) -> None:
         """Take back the word of a finished run whose parts no longer agree, before anything else is written."""
-        self.delete(("_SUCCESS", "_manifest.json"))
+        self.delete(("_SUCCESS", "_manifest.json", inventory.INVENTORY_BEFORE))
 
     def commit_empty(self, plan: Plan, fingerprint: str, schema: pa.Schema) -> Part:
         """Commit one part without rows: an empty table gives an output with a schema, not one that readers refuse."""

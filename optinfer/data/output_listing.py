@@ -22,7 +22,7 @@ from optinfer.data.listing import SUFFIXES  # as others read this folder, too
 from optinfer.data.storage import Folder
 
 QUARANTINE = "_quarantine"
-_OURS = re.compile(r"part-\d{6,}-[0-9a-f]{12}\.parquet")
+_OURS = re.compile(r"part-\d{6,}-[0-9a-f]{12}\.(pq|parquet)")
 _MAGIC = b"PAR1"
 _NAMED = 10  # a message names this many files, and counts the others
 ABSENT = -1

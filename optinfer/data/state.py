@@ -37,14 +37,19 @@ class Attempts:
     def begin(self, part: str, node: str) -> str | None:
         """Mark that a part is being made on a node; return the node of the attempt of this run that did not end."""
         # Known by its content: an attempt whose mark was written, and the answer to that lost, finds its own.
-        if self._folder.put_new(f"{_ATTEMPTS}/{part}", f"{node} {uuid.uuid4().hex}".encode()):
+        if self._folder.put_new(_mark(part, "begun"), f"{node} {uuid.uuid4().hex}".encode()):
             return None
-        return (self._folder.read(f"{_ATTEMPTS}/{part}") or b"").decode().partition(" ")[0]
+        return (self._folder.read(_mark(part, "begun")) or b"").decode().partition(" ")[0]
 
     def excuse(self, part: str) -> bool:
         """Excuse an attempt that ended with its node, once: rows that take a second node with them may be why."""
-        return self._folder.put_new(f"{_ATTEMPTS}/{part}.excused", uuid.uuid4().hex.encode())
+        return self._folder.put_new(_mark(part, "excused"), uuid.uuid4().hex.encode())
 
     def forget(self) -> None:
         """Start a run with a clean slate: what an earlier run left half done says nothing about its rows."""
         self._folder.delete(_ATTEMPTS)
+
+
+def _mark(part: str, what: str) -> str:
+    """Name a mark of a part: without `.parquet`, which `datasets` looks for anywhere in a name."""
+    return f"{_ATTEMPTS}/{part.partition('.')[0]}.{what}"

@@ -22,6 +22,9 @@ from optinfer.system import atomic
 from optinfer.system.outages import WAITING, Waiting, failed
 
 STATE = "_optinfer"
+# Of Parquet files in an output that are no rows of it. Readers differ in which folders they leave out (globs none, not
+# even `_optinfer`), but all of them look for `.parquet`. The version before wrote that suffix here, too.
+ASIDE, ASIDE_BEFORE = ".pq", ".parquet"
 _THREADS = 16
 _T = TypeVar("_T")
 # The most names that S3 gives at once.

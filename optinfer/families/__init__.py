@@ -87,6 +87,11 @@ class Family(ABC):
     most_rows: int | None = None
     takes_nulls: bool = False
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Return what `answers` may be, None where these are no classes, or nobody knows their names."""
+        return None
+
     @abstractmethod
     def check(self, schema: pa.Schema, columns: Columns) -> None:
         """Refuse source columns whose type the model cannot take, with the fix."""

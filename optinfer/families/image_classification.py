@@ -80,6 +80,10 @@ class ImageClassification(Family):
             self._fit(graph, answer, model.file)
         self.dynamic_axes = {self.inputs[0]: {0: "rows"}}
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self._classes.names)
+
     def check(self, schema: pa.Schema, columns: Columns) -> None:
         given = columns["image"]
         kind = schema.field(given).type if isinstance(given, str) else None

@@ -63,6 +63,10 @@ class TextClassification(Family):
         )
         self.schema = self._classes.schema
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self._classes.names)
+
     def check(self, schema: pa.Schema, columns: Columns) -> None:
         require_strings(schema, columns)
 

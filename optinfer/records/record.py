@@ -20,6 +20,12 @@ class Record:
         """Return it as plain values, as `--json` has it."""
         return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
 
+    def _repr_html_(self) -> str:
+        """Return it as notebooks show it."""
+        from optinfer.records.html import shown
+
+        return shown(type(self).__name__, self.as_dict())
+
 
 def plain(value: object) -> Any:
     """Return a value whose records, however deep, have become plain ones."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # a command prints one of them, and starts without the others
     from optinfer.records.comparison import Candidate, OptimizeRecord
+    from optinfer.records.draft import Draft
     from optinfer.records.forecast import Compared, Forecast
     from optinfer.records.history import History, PastRun
     from optinfer.records.machine import Check, Offer
@@ -15,6 +16,7 @@ if TYPE_CHECKING:  # a command prints one of them, and starts without the others
     from optinfer.records.run import Breakdown, MlflowRun, Proof, RunRecord
     from optinfer.records.status import Status
     from optinfer.records.sync import SyncRecord
+    from optinfer.records.table import TableRecord
     from optinfer.records.tuning import TuneRecord, TuningSample
 
 
@@ -287,3 +289,27 @@ def sync_text(record: SyncRecord) -> str:
         for run in record.runs
     ]
     return markdown_table(("run", "status", "mlflow"), rows)
+
+
+def table_text(record: TableRecord) -> str:
+    """Say what a table holds, and what it does not."""
+    columns = ", ".join(f"{name} {kind}" for name, kind in record.columns.items())
+    lines = [
+        f"{record.rows:,} rows of {record.files:,} files ({record.kind}) in {record.table}",
+        f"  columns     {columns}",
+        f"  size        {record.bytes / 1e6:,.1f} MB, {record.row_groups:,} row groups, in {_duration(record.seconds)}",
+    ]
+    most = sorted(record.labels.items(), key=lambda item: (-item[1], item[0]))
+    more = f", and {len(most) - 8:,} more" if len(most) > 8 else ""
+    lines += [f"  labels      {', '.join(f'{name} {rows:,}' for name, rows in most[:8])}{more}"] if most else []
+    lines += [f"  found out   {said}" for said in record.said]
+    lines += [f"  left out    {len(record.left_out):,} files of other kinds or hidden"] if record.left_out else []
+    lines += [f"  bad files   {len(record.bad_files):,}, named above"] if record.bad_files else []
+    return "\n".join(lines)
+
+
+def draft_text(draft: Draft) -> str:
+    """Say what was found out, and what comes next."""
+    lines = [f"{draft.job} scores {draft.rows:,} rows"]
+    lines += [f"  {one.key:<15} {one.value}: {one.why}" for one in draft.findings]
+    return "\n".join([*lines, f"next: optinfer plan {draft.job}"])

@@ -7,8 +7,9 @@ import ctypes
 import errno
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 # What file systems without hard links answer: exFAT and SMB the first, FUSE any of them.
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK)
@@ -28,12 +29,21 @@ def put(path: Path, content: bytes, aside: Path | None = None, name: Callable[[P
         aside: folder on the same disk for what is not whole yet; None takes a hidden name beside `path`.
         name: (what was written aside, path) gives it its name; `name_new` where nothing may be replaced.
     """
+    with writing(path, aside, name) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def writing(
+    path: Path, aside: Path | None = None, name: Callable[[Path, Path], None] = os.replace
+) -> Iterator[BinaryIO]:
+    """Give a file to write, as `put` does, piece by piece; one whose writing raises is not there."""
     unique = uuid.uuid4().hex
     staged = path.with_name(f".{path.name}-{unique}") if aside is None else aside / unique
     staged.parent.mkdir(parents=True, exist_ok=True)
     try:
         with open(staged, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         path.parent.mkdir(parents=True, exist_ok=True)

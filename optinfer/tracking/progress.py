@@ -19,6 +19,13 @@ def _whatever_the_terminal_does() -> contextlib.AbstractContextManager[None]:
     return contextlib.suppress(OSError, ValueError)
 
 
+def _stream_of_people() -> TextIO:
+    """Return stderr, which a program without a terminal may not have; in a notebook, where that is red, stdout."""
+    if type(sys.stderr).__module__.startswith("ipykernel"):
+        return sys.stdout
+    return sys.stderr or io.StringIO()
+
+
 class Progress:
     """Rows done, rows per second, time left and quarantined rows.
 
@@ -33,7 +40,7 @@ class Progress:
         clock: Callable[[], float] = monotonic,
         pause: Callable[[float], bool] | None = None,
     ) -> None:
-        self._stream = stream or sys.stderr or io.StringIO()  # a program without a terminal may have none
+        self._stream = stream or _stream_of_people()
         self._total, self._done, self._resumed = total_rows, done_rows, done_rows
         self._quarantined = 0
         self._clock = clock

@@ -245,7 +245,7 @@ def finish(scale: Scale, phase: Phase) -> None:
     attempts = Path(output.folder.url, ATTEMPTS)
     attempts.mkdir(exist_ok=True)
     for index in range(scale.fragments):
-        Path(attempts, f"part-{index:06d}.parquet").touch()
+        Path(attempts, f"part-{index:06d}.begun").touch()
     with phase.step("forget_attempts"):
         output.attempts.forget()
 

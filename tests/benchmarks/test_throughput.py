@@ -131,7 +131,7 @@ def test_a_repeated_table_has_no_two_texts_alike(source, tmp_path):
 
 def test_commits_are_read_from_the_parts_alone(tmp_path):
     (tmp_path / "_optinfer").mkdir()
-    for name, rows in (("part-000000.parquet", 2), ("part-000001.parquet", 1), ("_optinfer/plan.parquet", 9)):
+    for name, rows in (("part-000000.parquet", 2), ("part-000001.parquet", 1), ("_optinfer/plan.pq", 9)):
         column = pa.FixedSizeListArray.from_arrays(pa.array([1.0, 0.0] * rows, pa.float32()), 2)
         pq.write_table(
             pa.table({"id": [int(name[9:11] == "01") * 2 + i for i in range(rows)], "embedding": column}),

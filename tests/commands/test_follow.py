@@ -64,7 +64,7 @@ def started(tmp_path: Path, source: Path, url: str, **changes: Any) -> Iterator[
     with subprocess.Popen(command, cwd=REPO, stdin=subprocess.PIPE, text=True) as process:
         try:
             folder = Folder(url)
-            held = lambda: folder.read("_optinfer/plan.parquet") and folder.read("_optinfer/lock.json")  # noqa: E731
+            held = lambda: folder.read("_optinfer/plan.pq") and folder.read("_optinfer/lock.json")  # noqa: E731
             wait_until(lambda: process.poll() is not None or held(), "the run holds its output")
             yield Followed(process, url)
         finally:

@@ -14,6 +14,7 @@ import pytest
 
 import optinfer
 from optinfer.commands.resolved import resolve
+from optinfer.commands.tune import tune
 from optinfer.config import JobConfig
 from optinfer.errors import ConfigError, GateError, OptinferError
 from optinfer.inference.replica import ReplicaSettings
@@ -62,7 +63,7 @@ class Measured(list[ReplicaSettings]):
 
     def tune(self, config: JobConfig, **options: Any) -> TuneRecord:
         """Tune on that node."""
-        return optinfer.tune(config, **options, effort=Effort(measure=self._measure))
+        return tune(config, **options, effort=Effort(measure=self._measure))
 
     def _measure(self, settings: ReplicaSettings, sample: pa.Table, replicas: int, *_: Any) -> NodeSpeed:
         self.append(settings)
@@ -187,7 +188,7 @@ class TestTrials:
         # 96 rows of at most 32 tokens: the default (4,096 tokens) may see all 64 of the sample, half of it may not.
         steps = (Step("fault", {"folder": str(tmp_path), "die_at_rows": 64}),)
         monkeypatch.setitem(VARIANTS, "fake", Variant(name="fake", steps=steps, backend="faulty", about=""))
-        record = optinfer.tune(config, effort=Effort(below=4, above=1, rivals=1, rounds=1))
+        record = tune(config, effort=Effort(below=4, above=1, rivals=1, rounds=1))
         killed = {t.point.budget for t in record.trials if "ended by SIGKILL" in t.reason}
         assert 4096 in killed
         assert 1024 not in killed

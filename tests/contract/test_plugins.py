@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from optinfer.backends import BACKENDS, Backend
+from optinfer.data.intake import INTAKES
 from optinfer.data.sinks import SINKS
 from optinfer.data.sources import SOURCES
 from optinfer.deployment.targets import TARGETS
@@ -35,7 +36,7 @@ from tests.contract.models import CASES, Case
 HEAVY = ("ray", "torch", "mlflow", "onnxruntime", "openvino", "nncf", "transformers", "onnx")
 KINDS: dict[str, Kind[Any]] = {
     "backends": BACKENDS, "techniques": TECHNIQUES, "families": FAMILIES, "sources": SOURCES, "sinks": SINKS,
-    "targets": TARGETS,
+    "targets": TARGETS, "intakes": INTAKES,
 }  # fmt: skip
 OWN = {
     plural: [file.stem for file in sorted(Path(next(iter(import_module(kind.room).__path__))).glob("[!_]*.py"))]

@@ -138,7 +138,7 @@ def test_a_table_is_read_or_refused(content: bytes) -> None:
 
 RECORDS: dict[str, Callable[[Folder], object]] = {
     f"{STATE}/job.json": lambda folder: Output(folder.url).binding.job(),
-    f"{STATE}/plan.parquet": lambda folder: Output(folder.url).binding.planned_rows(),
+    f"{STATE}/plan.pq": lambda folder: Output(folder.url).binding.planned_rows(),
     f"{STATE}/lock.json": lock.holder,
     f"{STATE}/ended.json": lock.bad_end,
     "_manifest.json": lambda folder: read_record(folder, "_manifest.json", Manifest.of),

@@ -100,7 +100,7 @@ class TestWhileItRuns:
         assert holds_every_row(place, source)
         assert (record.rows_out, record.fragments_scored_again) == (ROWS, gone)
         assert any("job.json" in line and "is put back" in line for line in said)
-        assert set(place.names("_optinfer")) >= {"job.json", "plan.parquet", "variant.json", "parts.parquet"}
+        assert set(place.names("_optinfer")) >= {"job.json", "plan.pq", "variant.json", "parts.pq"}
         assert "lock.json" not in place.names("_optinfer")
         assert optinfer.run(job).status == "nothing to do"
 
@@ -195,7 +195,7 @@ class TestQuarantine:
         assert manifest["parts"]["quarantine_files"] == len(files) == 4
 
     def test_what_a_lost_attempt_left_is_removed(self, here: Place, odd: Path, make_job: MakeJob, calls: Calls) -> None:
-        left = "_quarantine/part-000001-0123456789ab.parquet"
+        left = "_quarantine/part-000001-0123456789ab.pq"
         calls.at(2, lambda: here.write(left, foreign_parquet()))
         optinfer.run(make_job(odd, here.url, sink__error_threshold=16))
         assert len(here.names("_quarantine")) == 4
@@ -238,13 +238,13 @@ class TestResume:
         record = optinfer.run(job)
         assert (record.fragments_resumed, record.rows_out) == (3, ROWS)
         assert holds_every_row(here, source)
-        inventory = pq.read_table(f"{here.root}/_optinfer/parts.parquet")
+        inventory = pq.read_table(f"{here.root}/_optinfer/parts.pq")
         assert inventory["bytes"].to_pylist() == [len(here.read(name)) for name in here.parts()]
 
 
 def as_before(here: Place, manifest: bool = True) -> None:
     """Leave an output as the version before wrote it: no sizes, no digests, no inventory."""
-    here.unlink("_optinfer/parts.parquet")
+    here.unlink("_optinfer/parts.pq")
     for name in here.names("_optinfer/accounts"):
         path = f"{here.root}/_optinfer/accounts/{name}"
         kept = ["fragment", "rows_in", "rows_out", "rows_quarantined", "artifact", "variant"]
@@ -332,8 +332,8 @@ class TestFinished:
 
 
 STATE_FILES = {
-    "job": "_optinfer/job.json", "plan": "_optinfer/plan.parquet", "variant": "_optinfer/variant.json",
-    "lock": "_optinfer/lock.json", "inventory": "_optinfer/parts.parquet", "manifest": "_manifest.json",
+    "job": "_optinfer/job.json", "plan": "_optinfer/plan.pq", "variant": "_optinfer/variant.json",
+    "lock": "_optinfer/lock.json", "inventory": "_optinfer/parts.pq", "manifest": "_manifest.json",
     "accounts": "",
 }  # fmt: skip
 

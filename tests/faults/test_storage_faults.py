@@ -75,7 +75,7 @@ class Bench:
         assert sorted(aside["_row"].to_pylist()) == sorted(QUARANTINED)
         assert self.expected is None or table.equals(self.expected)
         fs, path = fsspec.core.url_to_fs(self.sink, use_listings_cache=False)
-        told = pq.read_table(f"{path}/_optinfer/parts.parquet", filesystem=fs).to_pylist()
+        told = pq.read_table(f"{path}/_optinfer/parts.pq", filesystem=fs).to_pylist()
         for part in told:
             data = fs.cat_file(f"{path}/{part['part']}")
             assert (part["bytes"], part["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())

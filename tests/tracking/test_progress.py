@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 
@@ -59,3 +60,14 @@ def test_a_terminal_gets_a_live_bar(clock: Clock) -> None:
         progress.say("a warning")
     assert "50/100 rows" in stream.getvalue()
     assert "a warning" in stream.getvalue()
+
+
+def test_a_notebook_which_shows_stderr_as_an_error_gets_it_on_stdout() -> None:
+    class OutStream(io.StringIO):
+        """What Jupyter's kernel has for both streams."""
+
+    OutStream.__module__ = "ipykernel.iostream"
+    out, err = OutStream(), OutStream()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        Progress(total_rows=3).say("a line")
+    assert (out.getvalue(), err.getvalue()) == ("a line\n", "")

@@ -24,7 +24,7 @@ from optinfer.data.account import PART
 from optinfer.data.output_listing import QUARANTINE
 from optinfer.data.sinks import Sink, SinkKind
 from optinfer.data.state import as_json, parquet_bytes
-from optinfer.data.storage import Folder, each
+from optinfer.data.storage import ASIDE, Folder, each
 from optinfer.errors import AccountingError, OutputConflictError, redact
 from optinfer.records.part import Part
 from optinfer.system.outages import failures
@@ -108,7 +108,7 @@ class ParquetSink(Sink):
         """Put the quarantine file, or take over that of an earlier attempt at the same rows; return name and bytes."""
         rows = _rows(quarantined)
         stem, told = part.removesuffix(".parquet"), hashlib.sha256(rows.tobytes()).hexdigest()[:12]
-        name, data = f"{QUARANTINE}/{stem}-{told}.parquet", parquet_bytes(quarantined)
+        name, data = f"{QUARANTINE}/{stem}-{told}{ASIDE}", parquet_bytes(quarantined)
         if not self.folder.put_new(name, data):
             there = self.folder.read(name)
             if there is not None and _holds(there, rows):
