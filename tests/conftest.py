@@ -268,8 +268,11 @@ def make_job(shallow: Path) -> MakeJob:
     )
 
 
+WriteJob = Callable[..., Path]
+
+
 @pytest.fixture
-def write_job(tmp_path: Path, shallow: Path) -> Callable[..., Path]:
+def write_job(tmp_path: Path, shallow: Path) -> WriteJob:
     """Return a function that writes such a job as YAML and returns its path."""
     import yaml
 
