@@ -246,18 +246,23 @@ def job_settings(source: Any, sink: Any, **changes: Any) -> dict[str, Any]:
     return raw
 
 
-@pytest.fixture(scope="session")
-def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of MiniLM with the first of its six layers: whatever answers, but much sooner."""
+def write_shallow(folder: Path) -> Path:
+    """Write MiniLM with the first of its six layers: no answers that anybody wants, but soon."""
     from safetensors.numpy import load_file, save_file
 
-    folder, whole = tmp_path_factory.mktemp("shallow") / "model", Path(located().path)
+    whole = Path(located().path)
     shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("model.safetensors", "__pycache__"))
     kept = {k: v for k, v in load_file(whole / "model.safetensors").items() if ".layer." not in k or ".layer.0." in k}
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
     config = json.loads((whole / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
     return folder
+
+
+@pytest.fixture(scope="session")
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model for jobs whose answers are not looked at."""
+    return write_shallow(tmp_path_factory.mktemp("shallow") / "model")
 
 
 @pytest.fixture
