@@ -49,7 +49,7 @@ def draw(
 
     A table too small for both gives two thirds to the gate.
     """
-    chosen = [fragments[i] for i in _spread(len(fragments), _MOST_FRAGMENTS)]
+    chosen = [fragments[i] for i in spread(len(fragments), _MOST_FRAGMENTS)]
     wanted = gate_rows + calibration_rows
     tables: list[pa.Table] = []
     left = wanted
@@ -61,7 +61,7 @@ def draw(
             if not skip_unreadable or not (tables or position + 1 < len(chosen)):
                 raise
             continue
-        taken = rows.take(whole_numbers(_spread(rows.num_rows, share)))
+        taken = rows.take(whole_numbers(spread(rows.num_rows, share)))
         tables.append(taken)
         left -= taken.num_rows
     table = pa.concat_tables(tables).combine_chunks()
@@ -73,7 +73,7 @@ def draw(
     )
 
 
-def _spread(total: int, most: int) -> list[int]:
+def spread(total: int, most: int) -> list[int]:
     """Return up to `most` indices spread evenly over range(total)."""
     count = min(total, most)
     return [i * total // count for i in range(count)]

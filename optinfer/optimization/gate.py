@@ -213,10 +213,14 @@ def _by_row(
 
 
 def _correct(truth: Truth, outputs: Arrays, answered: Array) -> Array:
-    answers, labels = truth.answers(outputs), truth.labels
-    if answers.dtype == object or labels.dtype == object:
-        answers, labels = answers.astype(str), labels.astype(str)
-    return np.asarray((answers == labels) & answered, dtype=np.float64)
+    return np.asarray(same_answers(truth.answers(outputs), truth.labels) & answered, dtype=np.float64)
+
+
+def same_answers(some: Array, others: Array) -> Array:
+    """Return (rows,) whether two columns of answers or labels agree; texts and numbers compare as texts."""
+    if some.dtype == object or others.dtype == object:
+        some, others = some.astype(str), others.astype(str)
+    return np.asarray(some == others)
 
 
 def _answered(outputs: Arrays, answered: Array) -> Array:
@@ -236,10 +240,18 @@ def _examples(truth: Truth | None, baseline: Arrays) -> str:
 def _of_a_whole(metric: str, baseline: Arrays, candidate: Arrays, answered: Array, truth: Truth | None) -> Score:
     if truth is None:
         return lambda rows: (r2(baseline, candidate, answered, rows), 1.0)
-    scorer, labels = _scorer(metric), truth.labels
     if missing := int((~answered).sum()):
-        raise GateError(f"{missing} of {len(labels)} sample rows have no answer, {metric} needs one for each")
-    ours, theirs = (_given(truth.answers(outputs)) for outputs in (candidate, baseline))
+        raise GateError(f"{missing} of {len(truth.labels)} sample rows have no answer, {metric} needs one for each")
+    return against_labels(metric, truth.answers(candidate), truth.answers(baseline), truth.labels)
+
+
+def against_labels(metric: str, candidate: Array, baseline: Array, labels: Array) -> Score:
+    """Return what holds two models' answers against labels, by a scikit-learn scorer.
+
+    Args:
+        candidate, baseline, labels: (rows,) each.
+    """
+    scorer, ours, theirs = _scorer(metric), _given(candidate), _given(baseline)
     return lambda rows: (float(scorer(ours, rows, labels[rows])), float(scorer(theirs, rows, labels[rows])))
 
 

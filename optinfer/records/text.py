@@ -31,7 +31,7 @@ def run_text(run: RunRecord) -> str:
         *[f"  forecast    {line}" for line in _forecast_error(run.forecast)],
         f"  fragments   {run.fragments}, of which {run.fragments_resumed} were committed earlier",
         f"  output      {run.output}  (read *.parquet; _manifest.json has the whole account)",
-        f"  mlflow      {_mlflow(run.mlflow)}",
+        f"  mlflow      {mlflow_text(run.mlflow)}",
     ]
     return "\n".join(lines)
 
@@ -92,7 +92,7 @@ def _forecast_error(told: Compared | None) -> list[str]:
     return [f"{_duration(told.seconds)}, it took {_duration(seconds)} ({told.error_percent:+.0f}%){paid}"]
 
 
-def _mlflow(mlflow: MlflowRun | None) -> str:
+def mlflow_text(mlflow: MlflowRun | None) -> str:
     if mlflow is None:
         return "nothing is recorded there"
     where = f"run {mlflow.run_id} in experiment {mlflow.experiment} at {mlflow.uri}"
@@ -148,7 +148,7 @@ def optimize_text(record: OptimizeRecord) -> str:
         lines.append(f"registered: {record.registered.uri or f'no: {record.registered.error}'}")
     if record.plot:
         lines.append(f"plot: {record.plot}")
-    lines.append(f"mlflow: {_mlflow(record.mlflow)}")
+    lines.append(f"mlflow: {mlflow_text(record.mlflow)}")
     return "\n".join(lines)
 
 
@@ -158,7 +158,7 @@ def optimize_table(record: OptimizeRecord) -> str:
     speedup, quality = f"x {record.baseline}", f"{metric} [95%]"
     head = ("variant", "passes", "rows/s", speedup, quality, "any batch", "runs as", "MB", "RAM MB", "build s")
     rows = [_optimize_row(candidate, record.pareto) for candidate in record.candidates]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _optimize_row(candidate: Candidate, front: Sequence[str]) -> tuple[str, ...]:
@@ -194,7 +194,7 @@ def tune_text(record: TuneRecord) -> str:
         lines.append(f"its {record.budget} is the default")
     if record.plot:
         lines.append(f"plot: {record.plot}")
-    lines.append(f"mlflow: {_mlflow(record.mlflow)}")
+    lines.append(f"mlflow: {mlflow_text(record.mlflow)}")
     return "\n".join(lines)
 
 
@@ -213,7 +213,7 @@ def tune_table(record: TuneRecord) -> str:
                 "default" if point == record.default else "",
             )
         )
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _tune_verdict(record: TuneRecord) -> str:
@@ -235,7 +235,8 @@ def _lengths(sample: TuningSample) -> str:
     return f", tokens a row (in a larger draw): {pairs}"
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def markdown_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """Return a Markdown table whose columns line up as plain text, too."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in (head, *rows)]
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
@@ -255,7 +256,7 @@ def status_text(status: Status) -> str:
 def history_text(history: History) -> str:
     """Return a job's runs as a table, newest first, and what ended those that were not done."""
     head = ("when", "status", "variant", "rows", "rows/s", "took", "forecast", "quarantined", "cost", "run")
-    lines = [_table(head, [_past_run(run) for run in history.runs])] if history.runs else ["no run is known"]
+    lines = [markdown_table(head, [_past_run(run) for run in history.runs])] if history.runs else ["no run is known"]
     lines += [f"{run.run_id} {run.status}: {run.error}" for run in history.runs if run.error]
     return "\n".join([*lines, *(f"note: {note}" for note in history.notes)])
 
@@ -284,4 +285,4 @@ def sync_text(record: SyncRecord) -> str:
         (run.run_id or run.journal, run.status, run.reason or f"{run.mlflow_run_id} in {run.experiment} at {run.uri}")
         for run in record.runs
     ]
-    return _table(("run", "status", "mlflow"), rows)
+    return markdown_table(("run", "status", "mlflow"), rows)

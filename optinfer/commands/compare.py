@@ -1,0 +1,97 @@
+"""compare(config, challenger): two models on the same rows, and a decision that one can defend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from optinfer.commands.compared import Question, decided
+from optinfer.commands.readiness import require_places
+from optinfer.commands.rivals import Rival, rivals, tables
+from optinfer.commands.turns import take_turns
+from optinfer.config import JobConfig
+from optinfer.errors import ConfigError
+from optinfer.records.decision import CompareRecord, Side
+from optinfer.records.decision_text import compare_table
+from optinfer.tracking.events import Finished, Started
+from optinfer.tracking.recorder import new_run_id, recorder_of
+
+
+def compare(
+    config: JobConfig,
+    challenger: str,
+    by: Sequence[str] = (),
+    margin: float = 0.01,
+    rows: int | None = 2000,
+    say: Callable[[str], None] = lambda line: None,
+) -> CompareRecord:
+    """Score the same rows with a job's variant and with a challenger, and return what `compare --json` prints.
+
+    Nothing is written to the job's sink.
+
+    Args:
+        challenger: a variant of the job's model, or another model: its path, or an address of MLflow's.
+        by: source columns by whose values the rows are looked at apart, too.
+        margin: a loss up to this is none, in the metric's own units.
+        rows: how many are drawn; None takes all.
+
+    Raises:
+        ConfigError: the two cannot be compared.
+        GateError: one has no variant that passes its gate.
+    """
+    require_places()
+    one, other = rivals(config, challenger, say)
+    label = config.gate.label
+    wanted = [*config.source.columns_read, *([label] if label else [])]
+    kept = list(dict.fromkeys([*config.sink.columns, *by, *([label] if label else [])]))
+    _require_columns(one, by)
+    run_id = new_run_id()
+    with recorder_of(config.tracking, run_id, say) as recorder:
+        tags = {"optinfer.run_id": run_id}
+        params = {**one.job.params, "champion": one.name, "challenger": other.name, "margin": margin}
+        recorder.event(Started(run_name=f"{config.name} compare", params=params, tags=tags))
+        read = tables(one.job, list(dict.fromkeys([*wanted, *kept])), list(dict.fromkeys(wanted)), rows)
+        both = take_turns(one, other, read, kept, say)
+        record = decided(Question(one, other, both, label, margin), run_id, by)
+        for side in (record.champion, record.challenger):
+            recorder.child(side.name, {"variant": side.variant, "model": side.model}, _metrics(side))
+        record = replace(record, journal=str(recorder.journal.path))
+        return replace(record, mlflow=recorder.finish(_finished(record)))
+
+
+def _require_columns(champion: Rival, by: Sequence[str]) -> None:
+    names = champion.job.plan.schema.names
+    for column in by:
+        if column not in names:
+            raise ConfigError(f"--by: the table has no column {column!r}; it has {', '.join(names)}")
+
+
+def _metrics(side: Side) -> dict[str, float]:
+    metrics = {
+        "rows_per_second": side.rows_per_second,
+        "peak_rss_mb": side.peak_rss_mb,
+        "artifact_mb": side.artifact_mb,
+        "unanswered": float(side.unanswered),
+        **{f"micro_batch_ms.{name}": value for name, value in side.micro_batch_ms.items()},
+    }
+    optional = {"quality": side.value, "cost_per_million_rows": side.cost_per_million_rows}
+    return metrics | {name: value for name, value in optional.items() if value is not None}
+
+
+def _finished(record: CompareRecord) -> Finished:
+    metrics = {"rows": float(record.rows), "agreement": record.agreement.value}
+    if record.difference:
+        metrics |= {
+            "difference": record.difference.value,
+            "difference.low": record.difference.low,
+            "difference.high": record.difference.high,
+        }
+    return Finished(
+        metrics=metrics,
+        tags={"optinfer.verdict": record.verdict, "optinfer.reason": record.reason},
+        artifacts={
+            "table.md": compare_table(record),
+            "record.json": json.dumps(record.as_dict(), indent=1, default=str),
+        },
+    )
