@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from optinfer.config import JobConfig, ModelConfig
 from optinfer.data.fragments import Fragments
@@ -40,9 +40,10 @@ sys.path.append(str(PLUGINS))
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the other cores are other workers'
 # How long an example takes says what else the machine does; and a change is judged by examples that the next run meets again.
-settings.register_profile("optinfer", deadline=None, derandomize=True)
+_UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("optinfer", _UNTIMED, derandomize=True)
 # What nobody drew before, for `make fuzz`: pytest --hypothesis-profile=drawn
-settings.register_profile("drawn", deadline=None, max_examples=1000, print_blob=True)
+settings.register_profile("drawn", _UNTIMED, max_examples=1000, print_blob=True)
 settings.load_profile("optinfer")
 
 
