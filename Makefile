@@ -1,7 +1,7 @@
 # Every target takes VENV= (where the environment is) and PYTHON= (what creates it).
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-EXTRAS := demo,delta,torchao,image,plot,schedule,lineage,bench,dev
+EXTRAS := demo,delta,torchao,image,trees,plot,schedule,lineage,bench,dev
 
 # The demo's artifacts and MLflow file stay in the checkout, not in the home folder.
 OPTINFER_HOME ?= $(CURDIR)/.optinfer
@@ -24,7 +24,7 @@ STAMP := $(VENV)/.optinfer-installed
 MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-cluster demo-classifier optimize test fuzz audit test-cluster conformance fuzz-protocol soak-changes soak-schedule soak-storage docs lint bench bench-growth bench-plan bench-scale bench-processes bench-outages bench-images ui clean
+.PHONY: help install demo demo-cluster demo-classifier optimize test fuzz audit test-cluster conformance fuzz-protocol soak-changes soak-schedule soak-storage docs lint bench bench-growth bench-plan bench-scale bench-processes bench-outages bench-images bench-tables ui clean audit-secrets
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -63,14 +63,19 @@ fuzz: install $(MODELS) ## damaged job files, tables and records, and every prop
 	OPTINFER_FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) "$(VENV)/bin/python" -m pytest -m hypothesis --hypothesis-profile=drawn \
 		-q -n $(WORKERS) -o timeout=0
 
-# Tools of their own, in an environment of their own; both need a network: an index, and its list of known faults.
+# Tools of their own, in an environment of their own; an index is needed once.
 AUDIT := $(VENV)-audit
-audit: install ## known faults of what is installed (pip-audit), and secrets in the checkout (detect-secrets); needs a network
-	test -x "$(AUDIT)/bin/pip-audit" || "$(PYTHON)" -m venv "$(AUDIT)"
-	"$(AUDIT)/bin/python" -m pip install --quiet pip-audit detect-secrets==1.5.0
-	"$(AUDIT)/bin/pip-audit" --path "$$("$(VENV)/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-		--skip-editable
-	"$(AUDIT)/bin/detect-secrets" scan
+$(AUDIT)/bin/detect-secrets:
+	"$(PYTHON)" -m venv "$(AUDIT)"
+	"$(AUDIT)/bin/python" -m pip install --quiet pip-audit==2.10.1 detect-secrets==1.5.0
+
+# Without --strict what PyPI's advisories do not know, or all of it where they are out of reach, would count as sound.
+audit: install audit-secrets ## known faults of what is installed (pip-audit), which needs a network, and audit-secrets
+	"$(AUDIT)/bin/pip-audit" --strict --skip-editable \
+		--path "$$("$(VENV)/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
+audit-secrets: $(AUDIT)/bin/detect-secrets ## secrets in the checkout that .secrets.baseline does not know; without a network
+	git ls-files -z | xargs -0 "$(AUDIT)/bin/detect-secrets-hook" --no-verify --baseline .secrets.baseline
 
 test-cluster: install $(MODELS) ## submissions, kills, clusters of every kind taken apart, poison in 10,000 rows; half an hour
 	"$(VENV)/bin/python" -m pytest -m cluster
@@ -87,7 +92,7 @@ soak-changes: install $(MODELS) ## files of source and sink changed during a job
 soak-schedule: install ## a crontab's line every minute: an overlap, a missed tick, a kill; each night once. MINUTES=
 	"$(VENV)/bin/python" -m tests.faults.schedule_soak --minutes $(or $(MINUTES),5)
 
-soak-storage: install ## a job killed at every storage operation, here and on S3, and SEEDS= of a store that fails; half an hour
+soak-storage: install ## a job killed at every storage operation, here (some 350) and on S3, and SEEDS= of a store that fails; hours
 	OPTINFER_EVERY_OPERATION=1 OPTINFER_SEEDS=$(or $(SEEDS),50) "$(VENV)/bin/python" -m pytest tests/faults/test_storage_faults.py -q --timeout 0
 
 docs: install ## write the tables of docs/ that are made from the code
@@ -123,6 +128,9 @@ bench-outages: install ## seconds that MLflow's outages cost a job, in a table; 
 
 bench-images: install $(MODELS) ## photos to classes against the raw loop that decodes; BENCH_ARGS=
 	$(BENCH)images.py $(BENCH_ARGS)
+
+bench-tables: install ## a replica against mlflow.pyfunc on models of tables; BENCH_ARGS="--rows 20000"
+	$(BENCH)table_models.py $(BENCH_ARGS)
 
 ui: install ## open the demo's MLflow runs on http://127.0.0.1:5000
 	"$(VENV)/bin/mlflow" ui --host 127.0.0.1 --backend-store-uri "sqlite:///$(OPTINFER_HOME)/mlflow.db"

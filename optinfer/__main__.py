@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from optinfer.cli import main
-from optinfer.cli.printing import Guarded, told
+from optinfer.cli.printing import Guarded, say, told
 
 if TYPE_CHECKING:
     from optinfer.system.guard import Death
@@ -49,16 +49,17 @@ def _command(main: Callable[[], None]) -> NoReturn:
     _leave(code, *unguarded)
 
 
-def _settle(death: Death) -> int:
-    """Tell how the command's process ended, which it could not, and put in order what it left; return the exit code."""
+def _settle(death: Death) -> NoReturn:
+    """Tell how the command's process ended, which it could not, put in order what it left, and end this one."""
     from optinfer.commands.aftermath import put_in_order, what_ended
     from optinfer.system import last_resort
 
+    unguarded = _guard_standard_streams()
     error = what_ended(death)
     code, message = last_resort.ended(error)
     told(error, message, code, as_json="--json" in sys.argv)
-    put_in_order(death, error)
-    return code
+    put_in_order(death, error, say)
+    _leave(code, *unguarded)
 
 
 def _leave(code: int, *unguarded: TextIO) -> NoReturn:

@@ -76,7 +76,7 @@ class SourceConfig(_Part):
     columns: dict[str, str | tuple[str, ...]] = Field(
         default_factory=dict,
         description="what the family needs <- source column, e.g. `{text: description}`; several columns side by "
-        "side: `{x: [a, b]}`",
+        "side: `{x: [a, b]}`. `tabular` takes columns by the model's own names where nothing is said",
     )
     fragment_rows: PositiveInt | Auto = Field(
         "auto",
@@ -124,6 +124,9 @@ class _Settled(Protocol):
     @property
     def any_file(self) -> bool: ...
 
+    @property
+    def format(self) -> str | None: ...
+
 
 FAMILY_SETTINGS: Kind[_Settled] = Kind("family", "families", "optinfer.families", _Settled)  # type: ignore[type-abstract]
 
@@ -137,7 +140,7 @@ class ModelConfig(_Part):
         description="folder, `.onnx`, `.pt2`, `.safetensors`; `package:`, `s3://`, `models:/`, `runs:/`, `hf://`",
     )
     family: str = Field(
-        description="`text-embedding`, `text-classification`, `image-classification`, `tensor`, `custom`",
+        description="`text-embedding`, `text-classification`, `image-classification`, `tabular`, `tensor`, `custom`",
     )
     allow_pickle: bool = Field(
         False,
@@ -169,6 +172,11 @@ class ModelConfig(_Part):
     def any_file(self) -> bool:
         """Whether the family's models are files of any kind."""
         return FAMILY_SETTINGS.get(self.family).any_file
+
+    @property
+    def format(self) -> str | None:
+        """The format of artifacts that the family's models are, None where the file tells."""
+        return FAMILY_SETTINGS.get(self.family).format
 
     @property
     def _given(self) -> FamilySettings | None:
@@ -203,8 +211,8 @@ class GateConfig(_Part):
 
     metric: str | Auto = Field(
         "auto",
-        description="how outputs are compared with the baseline: `cosine`, `top1_agreement`, `r2`, the least of all "
-        "outputs; with a label `accuracy` or a scikit-learn scorer",
+        description="how outputs are compared with the baseline: `cosine`, `top1_agreement`, `r2`, `agreement` (the "
+        "same to rounding), the least of all outputs; with a label `accuracy` or a scikit-learn scorer",
     )
     min: float | None = Field(
         None,
@@ -349,7 +357,7 @@ class BatchingConfig(_Part):
     )
     max_batch_size: PositiveInt | Auto = Field(
         "auto",
-        description="rows in a micro-batch; `auto`: 64 texts, 32 images, 1024 rows of numbers",
+        description="rows in a micro-batch; `auto`: 64 texts, 32 images, 1024 rows of numbers, 4096 of a table",
     )
     dedupe: Auto | Literal[False] = Field(
         "auto",

@@ -8,6 +8,8 @@ A secret is known by where it stands (in a URL, after a name), by its shape, or 
 process's environment, on its command line, in its job file. What was met is found alone, too, where a library quotes
 it: as it is, percent-decoded and encoded, escaped in JSON. The trade-off: letters of one case alone, up to eleven of
 them, or five characters are only hidden where they stand in a URL or after a name; anywhere else it could be any word.
+
+Patterns are compiled when a text has a word that they ask for: most have none, and so `--help` need not wait.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
@@ -25,9 +27,9 @@ _HIDDEN = "..."
 _SHORTEST, _SHORTEST_WORD, _NO_LIMITS_FROM = 6, 12, 16
 # What has a colon in it goes up to the last @: keys of AWS hold slashes. But a port is no password.
 _USER = r"(?:[^\s'\"/:@]*:(?!\d{2,5}/)[^\s'\"]*|[^/\s@'\"]+)"
-_USERINFO = re.compile(rf"://{_USER}@")
-_QUERY = re.compile(r"(\w://[^\s?'\"]+)\?(?!\.\.\.)[^\s'\")]+")
-_URL = re.compile(rf"\w://(?:({_USER})@)?[^\s?'\"]*(?:\?([^\s'\")]+))?")
+_USERINFO = rf"://{_USER}@"
+_QUERY = r"(\w://[^\s?'\"]+)\?(?!\.\.\.)[^\s'\")]+"
+_URL = rf"\w://(?:({_USER})@)?[^\s?'\"]*(?:\?([^\s'\")]+))?"
 # `tokens` and `tokenizer` are words of models; what ends so names a place or a kind, no secret.
 _TELLING = r"(?:TOKEN(?!S|IZ)|PASSWORD|PASSWD|SECRET|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY)"
 _PUBLIC = (
@@ -36,28 +38,27 @@ _PUBLIC = (
 )
 _ENDS = "".join(rf"(?<!{end})" for end in ("PATH", "FILE", "ENV", "NAME", "MODE", "URL", "TYPE", "IDS", "COUNT", "REF"))
 _SECRET_NAME = rf"(?:{_PUBLIC}\w+|[\w-]*{_TELLING}[\w-]*){_ENDS}"
-_is_secret_name = re.compile(_SECRET_NAME, re.IGNORECASE).fullmatch
+# What is in every such name, whatever its case: parts of words, as there are letters that only `re` takes for an i.
+_IN_NAMES = ("aws_", "token", "passw", "secret", "credent", "key")
 # Neither what is hidden already, so that text may pass here twice, nor what is no secret whatever its name.
 _LEFT = rf"(?!{re.escape(_HIDDEN)}|(?:true|false|none|null|yes|no|\d{{1,7}})\b)"
 _BARE = r"(?:\\(?![\"'])|[^\s\"'\\,;&)}\]])+"
 _QUOTED = rf"(?P<quote>\\?[\"']){_LEFT}(?P<quoted>.+?)(?P=quote)"
-_NAMED = re.compile(
-    rf"""(?<![\w-]){_SECRET_NAME}
+_NAMED = rf"""(?<![\w-]){_SECRET_NAME}
     (?: (?:\\?["'])?\s?=\s? (?:{_QUOTED}|{_LEFT}(?P<bare>{_BARE}))
       | \\?["']\s?:\s? {_QUOTED.replace("quote", "json")}
-      | :\s (?![`~/<{{$]|[A-Z]?[a-z]*[.,;:]?(?:\s|$)) {_LEFT}(?P<prose>{_BARE}) )""",
-    re.IGNORECASE | re.VERBOSE,
-)
-_SHAPES = re.compile(
+      | :\s (?![`~/<{{$]|[A-Z]?[a-z]*[.,;:]?(?:\s|$)) {_LEFT}(?P<prose>{_BARE}) )"""
+_SHAPES = (
     r"\b(?:A[KS]IA[0-9A-Z]{16}|whsec_[\w+/=-]{8,}|hf_[A-Za-z0-9]{16,}|gh[pousr]_\w{20,}|eyJ[\w-]{8,}\.[\w-]+\.[\w-]+)"
     r"|(?<=[Bb]earer )[\w.~+/=-]{8,}|(?<=[Bb]asic )[A-Za-z0-9+/]{12,}={0,2}(?![\w-])"
 )
+_IN_SHAPES = ("KIA", "SIA", "whsec_", "hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "eyJ", "earer ", "asic ")
 _met: set[str] = set()
 
 
 def is_secret_name(name: str) -> bool:
     """Tell whether what has this name, a variable or a key, is a secret."""
-    return _is_secret_name(name) is not None
+    return _may_name(name) and _compiled(_SECRET_NAME, re.IGNORECASE).fullmatch(name) is not None
 
 
 def learn(value: object, name: str = "") -> None:
@@ -89,7 +90,7 @@ def redact(url: str) -> str:
         urlsplit(url)
     except ValueError:  # half an IPv6 address, say: what could be a secret in it nobody knows
         return f"{url.partition('://')[0]}://{_HIDDEN}"
-    return re.split(r"[?#]", _USERINFO.sub("://", url))[0]
+    return re.split(r"[?#]", _compiled(_USERINFO).sub("://", url))[0]
 
 
 def without_secrets(url: str, text: str) -> str:
@@ -107,8 +108,23 @@ def _without(text: str, known: re.Pattern[str] | None) -> str:
     if known:
         text = known.sub(_HIDDEN, text)
     if "://" in text:
-        text = _QUERY.sub(rf"\1?{_HIDDEN}", _USERINFO.sub(f"://{_HIDDEN}@", text))
-    return _SHAPES.sub(_HIDDEN, _NAMED.sub(_hidden, text))
+        text = _compiled(_QUERY).sub(rf"\1?{_HIDDEN}", _compiled(_USERINFO).sub(f"://{_HIDDEN}@", text))
+    if _may_name(text):
+        text = _compiled(_NAMED, re.IGNORECASE | re.VERBOSE).sub(_hidden, text)
+    if any(part in text for part in _IN_SHAPES):
+        text = _compiled(_SHAPES).sub(_HIDDEN, text)
+    return text
+
+
+@cache
+def _compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:
+    return re.compile(pattern, flags)
+
+
+def _may_name(text: str) -> bool:
+    """Tell whether a text may have the name of a secret in it, in a fraction of the time that looking for one takes."""
+    folded = text.casefold()
+    return any(part in folded for part in _IN_NAMES)
 
 
 def _hidden(found: re.Match[str]) -> str:
@@ -183,9 +199,9 @@ def _found(value: object, name: str = "") -> Iterator[str]:
 
 
 def _in_text(text: str) -> Iterator[str]:
-    for named in _NAMED.finditer(text):
+    for named in _compiled(_NAMED, re.IGNORECASE | re.VERBOSE).finditer(text) if _may_name(text) else ():
         yield named[_group(named)]
-    for userinfo, query in _URL.findall(text) if "://" in text else ():
+    for userinfo, query in _compiled(_URL).findall(text) if "://" in text else ():
         user, colon, password = userinfo.partition(":")
         yield from (user, password)
         if colon:

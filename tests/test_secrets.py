@@ -222,6 +222,28 @@ def test_text_may_pass_twice_and_json_stays_json(around: str, written: str) -> N
     assert isinstance(json.loads(once)["message"], str)
 
 
+# Of what texts with secrets are made, in letters that `re` takes for others, too: Kelvin, long s, dotless i.
+_PIECES = (
+    *("AWS_", "TOKEN", "password", "passwd", "Secret", "credential", "api", "access", "private", "_", "-", "key", "id"),
+    *("To\N{KELVIN SIGN}EN", "pa\N{LATIN SMALL LETTER LONG S}sword", "CREDENT\N{LATIN SMALL LETTER DOTLESS I}AL"),
+    *("=", ": ", '"', "'", " ", "PATH", "A1b2" * 6),
+)
+_BEGINNINGS = (
+    *("AKIA", "ASIA", "whsec_", "hf_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "eyJABCDEFGH.A."),
+    *("Bearer ", "bearer ", "Basic ", "basic ", "AWS_X=", "aws_y="),
+)
+
+
+@given(
+    st.lists(st.sampled_from(_PIECES), max_size=12).map("".join)
+    | st.sampled_from(_BEGINNINGS).map(lambda begins: f"{begins}{'A1B2' * 6}")
+)
+def test_no_pattern_is_spared_a_text_that_it_finds_something_in(text: str) -> None:
+    said, found, named = scrubbed(text), set(secrets._found(text)), is_secret_name(text)
+    with mock.patch.object(secrets, "_IN_NAMES", ("",)), mock.patch.object(secrets, "_IN_SHAPES", ("",)):
+        assert (said, found, named) == (scrubbed(text), set(secrets._found(text)), is_secret_name(text))
+
+
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=12, max_size=40))
 def test_a_password_that_was_met_is_found_however_it_is_quoted(password: str) -> None:
     url = f"https://somebody:{quote(password, safe='')}@host/table"

@@ -43,16 +43,18 @@ def compare(
     require_places()
     one, other = rivals(config, challenger, say)
     label = config.gate.label
-    wanted = [*config.source.columns_read, *([label] if label else [])]
-    kept = list(dict.fromkeys([*config.sink.columns, *by, *([label] if label else [])]))
+    labels = [label] if label else []
+    read = list(dict.fromkeys(name for side in (one, other) for name in side.job.config.source.columns_read))
+    never_null = [*labels, *([] if one.job.subject.family.takes_nulls else read)]
+    kept = list(dict.fromkeys([*config.sink.columns, *by, *labels]))
     _require_columns(one, by)
     run_id = new_run_id()
     with recorder_of(config.tracking, run_id, say) as recorder:
         tags = {"optinfer.run_id": run_id}
         params = {**one.job.params, "champion": one.name, "challenger": other.name, "margin": margin}
         recorder.event(Started(run_name=f"{config.name} compare", params=params, tags=tags))
-        read = tables(one.job, list(dict.fromkeys([*wanted, *kept])), list(dict.fromkeys(wanted)), rows)
-        both = take_turns(one, other, read, kept, say)
+        parts = tables(one.job, list(dict.fromkeys([*read, *kept])), never_null, rows)
+        both = take_turns(one, other, parts, kept, say)
         record = decided(Question(one, other, both, label, margin), run_id, by)
         for side in (record.champion, record.challenger):
             recorder.child(side.name, {"variant": side.variant, "model": side.model}, _metrics(side))

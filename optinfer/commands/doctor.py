@@ -22,7 +22,10 @@ from optinfer.records.machine import Check
 from optinfer.system import home
 from optinfer.system.machine import cpu_features, gpu, lacks_nvidia_gpu, nvidia_gpus
 
-_PACKAGES = ("ray", "torch", "onnxruntime-gpu", "openvino", "nncf", "pyarrow", "s3fs", "mlflow", "transformers")
+_PACKAGES = (
+    *("ray", "torch", "onnxruntime-gpu", "openvino", "nncf", "pyarrow", "s3fs", "mlflow", "transformers"),
+    *("scikit-learn", "skl2onnx", "onnxmltools", "xgboost", "xgboost-cpu", "lightgbm"),
+)
 _CONNECT_SECONDS = 3.0
 
 

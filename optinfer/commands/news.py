@@ -6,6 +6,7 @@ Nothing here changes a run: what an endpoint does or does not do costs a bounded
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -13,22 +14,18 @@ from types import TracebackType
 
 import pyarrow as pa
 
+from optinfer.commands.last_news import WAIT_SECONDS, failure, keep
 from optinfer.commands.resolved import Resolved
 from optinfer.config import JobConfig
 from optinfer.data.storage import absolute
-from optinfer.errors import ConfigError, OptinferError, redact
-from optinfer.records.news import DONE, FAILED, INTERRUPTED, Begun, Dataset, Ended
+from optinfer.errors import ConfigError, redact
+from optinfer.records.news import DONE, Begun, Dataset, Ended
 from optinfer.records.run import RunRecord
 from optinfer.secrets import clean
-from optinfer.system import home, last_resort
+from optinfer.system import will
 from optinfer.tracking import lineage
-from optinfer.tracking.courier import Courier, Undelivered
-from optinfer.tracking.events import NotDelivered
-from optinfer.tracking.journal import Journal
+from optinfer.tracking.courier import Courier
 from optinfer.tracking.webhook import Webhook
-
-# The end of a job is delayed by no more than this.
-_WAIT_SECONDS = 1.5
 
 
 class News:
@@ -47,6 +44,12 @@ class News:
         self._to_webhook, self._to_lineage = Courier("notify"), Courier("lineage")
         self._lineage: lineage.Lineage | None = None
         self._done = False
+        if self._webhook:
+            notify = config.notify
+            will.leave(
+                will.NEWS, run_id=run_id, job=config.name, output=redact(_full(config.sink.path)), url=str(notify.url),
+                secret_env=notify.secret_env or "", on=" ".join(notify.on),
+            )  # fmt: skip
 
     def __enter__(self) -> News:
         return self
@@ -55,11 +58,13 @@ class News:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self._send(_failure(self._config, self._run_id, error))
-        until = time.monotonic() + _WAIT_SECONDS
+            output = redact(_full(self._config.sink.path))
+            self._send(failure(self._run_id, self._config.name, output, error))
+        until = time.monotonic() + WAIT_SECONDS
         late = [one for to in (self._to_webhook, self._to_lineage) for one in to.close(until - time.monotonic())]
         if late:
-            self._keep(late)
+            keep(self._run_id, late, self._say)
+        will.leave(will.TOLD)
 
     def started(self, job: Resolved) -> None:
         """Tell that a run has begun."""
@@ -90,21 +95,12 @@ class News:
 
     def _send(self, told: Ended) -> None:
         ended = clean(told)
-        if self._webhook and ended.kind in self._config.notify.on:
-            self._to_webhook.send(self._webhook.letter(self._run_id, ended))
+        if self._webhook:
+            will.leave(will.TOLD, end=ended.kind, record=json.dumps(ended.record, default=str))
+            if ended.kind in self._config.notify.on:
+                self._to_webhook.send(self._webhook.letter(self._run_id, ended))
         if self._lineage:
             self._to_lineage.send(self._lineage.end(ended))
-
-    def _keep(self, late: list[Undelivered]) -> None:
-        path = home.runs() / self._run_id / "journal.jsonl"
-        kept = "it is not kept, as the journal cannot be written"
-        with contextlib.suppress(OptinferError), Journal(path, time.time) as journal:
-            for one in late:
-                letter = one.letter
-                journal.write(NotDelivered(what=letter.what, to=letter.to, reason=one.reason, body=letter.body))
-            kept = f"kept in {path}"
-        for one in late:
-            self._say(f"warning: {one.letter.what} did not reach {one.letter.to}: {one.reason}; {kept}")
 
 
 def _webhook(config: JobConfig, environ: Mapping[str, str]) -> Webhook | None:
@@ -133,19 +129,3 @@ def _full(path: str) -> str:
     with contextlib.suppress(ConfigError):  # it cannot be told, which may be what ended the run
         return absolute(path)
     return path
-
-
-def _failure(config: JobConfig, run_id: str, error: BaseException) -> Ended:
-    """Return the end of a run as `run --json` tells it, with the run's own names beside it."""
-    code, message = last_resort.ended(error)
-    kind = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
-    record = {
-        "status": kind,
-        "run_id": run_id,
-        "job": config.name,
-        "output": redact(_full(config.sink.path)),
-        "error": type(error).__name__,
-        "message": message,
-        "exit_code": code,
-    }
-    return Ended(kind=kind, time=time.time(), record=record, message=message)

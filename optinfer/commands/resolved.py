@@ -90,6 +90,7 @@ def resolve(config: JobConfig, runs_here: bool = True) -> Resolved:
     variants = wanted(config, known, runs_here)  # what cannot run here is refused before a model is fetched
     model = model_source.locate(config.model, config.tracking.uri)
     family = load_family(config, model, settings)
+    config = tables.with_columns_by_name(config, family)
     subject = Subject(config=config, source=source, model=model, family=family, family_settings=settings, catalog=known)
     tables.require_roles(config, family)
     _ = subject.metric  # refuses one that the family has not

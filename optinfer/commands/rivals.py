@@ -62,8 +62,8 @@ def rivals(config: JobConfig, challenger: str, say: Callable[[str], None]) -> tu
     return Rival(names[0], jobs[0], found[0]), Rival(names[1], jobs[1], found[1])
 
 
-def tables(champion: Resolved, columns: list[str], wanted: list[str], rows: int | None) -> Iterator[pa.Table]:
-    """Yield the rows that both score, read once, a turn's worth at a time; those with a null in `wanted` are left out.
+def tables(champion: Resolved, columns: list[str], never_null: list[str], rows: int | None) -> Iterator[pa.Table]:
+    """Yield the rows that both score, read once, a turn's worth at a time; none has a null in `never_null`.
 
     Args:
         columns: source columns to read.
@@ -77,7 +77,7 @@ def tables(champion: Resolved, columns: list[str], wanted: list[str], rows: int 
     for fragment, places in _places(champion.plan, rows):
         with contextlib.suppress(*skipped):
             table = reader.read(fragment)
-            table = _known(table if places is None else table.take(whole_numbers(places)), wanted)
+            table = _known(table if places is None else table.take(whole_numbers(places)), never_null)
             for start in range(0, table.num_rows, _TURN_ROWS):
                 yield table.slice(start, _TURN_ROWS)
 
@@ -98,8 +98,8 @@ def _places(plan: Plan, rows: int | None) -> Iterator[tuple[Fragment, list[int] 
             yield fragment, inside.tolist()
 
 
-def _known(table: pa.Table, wanted: list[str]) -> pa.Table:
-    for name in wanted:
+def _known(table: pa.Table, never_null: list[str]) -> pa.Table:
+    for name in never_null:
         table = table.filter(table.column(name).is_valid())
     return table
 

@@ -86,6 +86,7 @@ def _told(config: JobConfig, summary: Summary, executor: Executor, say: Say, new
     if done and not damage and not (summary.retry and done.run.rows_quarantined):
         if done.job.get("gate") != config.gate.model_dump(mode="json"):
             say("warning: this output was finished under another gate; to score under this one, choose a new sink.path")
+        output.give_free_of_the_dead()
         return summary.nothing_to_do(done.run)
     news.started(job)
     require_ready(job, executor.machine())

@@ -68,6 +68,14 @@ def _cut(config: JobConfig, source: str, model: Artifact) -> Plan:
     return sources.SOURCES.get(source).plan(config.source, list(dict.fromkeys(needed)), rows)
 
 
+def with_columns_by_name(config: JobConfig, family: Family) -> JobConfig:
+    """Return the job with every role mapped that it leaves to the family: to the source column of the same name."""
+    if not FAMILIES.get(config.model.family).roles_are_columns:
+        return config
+    columns = {**{role: role for role in family.roles}, **config.source.columns}
+    return config.model_copy(update={"source": config.source.model_copy(update={"columns": columns})})
+
+
 def require_roles(config: JobConfig, family: Family) -> None:
     """Refuse source columns that do not map just the family's roles."""
     roles = family.roles

@@ -90,6 +90,16 @@ def let_go(folder: Folder, held: Holder, untouched: bool = False) -> None:
         folder.delete(_BEFORE)
 
 
+def let_go_for_the_dead(folder: Folder) -> None:
+    """Let go of an output for a process of this machine that is dead, as far as it has not done so itself."""
+    here = process.here()
+    if (held := holder(folder)) is not None and _lives(held, time.time(), here) is False:
+        let_go(folder, held)
+    before = _read(folder, _BEFORE)
+    if before is not None and _lives(before, time.time(), here) is False:
+        folder.delete(_BEFORE)
+
+
 def described(record: Holder) -> str:
     """Say who a holder is and since when; an early lock knows when its process began."""
     moment = record.started if record.since is None else record.since

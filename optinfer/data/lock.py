@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 
-from optinfer.data.lease import STALE_SECONDS, Holder, Lease, Watch, described, holder, let_go
+from optinfer.data.lease import STALE_SECONDS, Holder, Lease, Watch, described, holder, let_go, let_go_for_the_dead
 from optinfer.data.storage import STATE, Folder
 from optinfer.errors import OutputConflictError, redact
 from optinfer.records.record import Record, decoded
@@ -174,6 +174,12 @@ def give_free(folder: Folder, token: str, error: BaseException | None) -> None:
         with contextlib.suppress(*failures()):  # it must not hide what ended the run
             folder.put(_END, json.dumps(_ended(error).as_dict()).encode())
     let_go(folder, held, untouched=isinstance(error, OutputConflictError))
+
+
+def give_free_of_the_dead(folder: Folder) -> None:
+    """Give a finished output free that a dead process of this machine still holds: it was killed at its last step."""
+    with contextlib.suppress(*failures()):  # such an output may be read-only, and is finished all the same
+        let_go_for_the_dead(folder)
 
 
 def bad_end(folder: Folder) -> BadEnd | None:

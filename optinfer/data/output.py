@@ -30,7 +30,7 @@ from optinfer.data import inventory
 from optinfer.data.account import Accounts, Committed, as_table, committed
 from optinfer.data.binding import Binding, read_record
 from optinfer.data.fragments import Plan, part_name
-from optinfer.data.lock import RunLock
+from optinfer.data.lock import RunLock, give_free_of_the_dead
 from optinfer.data.output_listing import QUARANTINE, Differences, Listing, differences, few, listed, written_again
 from optinfer.data.sinks import DEFAULT, FINAL, SINKS
 from optinfer.data.state import Attempts, as_json
@@ -84,6 +84,10 @@ class Output:
         """
         self._lock = lock or RunLock(self.folder, say)
         return self._lock
+
+    def give_free_of_the_dead(self) -> None:
+        """Take away a dead run's hold on this output, which it had finished."""
+        give_free_of_the_dead(self.folder)
 
     def _require_held(self) -> None:
         """Refuse to go on where another run took this output: asked right before each write that only one may do."""

@@ -69,8 +69,10 @@ class Family(ABC):
         schema: the columns a row gains.
         metrics: how outputs are compared with the baseline's, best first.
         libraries: packages whose answers `reference` asks for.
+        opened_by: those that open the model whatever executes it; what is proved with one version is with no other.
         max_batch_size: rows in a micro-batch where the job does not say.
         most_rows: rows that the model takes in one call at most, whatever the job says; None without a limit.
+        takes_nulls: a null is a value like another, so that rows with one belong into a sample.
     """
 
     roles: tuple[str, ...]
@@ -80,8 +82,10 @@ class Family(ABC):
     schema: pa.Schema
     metrics: tuple[str, ...]
     libraries: tuple[str, ...] = ()
+    opened_by: tuple[str, ...] = ()
     max_batch_size: int = 64
     most_rows: int | None = None
+    takes_nulls: bool = False
 
     @abstractmethod
     def check(self, schema: pa.Schema, columns: Columns) -> None:
@@ -100,7 +104,10 @@ class Family(ABC):
 
     @abstractmethod
     def load_module(self) -> Any:
-        """Return the baseline: a torch module in eval mode, fp32, whose forward takes `inputs`, gives `outputs`."""
+        """Return the baseline: a torch module in eval mode, fp32, whose forward takes `inputs`, gives `outputs`.
+
+        A family of another format returns what the backend of that format calls.
+        """
 
     def reference(self, rows: pa.Table, finished: pa.Table) -> Reference:
         """Hold finished rows against the answers of the library that the model came from.
@@ -131,12 +138,16 @@ class FamilyKind(Generic[S]):
         make: (model, settings) -> the family of this model. Cheap: no weights, and nothing heavy where the files tell
             what the model takes and gives. Raises ConfigError for a model that is not of this family.
         any_file: a model may be a file of any kind, as code of the job's own opens it.
+        format: of artifacts that its models are, where that does not depend on the file; None where it does.
+        roles_are_columns: a role that the job does not map is the source column of the same name.
     """
 
     settings: type[S]
     fragment_rows: int
     make: Callable[[Artifact, S], Family]
     any_file: bool = False
+    format: str | None = None
+    roles_are_columns: bool = False
 
     def load(self, model: Artifact, settings: Mapping[str, object]) -> Family:
         """Make the family of a model from settings as they travel: by the names that job files use."""

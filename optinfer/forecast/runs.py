@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from functools import reduce
 from pathlib import Path
 
 from optinfer.config import PlacementConfig
+from optinfer.errors import OptinferError
 from optinfer.forecast.speed import (
     Speed,
     at_lengths,
@@ -69,9 +71,10 @@ class Outlook:
         return compared(self.of(rows), seconds, rows / seconds if seconds else 0.0, hourly)
 
     def keep_startup(self, seconds: float) -> None:
-        """Remember how long a run of this model and variant took to start, for the next forecast."""
+        """Remember how long a run of this model and variant took to start, for the next forecast, if there is room."""
         if self.pools:
-            home.put(self._startup_file(self.pools), json.dumps({"seconds": seconds}).encode())
+            with contextlib.suppress(OptinferError):  # a run that is done is done without it
+                home.put(self._startup_file(self.pools), json.dumps({"seconds": seconds}).encode())
 
     def _startup_file(self, pools: Pools) -> Path:
         return home.home() / "startup" / f"{self.model}-{pools.first.variant.name}.json"

@@ -24,6 +24,7 @@ from optinfer import plugins
 from optinfer.config import ModelConfig
 from optinfer.data.storage import absolute, file_system, is_local
 from optinfer.errors import ConfigError, redact, without_secrets
+from optinfer.models import tables
 from optinfer.models.artifact import Artifact
 from optinfer.models.safety import PICKLES, check_onnx, check_pt2, check_safetensors, refuse_pickle
 from optinfer.system import home, yaml_file
@@ -49,9 +50,11 @@ def locate(config: ModelConfig, tracking: str | None = None) -> Artifact:
     Raises:
         ConfigError: it is not there, it is no model, or opening it could run code.
     """
-    path = _local(config.path, tracking or home.default_tracking_uri())
+    path = _local(config, tracking or home.default_tracking_uri())
     if not path.exists():
         raise ConfigError(f"model.path {redact(config.path)} does not exist; give {_KINDS}")
+    if config.format:
+        return _of_a_library(path, config)
     folder, entry = (path, _entry(path, config)) if path.is_dir() else (path.parent, path.name)
     main = folder / entry
     if not config.allow_pickle:
@@ -77,6 +80,19 @@ def locate(config: ModelConfig, tracking: str | None = None) -> Artifact:
     )
 
 
+def _of_a_library(path: Path, config: ModelConfig) -> Artifact:
+    """Return a model that its own library opens, as it is: a file, or the folder that MLflow logged."""
+    tables.require_harmless(tables.read(path), config.allow_pickle)
+    return Artifact(
+        path=str(path if path.is_dir() else path.parent),
+        entry="" if path.is_dir() else path.name,
+        beside=None if path.is_dir() else (),
+        format=config.format or "",
+        precision="fp64",
+        key=digest(path),
+    )
+
+
 def digest(*paths: Path) -> str:
     """Return a hex digest of every file's name and content; folders are walked, hidden files left out."""
     total = hashlib.sha256()
@@ -89,11 +105,13 @@ def digest(*paths: Path) -> str:
     return total.hexdigest()[:16]
 
 
-def _local(path: str, tracking: str) -> Path:
+def _local(config: ModelConfig, tracking: str) -> Path:
+    path = config.path
     if path.startswith(_PACKAGE):
         return _in_package(path)
     if path.startswith(_MLFLOW):
-        return _flavor(_from_mlflow(path, tracking))
+        fetched = _from_mlflow(path, tracking)
+        return fetched if config.format else _flavor(fetched)
     if path.startswith(_HUB):
         return _from_hub(path)
     return Path(absolute(path)) if is_local(path) else _remote(path)
@@ -200,10 +218,11 @@ def _from_mlflow(uri: str, tracking: str) -> Path:
     # Opening a logged pickle is MLflow's default; nothing here does it, and nothing it calls may.
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     try:
-        exact, made = _mlflow_version(MlflowClient(tracking_uri=tracking), uri)
+        registry = os.environ.get("MLFLOW_REGISTRY_URI") or tracking
+        exact, made, place = _mlflow_version(MlflowClient(tracking_uri=tracking, registry_uri=registry), uri)
         return _fetched(
             f"{redact(tracking)} {exact} {made}",
-            lambda out: artifacts.download_artifacts(artifact_uri=exact, dst_path=str(out), tracking_uri=tracking),
+            lambda out: artifacts.download_artifacts(artifact_uri=place, dst_path=str(out), tracking_uri=tracking),
         )
     except Exception as error:
         raise ConfigError(
@@ -212,18 +231,23 @@ def _from_mlflow(uri: str, tracking: str) -> Path:
         ) from error
 
 
-def _mlflow_version(client: Any, uri: str) -> tuple[str, str]:
-    """Return the URI with the version that an alias or `latest` stands for now, and when and from what it was made."""
+def _mlflow_version(client: Any, uri: str) -> tuple[str, str, str]:
+    """Return the URI with the version that an alias or `latest` stands for now, when and from what it was made, where.
+
+    To find a version's files MLflow's own download asks the default store of this process, whatever store it is given.
+    """
     from mlflow.store.artifact.utils.models import get_model_name_and_version
 
     if not uri.startswith("models:/"):
-        return uri, ""
+        return uri, "", uri
     name, *number = get_model_name_and_version(client, uri)
     if not number:  # models:/m-…, a logged model that nothing changes
-        return uri, ""
-    version = client.get_model_version(name, number[0])
+        return uri, "", client.get_logged_model(name).artifact_location
+    version, place = client.get_model_version(name, number[0]), client.get_model_version_download_uri(name, number[0])
+    if place.startswith("models:/m-"):
+        place = client.get_logged_model(place.removeprefix("models:/")).artifact_location
     # A model that was deleted and registered anew counts from 1 again.
-    return f"models:/{name}/{number[0]}", f"{version.source} {version.creation_timestamp}"
+    return f"models:/{name}/{number[0]}", f"{version.source} {version.creation_timestamp}", place
 
 
 def _flavor(folder: Path) -> Path:
@@ -254,8 +278,9 @@ def _of_flavors(flavors: dict[str, Any], root: Path) -> Path:
         for logged in sorted(p for p in data.rglob("*") if p.suffix in (".pt2", *PICKLES)):
             return logged
     raise ConfigError(
-        f"the MLflow model has the flavors {', '.join(sorted(flavors))}; optinfer reads onnx, transformers, "
-        "sentence_transformers and pytorch: log it as one of these"
+        f"the MLflow model has the flavors {', '.join(sorted(flavors))}; of these families optinfer reads onnx, "
+        "transformers, sentence_transformers and pytorch; model.family: tabular takes every other, with a table's "
+        "columns as its inputs"
     )
 
 

@@ -49,7 +49,7 @@ def measured(
         tolerance=tolerance,
         precisions=tuple(dict.fromkeys([*ran, *hints])),
         files=contents(settings),
-        ground=ground(settings.device, _packages(settings)),
+        ground=ground(settings.device, [*_packages(settings), *engine.family.opened_by]),
     )
 
 

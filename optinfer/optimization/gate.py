@@ -25,6 +25,8 @@ _RESAMPLES_OF_A_WHOLE = 200
 _TAIL = 2.5
 # Of a number, what arithmetic in another order may change.
 _ROUNDING = 1e-5
+# What fp32 leaves of sums over hundreds of trees or columns; one leaf for another is more.
+_FP32_ROUNDING = 1e-4
 
 Array = np.ndarray[Any, Any]
 # From row indices to the metric of (candidate, baseline) on these rows.
@@ -63,6 +65,23 @@ def top1_agreement(baseline: Arrays, candidate: Arrays) -> Array:
         a, b = flat(values), flat(candidate[name])
         vector = _is_float(values) and a.shape[1] > 1
         found.append((a.argmax(axis=1) == b.argmax(axis=1)).astype(np.float64) if vector else _same(a, b))
+    return np.min(found, axis=0)
+
+
+def agreement(baseline: Arrays, candidate: Arrays) -> Array:
+    """Return (rows,) 1 where an answer is the baseline's but for rounding, in all of its parts, else 0.
+
+    For what computes the same in another way: a tree that a row leaves by another branch is another answer.
+    """
+    found = []
+    for name, values in baseline.items():
+        a, b = flat(values), flat(candidate[name])
+        if not _is_float(values):
+            found.append(_same(a, b))
+            continue
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        scale = np.maximum(np.abs(a), np.sqrt(np.nanmean(a**2)) if a.size else 0.0)
+        found.append((np.abs(a - b) <= _FP32_ROUNDING * scale).all(axis=1).astype(np.float64))
     return np.min(found, axis=0)
 
 
@@ -112,7 +131,11 @@ def flat(values: Array) -> Array:
     return values.reshape(len(values), -1)
 
 
-BY_ROW: dict[str, Callable[[Arrays, Arrays], Array]] = {"cosine": cosine, "top1_agreement": top1_agreement}
+BY_ROW: dict[str, Callable[[Arrays, Arrays], Array]] = {
+    "cosine": cosine,
+    "top1_agreement": top1_agreement,
+    "agreement": agreement,
+}
 UNLABELLED = (*BY_ROW, "r2")
 
 

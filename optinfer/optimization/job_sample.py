@@ -32,11 +32,12 @@ class JobSample:
 
     def __init__(self, subject: Subject, fragments: Sequence[Fragment]) -> None:
         self._subject, source, label = subject, subject.config.source, subject.config.gate.label
-        columns = list(dict.fromkeys([*source.columns_read, *([label] if label else [])]))
+        labels = [label] if label else []
+        columns = list(dict.fromkeys([*source.columns_read, *labels]))
         drawn = draw(
             fragments,
             self.reader(columns),
-            columns,
+            list(dict.fromkeys([*self.never_null, *labels])),
             subject.config.gate.sample_rows,
             CALIBRATION_ROWS,
             skip_unreadable=source.on_bad_file == "quarantine",
@@ -48,6 +49,11 @@ class JobSample:
                 "name a column with the true answers, or leave gate.label out to compare with the baseline"
             )
         self.gate_digest, self.calibration_digest = (digest(self.roles(rows)) for rows in (self.gate, self.calibration))
+
+    @property
+    def never_null(self) -> list[str]:
+        """Columns in which a null leaves the model without an input."""
+        return [] if self._subject.family.takes_nulls else self._subject.config.source.columns_read
 
     def reader(self, columns: Sequence[str]) -> Reader:
         """Return what reads fragments of the job's table."""

@@ -7,7 +7,7 @@ the same rows chooses from the certificates it finds.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
 
@@ -180,16 +180,16 @@ def _judged(
         proving,
         certificate,
         verdict,
-        _runtime(variant, settings.family),
+        _runtime(variant, settings.family, bench.family.opened_by),
         os.cpu_count() or 1,
         tuned=tuned,
         lengths=bench.lengths,
     )
 
 
-def _runtime(variant: Variant, family: str) -> dict[str, str]:
+def _runtime(variant: Variant, family: str, opened_by: Sequence[str]) -> dict[str, str]:
     """Return what executes the variant here: packages with their versions, plugins of others with their code."""
-    required = {name: installed(name) for name in BACKENDS.get(variant.backend).requires}
+    required = {name: installed(name) for name in (*BACKENDS.get(variant.backend).requires, *opened_by)}
     return required | BACKENDS.provenance(variant.backend) | FAMILIES.provenance(family)
 
 

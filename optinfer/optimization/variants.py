@@ -15,7 +15,7 @@ from optinfer.records.machine import Offer
 from optinfer.system.machine import BF16, VNNI, cpu_features
 
 # What every other variant is compared with: the model as it is, by the format it comes in.
-BASELINES = {"torch": "torch-fp32", "onnx": "onnx-fp32"}
+BASELINES = {"torch": "torch-fp32", "onnx": "onnx-fp32", "pyfunc": "pyfunc"}
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,15 @@ _ALL = (
         steps=(_EXPORT, Step("openvino_convert")),
         backend="openvino",
         about="exact arithmetic, OpenVINO's kernels",
+    ),
+    Variant(
+        name="onnx-tabular",
+        steps=(Step("onnx_tabular"),),
+        backend="onnxruntime",
+        about="scikit-learn, XGBoost or LightGBM as ONNX: the same trees or sums, without Python",
+    ),
+    Variant(
+        name="pyfunc", backend="pyfunc", about="a table's model as its own library scores it; the baseline of these"
     ),
     Variant(name="onnx-fp32", steps=(_EXPORT,), backend="onnxruntime", about="exact arithmetic, optimized graph"),
     Variant(

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def register(name: str, prepared: Prepared, rows: pa.Table, uri: str, experiment
                 artifacts={"optinfer": str(packed)},
                 code_paths=[str(_PACKAGE), *_own_code(prepared)],
                 signature=mlflow.models.infer_signature(rows.to_pandas(), expected),
-                pip_requirements=_requirements(prepared),
+                pip_requirements=_requirements(prepared, replica.family.opened_by),
             )
         _require_the_same(logged.model_uri, uri, rows, expected, Path(folder))
         number = mlflow.register_model(logged.model_uri, name).version
@@ -139,10 +140,12 @@ def _copied(artifact: Artifact, folder: Path, name: str) -> Artifact:
     return replace(artifact, path=name)
 
 
-def _requirements(prepared: Prepared) -> list[str]:
+def _requirements(prepared: Prepared, opened_by: Sequence[str]) -> list[str]:
     """Pin what scoring imports, at the versions it was proved with."""
     backend = BACKENDS.get(prepared.settings.backend)
     techniques = [TECHNIQUES.get(c["technique"]) for c in prepared.artifact.conversions]
     modules = {*backend.requires, *(module for technique in techniques for module in technique.requires)}
-    pinned = {name: found for name in (*_ALWAYS, *sorted(modules)) if (found := installed(name)) != "unknown"}
+    pinned = {
+        name: found for name in (*_ALWAYS, *opened_by, *sorted(modules)) if (found := installed(name)) != "unknown"
+    }
     return [f"{name}=={number}" for name, number in pinned.items()]

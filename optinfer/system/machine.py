@@ -65,7 +65,7 @@ def _ask(tool: str, fields: str) -> str:
 
 def installed(module: str) -> str:
     """Return the version of the package that brings a module."""
-    for name in (module, f"{module}-gpu"):
+    for name in (module, f"{module}-gpu", f"{module}-cpu"):
         try:
             return version(name)
         except PackageNotFoundError:

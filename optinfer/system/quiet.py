@@ -31,8 +31,9 @@ def hush() -> None:
     """Let the chatty libraries log errors only; call before they are imported, it outlasts their own set-up."""
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
-    # What it logs as an error it raises, too, and then a person reads it in one line.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # What these log as an error, traceback and all, they raise, too, and then a person reads it in one line.
+    for name in ("mlflow.store.db.utils", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 _lock = threading.Lock()

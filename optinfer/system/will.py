@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 # How a command ended by itself, what it held, where it kept its record, and what it lost that it cannot go on without.
 ENDED, HELD, JOURNAL, LOST = "ended", "held", "journal", "lost"
+# Which MLflow has its run; who is told of its end; what they were told, without anything once that is done. Addresses
+# are whole here, with what may be secret in them: notes never reach a disk.
+TRACKED, NEWS, TOLD = "tracked", "news", "told"
 
 _paper: int | None = None
 

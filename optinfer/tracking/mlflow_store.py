@@ -25,6 +25,13 @@ T = TypeVar("T")
 RUN_ID = "optinfer.run_id"
 _SQLITE = "sqlite:///"
 _LOCKED_SECONDS = 5.0
+# An answer that takes so long is none of an outage: a server that works needs it, and so does a busy disk.
+_USUAL_SECONDS = 0.25
+# All of a job's waiting for answers beyond that, once its rows are scored.
+_SILENT_SECONDS = 2.0
+# Waiting for what this process does itself: importing MLflow, making a SQLite file; on a busy machine it takes ten.
+_LONGEST_SECONDS = 30.0
+_LOOK_SECONDS = 0.05
 # A thread that waits for a lock or a socket looks now and then, and needs less than a tenth of this in a second.
 _WORK_SECONDS = 0.005
 
@@ -55,6 +62,19 @@ class Silence:
         if (worked := self._work()) - self._worked >= _WORK_SECONDS:
             self._worked, self._worked_at = worked, now
         return 0.0 if since is None else now - max(since, self._worked_at)
+
+    def outwait(self, thread: threading.Thread) -> str:
+        """Wait for the thread that asks, while it is answered; return why no longer, "" when it has ended."""
+        began = last = time.monotonic()
+        silent = 0.0
+        while thread.is_alive() and silent < _SILENT_SECONDS and last - began < _LONGEST_SECONDS:
+            thread.join(_LOOK_SECONDS)
+            now = time.monotonic()
+            silent += now - last if self.seconds() > _USUAL_SECONDS else 0.0
+            last = now
+        if not thread.is_alive():
+            return ""
+        return "it does not answer" if silent >= _SILENT_SECONDS else f"not done within {_LONGEST_SECONDS:g} s"
 
     def _work(self) -> float:
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable
 
 from optinfer.errors import redact
@@ -19,13 +18,6 @@ from optinfer.tracking.events import Committed, Event, Started
 from optinfer.tracking.mlflow_run import FedRun, Point, Points
 from optinfer.tracking.mlflow_store import Silence, Store, is_refusal, reason
 
-# An answer that takes so long is none of an outage: a server that works needs it, and so does a busy disk.
-_USUAL_SECONDS = 0.25
-# All of a job's waiting for answers beyond that, once its rows are scored.
-_SILENT_SECONDS = 2.0
-# Waiting for what this process does itself: importing MLflow, making a SQLite file; on a busy machine it takes ten.
-_LONGEST_SECONDS = 30.0
-_LOOK_SECONDS = 0.05
 _AGAIN_SECONDS = 20.0
 
 
@@ -69,17 +61,9 @@ class MlflowTracker:
         """Wait for what is queued, while MLflow answers; return `where()`."""
         self._events.put(None)
         self._closing.set()
-        began = last = time.monotonic()
-        silent = 0.0
-        while self._thread.is_alive() and silent < _SILENT_SECONDS and last - began < _LONGEST_SECONDS:
-            self._thread.join(_LOOK_SECONDS)
-            now = time.monotonic()
-            silent += now - last if self._silence.seconds() > _USUAL_SECONDS else 0.0
-            last = now
+        why = self._silence.outwait(self._thread)
         self._given_up.set()
-        if self._thread.is_alive():
-            why = "it does not answer" if silent >= _SILENT_SECONDS else f"not done within {_LONGEST_SECONDS:g} s"
-            self.error = self.error or why
+        self.error = self.error or why or None
         return self.where()
 
     def where(self) -> MlflowRun:

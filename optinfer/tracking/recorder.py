@@ -18,7 +18,7 @@ from types import TracebackType
 from optinfer.config import TrackingConfig
 from optinfer.errors import OptinferError, redact, scrubbed
 from optinfer.records.run import MlflowRun
-from optinfer.system import home, last_resort
+from optinfer.system import home, last_resort, will
 from optinfer.tracking.events import (
     Attached,
     Below,
@@ -60,6 +60,8 @@ class Recorder:
         self._copy = JournalCopy(self.journal.path, put) if put else None
         self.warnings: list[str] = []
         self._tracker = tracker
+        where = {"uri": located(tracker.uri), "experiment": tracker.experiment}
+        will.leave(will.TRACKED, path=str(self.journal.path), **where)
         self._tracker.when_made(self._tracked)
         self._clock = clock
         self._say = say

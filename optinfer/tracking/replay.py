@@ -7,15 +7,16 @@ whichever machine, and what a first time left half done is completed.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optinfer.errors import OptinferError
 from optinfer.tracking.events import Event, Finished, Started, Tracked, read_back
-from optinfer.tracking.journal import RECEIPT
+from optinfer.tracking.journal import RECEIPT, held
 from optinfer.tracking.mlflow_run import RECORDED, FedRun, Point, Points
-from optinfer.tracking.mlflow_store import RUN_ID, Silence, Store
+from optinfer.tracking.mlflow_store import RUN_ID, Silence, Store, reason
 
 _CUT_OFF = "cut off: the journal has no end, so its process was killed, or its machine died"
 # The tag that keeps the id which MLflow gave the run when it ran, where that is gone or elsewhere.
@@ -64,14 +65,30 @@ def story(path: Path) -> Story:
     return Story(path, start[1], start[0], tracked, last, not finished)
 
 
-def replay(told: Story, uri: str, experiment: str) -> tuple[str, bool]:
+def replay_while_it_answers(told: Story, uri: str, experiment: str) -> str:
+    """Bring a journal to MLflow in the time that the end of a job has; return why it is not all there, "" if it is."""
+    silence, whys = Silence(), [""]
+
+    def work() -> None:
+        try:
+            with held(told.path.parent).acquire(timeout=0):
+                replay(told, uri, experiment, silence)
+        except Exception as error:  # as it is whatever MLflow raises, and all of it is said
+            whys.append(reason(uri, error))
+
+    thread = threading.Thread(target=work, name="optinfer-mlflow", daemon=True)
+    thread.start()
+    return silence.outwait(thread) or whys[-1]
+
+
+def replay(told: Story, uri: str, experiment: str, silence: Silence | None = None) -> tuple[str, bool]:
     """Bring a journal to MLflow; return MLflow's id of the run, and whether anything was missing there.
 
     Raises:
         OptinferError: the run was deleted there.
         Exception: whatever MLflow raises.
     """
-    store = Store(uri, experiment, Silence())
+    store = Store(uri, experiment, silence or Silence())
     named = told.tracked.mlflow_run_id if told.tracked else None
     found = store.run_of(told.run_id, keep=named) or (store.run(named) if named else None)
     if found is not None and found.info.lifecycle_stage == "deleted":

@@ -214,9 +214,9 @@ def _sample(bench: Workbench, fragments: Sequence[Fragment]) -> Sample:
     source, wanted = bench.config.source, bench.config.tuning.sample_rows
     skip = source.on_bad_file == "quarantine"
     reader = bench.sample.reader(source.columns_read)
-    rows = draw(fragments, reader, source.columns_read, wanted, 0, skip).gate
+    rows = draw(fragments, reader, bench.sample.never_null, wanted, 0, skip).gate
     # Half a stride further: other fragments, where there are enough of them.
     others = fragments[len(fragments) // 32 :]
-    check = draw(others, reader, source.columns_read, wanted * _CHECK_ROWS, 0, skip).gate
+    check = draw(others, reader, bench.sample.never_null, wanted * _CHECK_ROWS, 0, skip).gate
     lengths = bench.sample.lengths_of(rows)
     return Sample(rows, lengths, bench.sample.lengths_of(check) if lengths.mean else Lengths())

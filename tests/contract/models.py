@@ -20,13 +20,18 @@ TEXTS = ["a game", "", "a library for reading tables " * 5, "drivers", None]
 
 @dataclass(frozen=True)
 class Case:
-    """A model of one family, a table with its roles whose last row cannot be scored, and a column of a wrong type."""
+    """A model of one family, a table with its roles whose last row cannot be scored, and a column of a wrong type.
+
+    `backend` loads the model as it is, `exported` is the variant that makes ONNX of it.
+    """
 
     family: str
     model: Artifact
     table: pa.Table
     wrong: pa.Array | None
     settings: dict[str, Any] = field(default_factory=dict)
+    backend: str = "torch"
+    exported: str = "onnx-fp32"
 
 
 def text_embedding(folder: Path) -> Case:
@@ -86,11 +91,22 @@ def tensor(folder: Path) -> Case:
     return Case("tensor", located(folder / "model.pt2", "tensor"), table, pa.array(["text"]))
 
 
+def tabular(folder: Path) -> Case:
+    import skops.io
+    from sklearn.linear_model import LogisticRegression
+
+    rows = np.random.default_rng(0).normal(size=(40, 4))
+    skops.io.dump(LogisticRegression().fit(rows, rows[:, 0] > 0), folder / "model.skops")
+    table = pa.table({"features": pa.array([*rows[:5].tolist(), None], pa.list_(pa.float32(), 4))})
+    model = located(folder / "model.skops", "tabular")
+    return Case("tabular", model, table, pa.array(["text"]), backend="pyfunc", exported="onnx-tabular")
+
+
 def custom(folder: Path) -> Case:
     settings = {"class": "optinfer_custom:Lengths"}
     return Case("custom", located(folder, "custom", **settings), pa.table({"text": TEXTS}), None, settings)
 
 
 CASES: dict[str, Callable[[Path], Case]] = {
-    f.__name__: f for f in (text_embedding, text_classification, image_classification, tensor, custom)
+    f.__name__: f for f in (text_embedding, text_classification, image_classification, tensor, tabular, custom)
 }

@@ -20,7 +20,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from optinfer.data.lease import Holder, described, holder
-from optinfer.data.lock import RunLock
+from optinfer.data.lock import RunLock, give_free_of_the_dead
 from optinfer.data.storage import Folder
 from optinfer.errors import OutputConflictError, QuarantineError, StorageError
 from optinfer.system.outages import Waiting
@@ -54,6 +54,29 @@ def test_a_lock_is_gone_when_its_run_fails(folder: Folder) -> None:
     with pytest.raises(RuntimeError, match="boom"), RunLock(folder):
         raise RuntimeError("boom")
     assert holder(folder) is None
+
+
+def test_a_finished_output_is_given_free_of_a_dead_run_and_of_no_live_one(folder: Folder) -> None:
+    command = [sys.executable, "-m", "tests.data.holding", folder.url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "held\n"
+        give_free_of_the_dead(folder)
+        assert holder(folder) is not None, "it lives"
+        other.kill()
+        other.wait()
+    held = holder(folder)
+    assert held is not None, "a process that is killed gives nothing free"
+    for elsewhere in (True, False):
+        place = "another machine's" if elsewhere else held.place
+        folder.put("_optinfer/lease/00000001.json", json.dumps(replace(held, place=place).as_dict()).encode())
+        give_free_of_the_dead(folder)
+        assert (holder(folder) is None) is not elsewhere
+    assert folder.read(LOCK) is None
+
+    folder.put(LOCK, json.dumps(held.as_dict()).encode())  # it was killed after it had let go of the rest
+    give_free_of_the_dead(folder)
+    assert folder.read(LOCK) is None
 
 
 def test_a_second_run_is_refused_while_the_first_lives(folder: Folder) -> None:

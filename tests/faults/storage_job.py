@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -68,9 +69,10 @@ class Commands:
         die_at: int = -1,
         replicas: bool = False,
         refused: Mapping[str, int] | None = None,
+        verb: str = "run",
         **environment: str,
     ) -> BaseProcess:
-        """Start a run of a job.
+        """Start a run of a job, or what else is to be done with it.
 
         Args:
             watched: folder whose operations are counted.
@@ -88,7 +90,7 @@ class Commands:
         )
         inherited = {name: os.environ[name] for name in names if name in os.environ}
         watch = Watch(watched, self._counted, die_at, replicas) if watched else None
-        command = ["run", str(job), "--json"]
+        command = [verb, str(job), "--json"]
         arguments = ({**inherited, **environment}, command, self._said, watch, refused or {})
         process = self._context.Process(target=_run, args=arguments)
         process.start()
@@ -157,6 +159,7 @@ def _run(
     environment: dict[str, str], arguments: list[str], said: Path, watch: Watch | None, refused: Mapping[str, int]
 ) -> None:
     os.environ.update(environment)
+    tempfile.tempdir = None  # as it was found in the process that this one is forked from
     stream = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(stream, 1)
     os.dup2(stream, 2)

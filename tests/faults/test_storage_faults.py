@@ -143,15 +143,27 @@ def quiet(bench: Bench, **options: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def here(make_bench: MakeBench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def quiet_here(make_bench: MakeBench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder = tmp_path_factory.mktemp("here")
     bench = make_bench(str(folder / "table.parquet"), str(folder / "out"))
     quiet(bench, watched=bench.sink)
     return bench
 
 
+@pytest.fixture
+def here(quiet_here: Bench) -> Bench:
+    quiet_here.empty()  # of what a test before this one left when it failed
+    return quiet_here
+
+
+@pytest.fixture
+def on_s3(quiet_on_s3: Bench) -> Bench:
+    quiet_on_s3.empty()
+    return quiet_on_s3
+
+
 @pytest.fixture(scope="module")
-def on_s3(make_bench: MakeBench, s3_endpoint: str) -> Iterator[Bench]:
+def quiet_on_s3(make_bench: MakeBench, s3_endpoint: str) -> Iterator[Bench]:
     fsspec.filesystem("s3").mkdir("storage-faults")
     with flaky_store.in_front_of(s3_endpoint) as store:
         bench = make_bench("s3://storage-faults/table.parquet", "s3://storage-faults/out")
@@ -165,16 +177,27 @@ def moments(operations: int, seed: int) -> list[int]:
     return list(every) if ALL else sorted(random.Random(seed).sample(every, KILLS))
 
 
+def died(bench: Bench, at: int, ended: Ended) -> bool:
+    """Tell whether a run died as it was to; it may have had less to do: pieces of its journal and beats take turns."""
+    if ended.code == 0:
+        bench.require_whole(ended)
+        return False
+    assert ended.code == -signal.SIGKILL, (at, ended.said)
+    return True
+
+
 def test_a_local_job_is_killed_at_its_operations_and_goes_on(here: Bench) -> None:
     """Before each; after each is before the next, as nothing else is kept anywhere between them."""
     assert here.operations > 80
+    kills = 0
     for at in moments(here.operations, 1):
         killed = here.run(watched=here.sink, die_at=at)
-        assert killed.code == -signal.SIGKILL, (at, killed.said)
+        kills += died(here, at, killed)
         if not (Path(here.sink) / "_SUCCESS").exists():
             assert not (Path(here.sink) / "_optinfer" / "ended.json").exists()
         here.require_whole(here.run())
         here.empty()
+    assert kills >= min(len(moments(here.operations, 1)), 80)
 
 
 def test_a_replica_is_killed_at_its_operations_and_is_replaced(here: Bench) -> None:
@@ -205,16 +228,18 @@ def test_a_job_on_a_disk_without_hard_links_is_done_and_one_that_cannot_be_safe_
 def test_a_job_on_s3_is_killed_at_its_requests_and_goes_on(on_s3: Bench, done: bool) -> None:
     store = on_s3.store
     assert store is not None
+    kills = 0
     for at in moments(on_s3.operations, 2 + done):
         store.asked.clear()
         store.meets = lambda method, path, headers, number=at: len(store.asked) == number + 1
         process = on_s3.start()
         store.forever = flaky_store.killing(process, done)
         killed = on_s3.commands.ended(process)
-        assert killed.code == -signal.SIGKILL, (at, store.asked[-1], killed.said)
+        kills += died(on_s3, at, killed)
         store.forever = None
         on_s3.require_whole(on_s3.run())
         on_s3.empty()
+    assert kills >= min(len(moments(on_s3.operations, 2 + done)), 80)
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))

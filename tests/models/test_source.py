@@ -21,6 +21,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from optinfer.config import ModelConfig
 from optinfer.errors import ConfigError, OptinferError
 from optinfer.families import FAMILIES
 from optinfer.models import source as model_source
@@ -228,6 +229,18 @@ class TestMLflow:
 
         with mlflow.start_run():
             return mlflow.onnx.log_model(model, name="model", registered_model_name=name, pip_requirements=[])
+
+    def test_an_alias_is_looked_up_in_the_store_that_the_job_names(
+        self, client: Any, store: Path, own_store: str
+    ) -> None:
+        import mlflow
+
+        self.log(product(), "named")
+        client.set_registered_model_alias("named", "champion", "1")
+        mlflow.set_tracking_uri(own_store)  # this process's own, which has no such model
+        config = ModelConfig(path="models:/named@champion", family="tensor")
+        model = model_source.locate(config, f"sqlite:///{store / 'mlflow.db'}")
+        assert model.format == "onnx"
 
     def test_an_alias_that_moves_brings_the_other_model(self, client: Any) -> None:
         self.log(product(), "moving")
