@@ -1,7 +1,7 @@
 # Every target takes VENV= (where the environment is) and PYTHON= (what creates it).
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-EXTRAS := demo,delta,torchao,image,trees,plot,schedule,lineage,bench,dev
+EXTRAS := demo,ctranslate2,delta,torchao,image,trees,plot,schedule,lineage,bench,dev
 
 # The demo's artifacts and MLflow file stay in the checkout, not in the home folder.
 OPTINFER_HOME ?= $(CURDIR)/.optinfer
@@ -24,7 +24,7 @@ STAMP := $(VENV)/.optinfer-installed
 MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-cluster demo-classifier optimize test fuzz audit test-cluster conformance fuzz-protocol soak-changes soak-schedule soak-storage docs lint bench bench-growth bench-plan bench-scale bench-processes bench-outages bench-images bench-tables ui clean audit-secrets
+.PHONY: help install demo demo-cluster demo-classifier optimize test fuzz audit test-cluster conformance fuzz-protocol soak-changes soak-schedule soak-storage docs lint bench bench-growth bench-plan bench-scale bench-processes bench-outages bench-images bench-tables ui clean audit-secrets bench-auto
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -125,6 +125,9 @@ bench-processes: install ## CPU seconds of a job by process; SOURCE= BENCH_ARGS=
 
 bench-outages: install ## seconds that MLflow's outages cost a job, in a table; BENCH_ARGS="--repeats 1"
 	"$(VENV)/bin/python" -m tests.tracking.outages $(BENCH_ARGS)
+
+bench-auto: install ## how a cold `variant: auto` decides: seconds and CPU seconds by step; BENCH_ARGS=--exhaustive
+	$(BENCH)auto.py $(TABLE) $(BENCH_ARGS)
 
 bench-images: install $(MODELS) ## photos to classes against the raw loop that decodes; BENCH_ARGS=
 	$(BENCH)images.py $(BENCH_ARGS)

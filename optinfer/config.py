@@ -89,7 +89,8 @@ class SourceConfig(_Part):
     )
     limit: PositiveInt | None = Field(
         None,
-        description="score only the first rows",
+        description="score only the first rows. Variants are judged on a sample of the whole table all the same, so a "
+        "trial builds and proves what the job then uses",
     )
     on_bad_file: Literal["raise", "quarantine"] = Field(
         "raise",

@@ -82,6 +82,7 @@ class Backend:
         requires: modules that must be installed; `extra` of optinfer brings them.
         unavailable: (device) -> why this machine has none to run on, with the fix; None where it has. Cheap.
         prepares_each_shape: a new shape of inputs costs far more than a known one.
+        compiles: the first call takes a compiler's time.
     """
 
     formats: tuple[str, ...]
@@ -91,6 +92,7 @@ class Backend:
     extra: str | None = None
     unavailable: Callable[[str], str | None] = _available
     prepares_each_shape: bool = False
+    compiles: bool = False
 
     @property
     def devices(self) -> tuple[str, ...]:

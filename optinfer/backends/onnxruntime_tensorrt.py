@@ -161,5 +161,6 @@ backend = Backend(
     requires=("onnxruntime",),
     max_batch_tokens={"cuda": 65536},
     unavailable=unavailable,
+    compiles=True,
     load=load,
 )

@@ -167,5 +167,6 @@ backend = Backend(
     requires=("torch", "transformers"),
     max_batch_tokens={"cpu": 1024, "cuda": 65536},
     unavailable=unavailable,
+    compiles=True,
     load=load,
 )

@@ -21,12 +21,14 @@ from optinfer.errors import NoVariantError
 @click.option("--variants", "names", metavar="A,B,...", help="Try only these; default: all that fit.")
 @click.option("--register", metavar="NAME", help="Log the winner as this MLflow model; any pyfunc client can load it.")
 @click.option("--plot", metavar="FILE.png", help="Where the plot goes; default: beside the journal.")
+@click.option("--again", is_flag=True, help="Measure anew what was measured before; what was built is kept.")
 def optimize(
     job: str,
     overrides: tuple[str, ...],
     logical_date: date | None,
     as_json: bool,
     address: str | None,
+    again: bool,
     **given: str | None,
 ) -> None:
     """Build, measure and compare the variants of a job's model on the job's own rows; score nothing.
@@ -42,7 +44,7 @@ def optimize(
     wanted = None if names is None else [name.strip() for name in names.split(",") if name.strip()]
     executor = None if address is None else OnRay(address)
     config = load_job(job, overrides, logical_date)
-    record = optimize_job(config, wanted, given["register"], given["plot"], say, executor)
+    record = optimize_job(config, wanted, given["register"], given["plot"], say, executor, again)
     answer(record, as_json, optimize_text)
     if record.winner is None:
         sys.exit(NoVariantError.exit_code)

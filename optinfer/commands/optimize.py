@@ -40,6 +40,7 @@ def optimize(
     plot: str | None = None,
     say: Callable[[str], None] = lambda line: None,
     executor: Executor | None = None,
+    again: bool = False,
 ) -> OptimizeRecord:
     """Compare variants on a sample of the job's rows and return the record that `optinfer optimize --json` prints.
 
@@ -50,6 +51,7 @@ def optimize(
         plot: where the PNG goes; None puts it beside the journal.
         say: is told, line by line, what is going on.
         executor: variants are measured on a node of its kind that would score; None measures this machine.
+        again: measure anew what was measured before: on a machine that was busy then, say.
 
     Raises:
         ConfigError: the job cannot work, or a name is no variant.
@@ -62,8 +64,9 @@ def optimize(
     run_id = new_run_id()
     with executor or nullcontext(), recorder_of(config.tracking, run_id, say) as recorder:
         recorder.event(Started(run_name=f"{config.name} optimize", params=job.params, tags={"optinfer.run_id": run_id}))
-        bench = job.bench(say)
-        prover = executor.prover(job.proving, say) if executor else Here(bench)
+        proving = replace(job.proving, again=again)
+        bench = proving.bench(say)
+        prover = executor.prover(proving, say) if executor else Here(bench)
         results = list(_measured(prover, names, recorder, say))
         record = replace(_record(job, run_id, bench.sample.gate.num_rows, results), journal=str(recorder.journal.path))
         place = Path(plot) if plot else recorder.folder / "pareto.png"

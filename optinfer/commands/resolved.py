@@ -64,7 +64,7 @@ class Resolved:
     @property
     def proving(self) -> Proving:
         """Return what the job's variants are proved with, wherever that is."""
-        return Proving(self.subject, self.plan.fragments, kept.lookup, APART)
+        return Proving(self.subject, self.plan.sample_from, kept.lookup, APART)
 
     def bench(self, say: Callable[[str], None] = lambda line: None) -> Workbench:
         """Return the bench on which the job's variants are built and proved here; it draws the sample."""

@@ -159,4 +159,4 @@ def _announce(proved: Pools, failed: dict[str, str], run: _Run) -> None:
             f"placement.cpu_variant is left out: {first.variant.name} runs on the CPUs of all nodes itself"
         )
     run.summary.mark("prepare")
-    run.books.recorder.selected(first.variant.name, first.not_chosen)
+    run.books.recorder.selected(first.variant.name, first.not_chosen, first.why_not)

@@ -136,6 +136,7 @@ class Summary:
             quarantine_reasons=dict(tally.reasons.most_common(100)),
             bad_files=tuple(BadFile(path=redact(path), reason=why) for path, why in job.plan.bad_files),
             variants_not_chosen=dict(self._first.not_chosen) if self._first else {},
+            variants_not_chosen_why={name: str(why) for name, why in self._first.why_not} if self._first else {},
             warnings=tuple(recorder.warnings),
             journal=str(recorder.journal.path),
         )

@@ -26,6 +26,9 @@ _MOST_FRAGMENTS = 100_000
 # fragment left when the others have nothing.
 _ENDS = 1 / 16
 _PIECES = 4
+# A sample is drawn from so many places of a table, of so many rows at most.
+_PLACES = 16
+_PLACE_ROWS = 1024
 # A fragment takes seconds with a model of up to this size; a larger one gets fewer rows, in proportion.
 _LIGHT_MODEL_BYTES = 256e6
 _FEWEST_ROWS = 64
@@ -124,6 +127,8 @@ class Plan:
         bad_files: (path, reason) of files left out because the job says so.
         warnings: what a person should know of the table, those files included.
         version: of a table that keeps several.
+        sampled: rows from all over the table, whatever the job's limit, columns and fragments: the same table and model
+            have the same sample. None where the source does not say: then `fragments` are sampled.
     """
 
     files: tuple[SourceFile, ...]
@@ -132,10 +137,16 @@ class Plan:
     bad_files: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
     version: int | None = None
+    sampled: Fragments | None = None
 
     @property
     def rows(self) -> int:
         return self.fragments.rows
+
+    @property
+    def sample_from(self) -> Fragments:
+        """What a sample of the table is drawn from."""
+        return self.fragments if self.sampled is None else self.sampled
 
     def part_name(self, index: int) -> str:
         """Return the deterministic name of a fragment's output file."""
@@ -161,6 +172,21 @@ def rows_per_fragment(total_rows: int, wanted_rows: int) -> int:
     """Return the automatic fragment size: what is wanted; less for a small table, more for one of very many rows."""
     rows = max(min(_FLOOR_ROWS, wanted_rows), min(wanted_rows, math.ceil(total_rows / _MIN_FRAGMENTS)))
     return max(rows, math.ceil(total_rows / _MOST_FRAGMENTS))
+
+
+def places(rows: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Yield (file, start, stop) of rows from all over a table whose files have so many; each within one file."""
+    ends = np.cumsum(rows, dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    for place in range(_PLACES):
+        first, last = total * place // _PLACES, total * (place + 1) // _PLACES
+        last = min(last, first + _PLACE_ROWS)
+        for file in range(int(np.searchsorted(ends, first, "right")), len(ends)):
+            before = int(ends[file]) - rows[file]
+            if before >= last:
+                break
+            if (start := max(first - before, 0)) < (stop := min(last - before, rows[file])):
+                yield file, start, stop
 
 
 def tapered(start: int, stop: int, before: int, total: int) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""The forecast of a run, from its pools' proofs and placement, and from how long the last run took to start."""
+"""The forecast of a run, from its pools' proofs and placement, and from how long earlier runs took to start."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from optinfer.forecast.speed import (
     nodes_needed,
     price,
     speed_of,
+    startup_of,
     together,
 )
 from optinfer.optimization.pools import Pools
@@ -56,7 +57,11 @@ class Outlook:
         if self.pools is None or not self.placements:
             return forecast(rows, None, Lengths(), None, 1, None, _UNMEASURED)
         lengths = self.pools.first.lengths
-        startup = home.read_json(self._startup_file(self.pools), lambda raw: float(raw["seconds"]))
+        startup = startup_of(
+            home.read_json(self._startup_file(self.pools), _seconds),
+            home.read_json(_others_file(), _seconds),
+            self.pools.first.certificate.load_seconds,
+        )
         return forecast(rows, self._speed(self.pools), lengths, startup, _nodes(self.placements), self._price())
 
     def before_run(self, rows: int) -> Forecast:
@@ -71,10 +76,12 @@ class Outlook:
         return compared(self.of(rows), seconds, rows / seconds if seconds else 0.0, hourly)
 
     def keep_startup(self, seconds: float) -> None:
-        """Remember how long a run of this model and variant took to start, for the next forecast, if there is room."""
+        """Remember how long a run took to start, for the next forecast of this model and variant, and of others."""
         if self.pools:
+            of_machine = max(0.0, seconds - self.pools.first.certificate.load_seconds)
             with contextlib.suppress(OptinferError):  # a run that is done is done without it
                 home.put(self._startup_file(self.pools), json.dumps({"seconds": seconds}).encode())
+                home.put(_others_file(), json.dumps({"seconds": of_machine}).encode())
 
     def _startup_file(self, pools: Pools) -> Path:
         return home.home() / "startup" / f"{self.model}-{pools.first.variant.name}.json"
@@ -98,6 +105,14 @@ class Outlook:
             return own
         second, total, others = price(self.wishes, None), _nodes(self.placements), _nodes(rest)
         return None if second is None else (own * (total - others) + second * others) / total
+
+
+def _others_file() -> Path:
+    return home.home() / "startup" / "without-loading.json"
+
+
+def _seconds(raw: dict[str, float]) -> float:
+    return float(raw["seconds"])
 
 
 def _speed(prepared: Prepared, placement: Placement) -> Speed | None:

@@ -26,6 +26,29 @@ class Speed:
     lengths: Lengths = NO_LENGTHS
 
 
+@dataclass(frozen=True)
+class Startup:
+    """Seconds until the first row is scored, and where they come from."""
+
+    seconds: float
+    basis: str
+
+
+def startup_of(last: float | None, others: float | None, load_seconds: float) -> Startup | None:
+    """Return how long a run takes to start; None where none ran on this machine.
+
+    Args:
+        last: seconds of the last run of this model and variant.
+        others: seconds that the last run on this machine, of whatever model, took to start without loading its model.
+        load_seconds: of this variant, as it was certified.
+    """
+    if last is not None:
+        return Startup(last, "start-up as in the last run")
+    if others is not None:
+        return Startup(others + load_seconds, "start-up of other runs here, and this variant's certified loading")
+    return None
+
+
 def speed_of(tuned: Tuned | None, certificate: Certificate | None, replicas: int, threads: int) -> Speed | None:
     """Return the best-founded speed; a tuning record counts where its node has this many threads a replica."""
     if tuned and tuned.threads_per_replica == threads and replicas >= tuned.replicas:
@@ -60,7 +83,7 @@ def forecast(
     rows: int,
     speed: Speed | None,
     table: Lengths,
-    startup_seconds: float | None,
+    startup: Startup | None,
     nodes: int,
     cost_per_hour: float | None,
     missing: str = "",
@@ -71,23 +94,24 @@ def forecast(
         rows: rows to score.
         speed: None where nothing was measured; `missing` then says what to do.
         table: lengths of this table.
-        startup_seconds: of the last run like it, None where there was none: then it counts as nothing.
+        startup: None where nothing is known of it: then it counts as nothing, and the forecast is no promise.
         nodes: machines that are paid for.
         cost_per_hour: of one of them, None where the job does not say.
     """
+    known = startup.seconds if startup else None
     if speed is None:
         return Forecast(
-            rows=rows, seconds=None, startup_seconds=startup_seconds, rows_per_second=None, nodes=nodes, cost=None,
+            rows=rows, seconds=None, startup_seconds=known, rows_per_second=None, nodes=nodes, cost=None,
             basis=missing,
         )  # fmt: skip
     adjusted = at_lengths(speed, table)
     rate, basis = adjusted.rows_per_second, adjusted.basis
-    basis += "; start-up as in the last run" if startup_seconds is not None else "; start-up unknown, left out"
-    seconds = (startup_seconds or 0.0) + rows / rate
+    basis += f"; {startup.basis}" if startup else "; start-up unknown, left out"
+    seconds = (known or 0.0) + rows / rate
     return Forecast(
         rows=rows,
         seconds=seconds,
-        startup_seconds=startup_seconds,
+        startup_seconds=known,
         rows_per_second=rows / seconds if rows else rate,
         nodes=nodes,
         cost=cost(seconds, nodes, cost_per_hour),
@@ -122,9 +146,10 @@ def nodes_needed(replicas: int, cpus_per_replica: float, cpus: int) -> int:
 
 
 def compared(told: Forecast, seconds: float, rows_per_second: float, cost_per_hour: float | None) -> Compared:
-    """Return the forecast with what came of it."""
+    """Return the forecast with what came of it; one that left the start-up out, as unknown, has no error."""
+    judged = told.seconds is not None and told.startup_seconds is not None and seconds
     return Compared(
         **vars(told),
         actual=Actual(seconds=seconds, rows_per_second=rows_per_second, cost=cost(seconds, told.nodes, cost_per_hour)),
-        error_percent=None if told.seconds is None or not seconds else (told.seconds - seconds) / seconds * 100,
+        error_percent=((told.seconds or 0.0) - seconds) / seconds * 100 if judged else None,
     )

@@ -148,6 +148,11 @@ def _filled_in(
     )
 
 
+def known(artifact: str, key: str) -> Certificate | None:
+    """Return what was measured before of an artifact, on a sample and under conditions with this key."""
+    return kept.read(artifact, key)
+
+
 def conditions(settings: ReplicaSettings, libraries: Sequence[str]) -> dict[str, object]:
     """Return what a measurement of a replica depends on besides its artifact and its rows.
 

@@ -14,6 +14,7 @@ from optinfer.data.sources import SOURCES, Reader
 from optinfer.errors import ConfigError
 from optinfer.families import Features, as_roles
 from optinfer.inference.preparing import prepare
+from optinfer.optimization.probing import probe_rows
 from optinfer.optimization.subject import Subject
 from optinfer.records.tuning import Lengths
 
@@ -75,6 +76,20 @@ class JobSample:
         ready = prepare(self._subject.family, roles)
         assert ready.features.lengths is not None
         return Lengths.of(ready.features.lengths[ready.usable])
+
+    def micro_batches(self, kept: np.ndarray[Any, Any], most_rows: int, device: str) -> list[pa.Table]:
+        """Return a few micro-batches of the gate's rows that the model can answer, a column per role: for a probe.
+
+        Args:
+            kept: these rows.
+            most_rows: what a micro-batch may hold.
+        """
+        rows = self.roles(self.gate).take(pa.array(kept))
+        if self.features(rows.slice(0, _FIRST_ROWS)).lengths is None:
+            chosen = probe_rows(None, rows.num_rows, most_rows, device)
+        else:
+            chosen = probe_rows(self.features(rows).lengths, rows.num_rows, most_rows, device)
+        return [rows.take(pa.array(batch)) for batch in chosen]
 
     @property
     def labels(self) -> np.ndarray[Any, Any] | None:

@@ -23,18 +23,21 @@ class Proving:
     """What a bench is made of, on the node that proves; it travels.
 
     Attributes:
-        fragments: of the job's table, from which its sample is drawn.
+        fragments: of the job's table, from which its sample is drawn; no matter which of its rows the job scores.
         look_up: finds what was tuned for such a job; `trials`: where candidates are tried.
+        again: what was measured before counts for nothing.
     """
 
     subject: Subject
     fragments: Fragments
     look_up: LookUp
     trials: Trials
+    again: bool = False
 
     def bench(self, say: Say = lambda line: None) -> Workbench:
         """Return the bench on which the job's variants are built and proved; it draws the sample."""
-        return Workbench(self.subject, JobSample(self.subject, self.fragments), say, self.look_up, self.trials)
+        sample = JobSample(self.subject, self.fragments)
+        return Workbench(self.subject, sample, say, self.look_up, self.trials, self.again)
 
     def for_job(self, config: JobConfig) -> Proving:
         """Return it for a job that differs only in which variants it allows."""

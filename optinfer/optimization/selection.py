@@ -1,89 +1,25 @@
 """Which variant scores: the named one or its fallback; or, with `variant: auto`, the fastest that passes.
 
-Choosing is ordinary proving: every candidate is built, certified and judged like a named variant, so a second job on
+Choosing is ordinary proving: whoever is chosen was built, certified and judged like a named variant, so a second job on
 the same rows chooses from the certificates it finds.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from time import monotonic
 
-from optinfer.backends import BACKENDS
 from optinfer.config import AUTO
-from optinfer.errors import GateError, NoVariantError, scrubbed
-from optinfer.families import FAMILIES
-from optinfer.inference.replica import ReplicaSettings
-from optinfer.models.artifact import Artifact
-from optinfer.optimization.gate import judge
-from optinfer.optimization.time_limits import time_limits
+from optinfer.errors import GateError, NoVariantError
+from optinfer.optimization.contest import Contest, barred
+from optinfer.optimization.prepared import Prepared as Prepared
+from optinfer.optimization.prepared import Skipped as Skipped
+from optinfer.optimization.prepared import judged, prove, tried
+from optinfer.optimization.race import Why
 from optinfer.optimization.variants import BASELINES, VARIANTS, Variant, require
 from optinfer.optimization.workbench import Workbench
-from optinfer.records.binding import Bound
-from optinfer.records.proof import Certificate, GateResult
-from optinfer.records.tuning import NO_LENGTHS, Lengths, Tuned
-from optinfer.system.machine import installed
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A variant with its proof.
-
-    Attributes:
-        runtime: package -> version of what executes it where it was proved; `cpus` are of that node.
-        not_chosen: the other variants, and why.
-        tuned: what `optinfer tune` found for this variant and rows like these; `settings` have its micro-batches.
-        lengths: tokens that the sample's rows take.
-    """
-
-    variant: Variant
-    settings: ReplicaSettings
-    certificate: Certificate
-    gate: GateResult
-    runtime: Mapping[str, str]
-    cpus: int
-    not_chosen: tuple[tuple[str, str], ...] = ()
-    tuned: Tuned | None = None
-    lengths: Lengths = NO_LENGTHS
-
-    @property
-    def artifact(self) -> Artifact:
-        return self.settings.artifact
-
-    @property
-    def identity(self) -> Bound:
-        """Everything that must be the same when an output is resumed, so that it holds this variant's answers only."""
-        return Bound(
-            variant=self.variant.name,
-            artifact=self.artifact.key,
-            backend=self.variant.backend,
-            device=self.variant.device,
-            runtime=self.runtime,
-        )
-
-    @property
-    def params(self) -> dict[str, object]:
-        """Describe the variant for a tracker."""
-        return {
-            "variant": self.variant.name,
-            "techniques": self.variant.techniques,
-            "backend": self.variant.backend,
-            "precision": self.artifact.precision,
-            "device": self.variant.device,
-            "artifact": self.artifact.key,
-            "batch_invariant": self.certificate.batch_invariant,
-            "tuned": self.tuned.measured_at if self.tuned else "no",
-        }
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A variant that was not measured, and why."""
-
-    name: str
-    reason: str
+from optinfer.records.tuning import Tuned
 
 
 def candidates(bench: Workbench, only: str | None = None) -> Iterator[Prepared]:
@@ -126,25 +62,14 @@ def prove_all(
     # Then the job's own recipes: whoever wrote them wants them tried.
     for name in sorted(wanted, key=lambda n: (n != baseline, n in VARIANTS)):
         variant = bench.catalog[name]
-        if reason := variant.unavailable() or variant.unfit(bench.model.format):
-            yield Skipped(name, f"not available: {reason}")
-        elif not _on_device(bench, variant):
-            yield Skipped(name, f"runs on {variant.device}, placement.device is {bench.config.placement.device}")
+        if out := barred(bench, variant):
+            yield Skipped(name, out.reason)
         elif passed and time_budget is not None and clock() - started > time_budget:
             yield Skipped(name, "not tried: selection.time_budget was spent")
         else:
-            result = _tried(bench, variant)
+            result = tried(bench, variant)
             passed = passed or (isinstance(result, Prepared) and result.gate.passed)
             yield result
-
-
-def prove(bench: Workbench, variant: Variant, chosen_by_us: bool, tuned: Tuned | None = None) -> Prepared:
-    """Build, certify and judge one variant; `chosen_by_us` tells whether nobody named it.
-
-    With `tuned` it is proved with the micro-batches that `optinfer tune` found, as it will score.
-    """
-    settings = replace(bench.settings(variant, bench.build(variant), tuned=tuned), canary=bench.canary)
-    return _judged(bench, variant, settings, bench.certify(variant, settings), chosen_by_us, tuned)
 
 
 def known(bench: Workbench) -> Prepared | None:
@@ -152,45 +77,17 @@ def known(bench: Workbench) -> Prepared | None:
     named = bench.config.variant
     found = []
     for variant in [bench.catalog[name] for name in (_likely(bench) if named == AUTO else [named])]:
-        if variant.unavailable() or variant.unfit(bench.model.format) or not _on_device(bench, variant):
+        if barred(bench, variant):
             continue
         artifact, tuned = bench.cached(variant), _tuned_for(bench, variant)
         settings = bench.settings(variant, artifact, tuned=tuned) if artifact else None
         if settings and (certificate := bench.certificate(settings)):
-            judged = _judged(bench, variant, settings, certificate, named == AUTO, tuned)
-            found += [judged] if judged.gate.passed else []
-    return max(found, key=lambda p: (p.tuned is not None, p.certificate.rows_per_second), default=None)
-
-
-def _judged(
-    bench: Workbench,
-    variant: Variant,
-    settings: ReplicaSettings,
-    certificate: Certificate,
-    chosen_by_us: bool,
-    tuned: Tuned | None,
-) -> Prepared:
-    gate = bench.config.gate
-    strict = chosen_by_us if gate.require_batch_invariance == AUTO else bool(gate.require_batch_invariance)
-    verdict = judge(gate, certificate.fidelity, certificate.batch_invariant, strict, certificate.mismatch)
-    limits = time_limits(certificate, bench.config.batching.timeout)
-    proving = replace(settings, canaries=certificate.canaries, limits=limits)
-    return Prepared(
-        variant,
-        proving,
-        certificate,
-        verdict,
-        _runtime(variant, settings.family, bench.family.opened_by),
-        os.cpu_count() or 1,
-        tuned=tuned,
-        lengths=bench.lengths,
+            proof = judged(bench, variant, settings, certificate, named == AUTO, tuned)
+            found += [proof] if proof.gate.passed else []
+    first = _contest(bench).remembered if named == AUTO and len(found) > 1 else None
+    return max(
+        found, key=lambda p: (p.tuned is not None, p.variant.name == first, p.certificate.rows_per_second), default=None
     )
-
-
-def _runtime(variant: Variant, family: str, opened_by: Sequence[str]) -> dict[str, str]:
-    """Return what executes the variant here: packages with their versions, plugins of others with their code."""
-    required = {name: installed(name) for name in (*BACKENDS.get(variant.backend).requires, *opened_by)}
-    return required | BACKENDS.provenance(variant.backend) | FAMILIES.provenance(family)
 
 
 def rank(bench: Workbench) -> tuple[list[Prepared], list[tuple[str, str]]]:
@@ -213,20 +110,8 @@ def rank(bench: Workbench) -> tuple[list[Prepared], list[tuple[str, str]]]:
     return sorted(proved, key=lambda p: -p.certificate.rows_per_second), refused
 
 
-def _on_device(bench: Workbench, variant: Variant) -> bool:
-    return bench.config.placement.device in (AUTO, variant.device)
-
-
 def _likely(bench: Workbench) -> list[str]:
     return [name for name, variant in bench.catalog.items() if not variant.exploratory]
-
-
-def _tried(bench: Workbench, variant: Variant, tuned: Tuned | None = None) -> Prepared | Skipped:
-    try:
-        return prove(bench, variant, chosen_by_us=True, tuned=tuned)
-    except Exception as error:
-        # One candidate that cannot be built must not keep the others from being chosen.
-        return Skipped(variant.name, scrubbed(f"could not be proved: {type(error).__name__}: {error}")[:500])
 
 
 def _in_order(bench: Workbench, names: list[str]) -> Iterator[Prepared]:
@@ -257,10 +142,45 @@ def _fastest_first(bench: Workbench) -> Iterator[Prepared]:
             yield first
         else:
             failed.append((f"{first.name} as tuned", first.reason))
-    ranked, refused = rank(bench)
+    if _all_certified(bench):
+        yield from _by_certificate(bench, failed)
+    else:
+        yield from _raced(bench, failed)
+
+
+def _all_certified(bench: Workbench) -> bool:
+    """Tell whether every candidate was measured on these rows before, as `optinfer optimize` does."""
+    likely = [bench.catalog[name] for name in _likely(bench)]
+    return all(_certified(bench, variant) for variant in likely if not barred(bench, variant))
+
+
+def _certified(bench: Workbench, variant: Variant) -> bool:
+    artifact = bench.cached(variant)
+    return artifact is not None and bench.certificate(bench.settings(variant, artifact)) is not None
+
+
+def _by_certificate(bench: Workbench, failed: list[tuple[str, str]]) -> Iterator[Prepared]:
+    ranked, fell = rank(bench)
     for i, best in enumerate(ranked):
         slower = [(p.variant.name, f"slower: {_speed(p)}, {best.variant.name} {_speed(best)}") for p in ranked[i + 1 :]]
-        yield replace(best, not_chosen=(*failed, *slower, *refused))
+        yield replace(
+            best,
+            not_chosen=(*failed, *slower, *fell),
+            why_not=tuple((name, Why.SLOWER) for name, _ in slower),
+        )
+
+
+def _contest(bench: Workbench) -> Contest:
+    return Contest(bench, [bench.catalog[name] for name in _likely(bench)], lambda variant: tried(bench, variant))
+
+
+def _raced(bench: Workbench, failed: list[tuple[str, str]]) -> Iterator[Prepared]:
+    contest, found = _contest(bench), False
+    for prepared in contest:
+        found = True
+        yield replace(prepared, not_chosen=(*failed, *prepared.not_chosen))
+    if not found:
+        raise _none_passes([(one.name, one.reason) for one in contest.fallen], bench)
 
 
 def _as_tuned(bench: Workbench, tuned: Tuned) -> Prepared | Skipped:
@@ -268,7 +188,7 @@ def _as_tuned(bench: Workbench, tuned: Tuned) -> Prepared | Skipped:
     variant = bench.catalog.get(tuned.variant)
     if variant is None or (reason := variant.unavailable()):
         return Skipped(tuned.variant, "not there any more" if variant is None else str(reason))
-    result = _tried(bench, variant, tuned)
+    result = tried(bench, variant, tuned)
     if isinstance(result, Skipped):
         return result
     if not result.gate.passed:

@@ -6,7 +6,7 @@ variant can answer: it is found, counts against the variant, and the others are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from optinfer.inference.isolation import Died, IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization.baseline import Answers, answers_apart, answers_here, kept_apart, kept_here
 from optinfer.optimization.certificate import Exam, certify
+from optinfer.optimization.probing import probe_apart, probe_here
 from optinfer.records.proof import Certificate
 from optinfer.system.machine import gpu_memory_mb
 
@@ -59,16 +60,18 @@ class Trials:
         answers: (baseline's settings, rows, say) -> its answers.
         kept: (baseline's settings, rows) -> the rows that it can score.
         certify: (variant, its settings, exam, seconds that it may take) -> its certificate.
+        probe: (a variant's settings, micro-batches, seconds that it may take) -> rows per second of each pass.
     """
 
     answers: Callable[[ReplicaSettings, pa.Table, Callable[[str], None]], Answers]
     kept: Callable[[ReplicaSettings, pa.Table], np.ndarray[Any, Any]]
     certify: Callable[[str, ReplicaSettings, Exam, float], Certificate]
+    probe: Callable[[ReplicaSettings, Sequence[pa.Table], float], tuple[float, ...]]
 
 
 # Each in a process of its own, which a candidate may end; all in this one, where nothing that is tried may.
-APART = Trials(answers_apart, kept_apart, certify_apart)
-HERE = Trials(answers_here, kept_here, certify_here)
+APART = Trials(answers_apart, kept_apart, certify_apart, probe_apart)
+HERE = Trials(answers_here, kept_here, certify_here, probe_here)
 
 
 def _measured(isolated: IsolatedReplica, arguments: tuple[Any, ...], time_limit: float) -> Certificate:

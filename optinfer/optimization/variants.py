@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optinfer import plugins
@@ -56,6 +56,16 @@ class Variant:
     def techniques(self) -> str:
         return " > ".join(s.technique for s in self.steps) or "none"
 
+    @property
+    def draft(self) -> Variant | None:
+        """The same, with each step as it suffices for a probe; None where none of them is made sooner."""
+        steps = tuple(Step(s.technique, {**s.options, **TECHNIQUES.get(s.technique).draft}) for s in self.steps)
+        return None if steps == self.steps else replace(self, steps=steps)
+
+    @property
+    def calibrates(self) -> bool:
+        return any(TECHNIQUES.get(step.technique).calibrates for step in self.steps)
+
     def unavailable(self) -> str | None:
         """Return why this machine cannot build or run the variant, with the fix; None where it can."""
         backend = BACKENDS.get(self.backend)
@@ -96,6 +106,12 @@ _ALL = (
         steps=(_EXPORT, Step("openvino_int8_static")),
         backend="openvino",
         about="int8 calibrated on the job's rows, the rest in bf16 where the CPU has it",
+    ),
+    Variant(
+        name="ctranslate2-int8",
+        steps=(Step("ctranslate2_convert"),),
+        backend="ctranslate2",
+        about="text encoders in int8, a scale for each token, in CTranslate2; converted in seconds, not calibrated",
     ),
     Variant(
         name="onnx-int8-qdq",
@@ -144,6 +160,12 @@ _ALL = (
     ),
     Variant(
         name="pyfunc", backend="pyfunc", about="a table's model as its own library scores it; the baseline of these"
+    ),
+    Variant(
+        name="ctranslate2-fp32",
+        steps=(Step("ctranslate2_convert", {"quantization": "float32"}),),
+        backend="ctranslate2",
+        about="text encoders in exact arithmetic, in CTranslate2",
     ),
     Variant(name="onnx-fp32", steps=(_EXPORT,), backend="onnxruntime", about="exact arithmetic, optimized graph"),
     Variant(

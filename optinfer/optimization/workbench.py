@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -18,16 +18,16 @@ from optinfer.families import Family
 from optinfer.inference.settings import ReplicaSettings, TimeLimits
 from optinfer.models.artifact import Artifact
 from optinfer.optimization import baseline as baselines
-from optinfer.optimization import kept
 from optinfer.optimization.baseline import Answers, require_sound
-from optinfer.optimization.build import build, cached
-from optinfer.optimization.certificate import Certificate, Exam, conditions
+from optinfer.optimization.build import build, cached, keys
+from optinfer.optimization.certificate import Certificate, Exam, conditions, known
 from optinfer.optimization.job_sample import JobSample
 from optinfer.optimization.subject import Subject
 from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.trial import APART, Trials
 from optinfer.optimization.variants import BASELINES, Catalog, Variant, require
 from optinfer.records.tuning import NO_LENGTHS, Lengths, Tuned
+from optinfer.system.heartbeat import telling
 
 # (model, job, metric, lengths) -> what was tuned for such a job
 LookUp = Callable[[str, JobConfig, str, Lengths], Tuned | None]
@@ -49,6 +49,7 @@ class Workbench:
         say: Callable[[str], None],
         look_up: LookUp,
         trials: Trials = APART,
+        again: bool = False,
     ) -> None:
         """Set up the bench.
 
@@ -58,14 +59,16 @@ class Workbench:
             say: is told, line by line, what is going on.
             look_up: finds what was tuned for such a job.
             trials: where candidates are tried.
+            again: what others than this bench measured counts for nothing.
         """
         self.subject, config, model = subject, subject.config, subject.model
         # What the family makes of the files is part of what every artifact is built from.
         settings = json.dumps([_ANSWERS, config.model.family, subject.family_settings], sort_keys=True)
         self.model = replace(model, key=hashlib.sha256(f"{model.key} {settings}".encode()).hexdigest()[:16])
         self.sample = sample
-        self._say, self._look_up, self._trials = say, look_up, trials
+        self.say, self._look_up, self._trials = say, look_up, trials
         self._found: tuple[Tuned | None] | None = None
+        self._again, self._measured = again, set[tuple[str, str]]()
 
     def for_job(self, config: JobConfig) -> Workbench:
         """Return this bench for a job that differs only in which variants it allows."""
@@ -87,7 +90,8 @@ class Workbench:
         return self.subject.family
 
     def build(self, variant: Variant) -> Artifact:
-        return build(variant, self.model, self.sample.calibration_digest, lambda: self._context, self._say)
+        with telling(self.say) as tell:
+            return build(variant, self.model, self.sample.calibration_digest, lambda: self._context, tell)
 
     def cached(self, variant: Variant) -> Artifact | None:
         """Return the variant's artifact if it was built before."""
@@ -116,13 +120,13 @@ class Workbench:
 
     def certificate(self, settings: ReplicaSettings) -> Certificate | None:
         """Return what was measured of these settings before, on the same sample."""
-        return kept.read(settings.artifact.key, self._certificate_key(settings))
+        of = (settings.artifact.key, self._certificate_key(settings))
+        return None if self._again and of not in self._measured else known(*of)
 
     def certify(self, variant: Variant, settings: ReplicaSettings) -> Certificate:
-        if kept := self.certificate(settings):
-            return kept
+        if found := self.certificate(settings):
+            return found
         baseline = self.baseline
-        self._say(f"certifying {variant.name} on {self.sample.gate.num_rows} rows")
         exam = Exam(
             self.sample.roles(self.sample.gate),
             self.sample.labels,
@@ -130,9 +134,34 @@ class Workbench:
             self.metric,
             self._certificate_key(settings),
         )
-        return self._trials.certify(
-            variant.name, settings, exam, max(self.config.selection.time_budget, _SHORTEST_TRIAL)
-        )
+        with telling(self.say) as tell:
+            tell(f"certifying {variant.name} on {self.sample.gate.num_rows} rows")
+            measured = self._trials.certify(variant.name, settings, exam, self._longest_trial)
+        self._measured.add((settings.artifact.key, exam.key))
+        return measured
+
+    def probe(self, variant: Variant) -> tuple[float, ...]:
+        """Return rows per second of a few passes over a few micro-batches of the sample; build what is lacking."""
+        settings = replace(self.settings(variant, self.build(variant)), canary=self.canary)
+        with telling(self.say) as tell:
+            tell(f"probing {variant.name}", silently=True)
+            most = settings.max_batch_size or self.family.max_batch_size
+            batches = self.sample.micro_batches(self.baseline.kept, most, settings.device)
+            return self._trials.probe(settings, batches, self._longest_trial)
+
+    @property
+    def _longest_trial(self) -> float:
+        return max(self.config.selection.time_budget, _SHORTEST_TRIAL)
+
+    def race_key(self, variants: Sequence[Variant]) -> str:
+        """Identify what a race of these variants depends on."""
+        shaped_by = [
+            [v.name, *keys(v, self.model.key, self.sample.calibration_digest), self._speed_key(v)] for v in variants
+        ]
+        return hashlib.sha256(json.dumps(shaped_by).encode()).hexdigest()[:16]
+
+    def _speed_key(self, variant: Variant) -> str:
+        return self._certificate_key(self.settings(variant, self.model))
 
     @property
     def metric(self) -> str:
@@ -156,7 +185,7 @@ class Workbench:
     def _usable(self) -> Tuned | None:
         found = self._look_up(self.model.key, self.config, self.metric, self.lengths)
         if found and found.stale:
-            self._say(f"what `optinfer tune` found is not used: measured with {found.stale}; run it again")
+            self.say(f"what `optinfer tune` found is not used: measured with {found.stale}; run it again")
             return None
         return found
 
@@ -178,10 +207,11 @@ class Workbench:
         found = baselines.read(self._baseline_path)
         if found is None:
             variant, rows = BASELINES[self.model.format], self.sample.gate.num_rows
-            self._say(f"scoring {rows} sample rows with the baseline {variant}")
-            found = self._trials.answers(self._baseline_settings, self.sample.roles(self.sample.gate), self._say)
+            with telling(self.say) as tell:
+                tell(f"scoring {rows} sample rows with the baseline {variant}")
+                found = self._trials.answers(self._baseline_settings, self.sample.roles(self.sample.gate), tell)
             baselines.keep(self._baseline_path, found)
-            self._say(found.reference.said)
+            self.say(found.reference.said)
         require_sound(found, self.config.gate)
         return found
 

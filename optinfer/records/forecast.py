@@ -31,7 +31,8 @@ class Actual(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Compared(Forecast):
-    """A forecast with what came of it; `error_percent` is its excess over the actual time, None without a forecast."""
+    """A forecast with what came of it; `error_percent` is its excess over the actual time, None without a forecast
+    of all of it."""
 
     actual: Actual
     error_percent: float | None

@@ -46,6 +46,7 @@ class Manifest(Record):
     quarantine_reasons: Mapping[str, int] = field(default_factory=dict)
     bad_files: tuple[BadFile, ...] = ()
     variants_not_chosen: Mapping[str, str] = field(default_factory=dict)
+    variants_not_chosen_why: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     journal: str = ""
     parts: Inventory | None = None

@@ -70,11 +70,12 @@ class Warned(Event):
 
 @dataclass(frozen=True)
 class Selected(Event):
-    """A variant was chosen; `others` says of each of the others why not."""
+    """A variant was chosen; `others` says of each of the others why not, `why` in a word that programs read."""
 
     kind: ClassVar[str] = "selection"
     chosen: str
     others: Mapping[str, str]
+    why: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

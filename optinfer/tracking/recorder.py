@@ -119,8 +119,8 @@ class Recorder:
     def params(self, params: Params) -> None:
         self.event(ParamsKnown(params))
 
-    def selected(self, chosen: str, not_chosen: Iterable[tuple[str, str]]) -> None:
-        self.event(Selected(chosen, dict(not_chosen)))
+    def selected(self, chosen: str, not_chosen: Iterable[tuple[str, str]], why: Iterable[tuple[str, str]] = ()) -> None:
+        self.event(Selected(chosen, dict(not_chosen), {name: str(word) for name, word in why}))
 
     def warn(self, line: str) -> None:
         line = scrubbed(line)

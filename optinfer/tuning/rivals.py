@@ -9,7 +9,8 @@ from statistics import median
 
 from optinfer.config import AUTO
 from optinfer.errors import GateError, OptinferError
-from optinfer.optimization.selection import Prepared, prove, rank
+from optinfer.optimization.prepared import Prepared, prove
+from optinfer.optimization.selection import rank
 from optinfer.optimization.variants import require
 from optinfer.optimization.workbench import Workbench
 from optinfer.records.tuning import Point, Tuned

@@ -73,6 +73,13 @@ class TestComparison:
         assert not [line for line in said if line.startswith(("building", "certifying", "scoring"))]
         assert [c.certificate for c in again.candidates] == [c.certificate for c in first.candidates]
 
+    def test_again_measures_anew_what_was_measured_and_builds_nothing(self, job: Callable[..., Any]) -> None:
+        optinfer.optimize(job(), ["torch-fp32", "onnx-fp32"])
+        said: list[str] = []
+        optinfer.optimize(job(), ["torch-fp32", "onnx-fp32"], say=said.append, again=True)
+        assert {line.split()[1] for line in said if line.startswith("certifying")} == {"torch-fp32", "onnx-fp32"}
+        assert not [line for line in said if line.startswith("building")]
+
     def test_mlflow_has_a_run_for_each_variant_with_the_same_metrics(
         self, job: Callable[..., Any], tracking: str
     ) -> None:

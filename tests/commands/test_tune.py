@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from optinfer.optimization.variants import VARIANTS, Step, Variant
 from optinfer.optimization.workbench import Workbench
 from optinfer.records.text import tune_text
 from optinfer.records.tuning import NodeSpeed, TuneRecord
+from optinfer.system import home
 from optinfer.tuning.node_trials import Effort
 from tests.conftest import MakeJob, RunCli, WriteTable, everything_under
 
@@ -233,15 +235,18 @@ def test_mlflow_has_a_run_for_each_trial(job: Any, measured: Measured, tmp_path:
 @pytest.mark.usefixtures("without_ray")
 def test_a_run_has_its_forecast_beside_what_came_of_it(job: Any, measured: Measured) -> None:
     config = job(source__fragment_rows=16, placement={"cost_per_hour": {"cpu": 3.6}})
+    shutil.rmtree(home.home() / "startup", ignore_errors=True)
     measured.tune(config)
     told = optinfer.run(config).forecast
     assert told.basis.startswith("tuned on ")
-    assert told.startup_seconds is None, "nothing like it ran before"
+    assert told.startup_seconds is None, "nothing ran before"
+    assert told.error_percent is None, "what was not known is no error"
     assert told.cost == pytest.approx(told.seconds * 0.001)
     assert told.actual.seconds > 0
-    assert told.error_percent == pytest.approx((told.seconds / told.actual.seconds - 1) * 100)
     again = config.model_copy(update={"sink": config.sink.model_copy(update={"path": f"{config.sink.path}2"})})
-    assert optinfer.run(again).forecast.startup_seconds > 0
+    second = optinfer.run(again).forecast
+    assert second.startup_seconds > 0
+    assert second.error_percent == pytest.approx((second.seconds / second.actual.seconds - 1) * 100)
 
 
 def test_plan_forecasts_from_the_cache_and_says_what_to_run_where_there_is_nothing(

@@ -18,6 +18,7 @@ from optinfer.data.fragments import (
     Fragments,
     Plan,
     cut,
+    places,
     rows_for_model,
     rows_per_fragment,
     tapered,
@@ -178,3 +179,19 @@ def test_the_columns_of_a_million_fragments_take_megabytes() -> None:
 def test_part_names_sort_as_their_fragments(count: int, name: str) -> None:
     plan = Plan(files=(), fragments=fragments(*[(0, 1)] * count), schema=pa.schema([]))
     assert plan.part_name(7) == name
+
+
+@given(st.lists(st.integers(0, 40_000), max_size=40))
+def test_places_of_a_sample_are_all_over_the_table_and_share_no_row(rows: list[int]) -> None:
+    found = list(places(rows))
+    for file, start, stop in found:
+        assert 0 <= start < stop <= rows[file]
+    total = sum(rows)
+    before = [sum(rows[:file]) for file in range(len(rows))]
+    taken = [range(before[file] + start, before[file] + stop) for file, start, stop in found]
+    assert all(one.stop <= other.start for one, other in itertools.pairwise(taken))
+    assert sum(map(len, taken)) == min(
+        total, sum(min(1024, total * (i + 1) // 16 - total * i // 16) for i in range(16))
+    )
+    if total >= 16:
+        assert {total * i // 16 for i in range(16)} <= {one.start for one in taken}, "each sixteenth has its place"

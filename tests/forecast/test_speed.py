@@ -13,6 +13,7 @@ from optinfer.config import PlacementConfig
 from optinfer.execution.placing import cpus_when_tuned
 from optinfer.forecast.speed import (
     Speed,
+    Startup,
     at_lengths,
     compared,
     forecast,
@@ -20,6 +21,7 @@ from optinfer.forecast.speed import (
     per_million,
     price,
     speed_of,
+    startup_of,
     together,
 )  # fmt: skip
 from optinfer.records.forecast import Actual
@@ -30,14 +32,14 @@ SPEED = Speed(rows_per_second=100.0, basis="measured", lengths=like(90.0))
 
 
 def told(speed: Speed | None = SPEED, rows: int = 36_000, **changes: Any) -> Any:
-    given: dict[str, Any] = {"table": like(90.0), "startup_seconds": None, "nodes": 1, "cost_per_hour": None}
+    given: dict[str, Any] = {"table": like(90.0), "startup": None, "nodes": 1, "cost_per_hour": None}
     return forecast(rows, speed, **{**given, **changes})
 
 
 def test_seconds_are_startup_and_rows_by_speed() -> None:
     assert told().seconds == 360
-    assert told(startup_seconds=40.0).seconds == 400
-    assert told(startup_seconds=40.0).rows_per_second == 90
+    assert told(startup=Startup(40.0, "as in the last run")).seconds == 400
+    assert told(startup=Startup(40.0, "as in the last run")).rows_per_second == 90
     assert "start-up unknown, left out" in told().basis
 
 
@@ -61,7 +63,7 @@ def test_nothing_measured_is_no_number_and_says_what_to_run() -> None:
 @given(st.integers(1, 10**9), st.floats(1, 1e5), st.floats(0, 100))
 def test_more_rows_never_take_less_and_cost_grows_with_them(rows: int, rate: float, startup: float) -> None:
     speed = replace(SPEED, rows_per_second=rate)
-    one, two = (told(speed, n, startup_seconds=startup, cost_per_hour=1.0) for n in (rows, rows * 2))
+    one, two = (told(speed, n, startup=Startup(startup, ""), cost_per_hour=1.0) for n in (rows, rows * 2))
     assert two.seconds >= one.seconds >= startup
     assert two.cost >= one.cost
 
@@ -113,10 +115,32 @@ def test_nodes_are_as_many_as_the_replicas_fill(replicas: int, cpus: int, nodes:
 
 
 def test_the_error_is_the_forecasts_excess_over_the_actual_time() -> None:
-    record = compared(told(cost_per_hour=2.0), seconds=300.0, rows_per_second=120.0, cost_per_hour=2.0)
+    record = compared(
+        told(rows=33_000, startup=Startup(30.0, ""), cost_per_hour=2.0),
+        seconds=300.0,
+        rows_per_second=120.0,
+        cost_per_hour=2.0,
+    )
     assert record.error_percent == pytest.approx(20.0)
     assert record.actual == Actual(seconds=300.0, rows_per_second=120.0, cost=1 / 6)
     assert compared(told(None), 300.0, 120.0, None).error_percent is None
+
+
+def test_what_was_unknown_is_no_error() -> None:
+    assert compared(told(), seconds=720.0, rows_per_second=50.0, cost_per_hour=None).error_percent is None
+    known = told(startup=Startup(0.0, "measured"))
+    assert compared(known, seconds=720.0, rows_per_second=50.0, cost_per_hour=None).error_percent == pytest.approx(
+        -50.0
+    )
+
+
+def test_startup_is_known_before_the_first_run_of_a_model_from_others_here() -> None:
+    assert startup_of(12.0, 30.0, 4.0) == Startup(12.0, "start-up as in the last run")
+    of_others = startup_of(None, 9.0, 4.0)
+    assert of_others is not None
+    assert of_others.seconds == 13.0
+    assert "start-up of other runs here" in told(startup=of_others).basis
+    assert startup_of(None, None, 4.0) is None
 
 
 def test_two_variants_beside_each_other_are_as_fast_as_both_each_on_rows_of_the_tables_lengths() -> None:

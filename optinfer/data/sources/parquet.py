@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from optinfer.config import SourceConfig
 from optinfer.data.footer import Footer, read_footer
-from optinfer.data.fragments import Fragments, Partition, Plan, SourceFile, cut, rows_per_fragment, tapered
+from optinfer.data.fragments import Fragments, Partition, Plan, SourceFile, cut, places, rows_per_fragment, tapered
 from optinfer.data.listing import SUFFIXES, list_source
 from optinfer.data.partitions import partitions, with_partitions
 from optinfer.data.patience import PATIENT, Patience
@@ -76,9 +76,11 @@ def plan_files(
     total = min(sum(f.file.rows for f in files), source.limit or 2**62)
     ranges = _ranges([f.groups for f in files], source, total, wanted_rows)
     casts = [cast_of(found, schema, columns) for _, found in schemas]
+    of_table = [f.file for f in files]
     return Plan(
-        files=tuple(f.file for f in files),
-        fragments=_columns(ranges, [f.file for f in files], by_path, casts),
+        files=tuple(of_table),
+        fragments=_columns(ranges, of_table, by_path, casts),
+        sampled=_sampled(of_table, by_path, casts),
         schema=schema,
         bad_files=tuple(bad),
         warnings=tuple(f"{redact(path)} is left out: {why}" for path, why in bad),
@@ -122,6 +124,15 @@ def _ranges(
             pieces = tapered(start, stop, before, total) if automatic else [(start, stop)]
             yield from ((index, a, b) for a, b in pieces if b > a)
             before += stop - start
+
+
+def _sampled(files: Sequence[SourceFile], by_path: dict[str, Partition], casts: Sequence[str]) -> Fragments:
+    """Return what a sample is drawn from; of the files only those that it is in, as it travels."""
+    chosen = list(places([file.rows for file in files]))
+    used = sorted({file for file, _, _ in chosen})
+    at = {file: place for place, file in enumerate(used)}
+    ranges = [(at[file], start, stop) for file, start, stop in chosen]
+    return _columns(ranges, [files[file] for file in used], by_path, [casts[file] for file in used])
 
 
 def _columns(

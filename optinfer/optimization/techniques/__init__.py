@@ -74,6 +74,7 @@ class Technique:
         requires: modules that must be installed; `extra` of optinfer brings them.
         calibrates: the job's rows shape the result.
         defaults: options, each with what it is where nobody says.
+        draft: options with which the result runs as fast, is made sooner, and answers worse: enough for a probe.
         convert: (torch module, what the change recorded, device) -> the module, for a change that is made whenever the
             model is loaded.
     """
@@ -85,6 +86,7 @@ class Technique:
     extra: str | None = None
     calibrates: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    draft: Mapping[str, Any] = field(default_factory=dict)
     convert: Callable[[Any, dict[str, Any], str], Any] | None = None
 
 

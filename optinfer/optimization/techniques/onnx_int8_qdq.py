@@ -73,5 +73,6 @@ technique = Technique(
     # `smoothing` is SmoothQuant's alpha, 0 for none. `reduce_range: auto` keeps weights to 7 bits on CPUs without VNNI:
     # their 8-bit products saturate.
     defaults={"rows": 128, "smoothing": 0.7, "reduce_range": "auto"},
+    draft={"rows": 8},
     run=run,
 )

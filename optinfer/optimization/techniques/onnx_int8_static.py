@@ -48,5 +48,6 @@ technique = Technique(
     # convolutions.
     # `reduce_range: auto` keeps weights to 7 bits on CPUs without VNNI.
     defaults={"rows": 128, "model_type": "auto", "reduce_range": "auto"},
+    draft={"rows": 8},
     run=run,
 )

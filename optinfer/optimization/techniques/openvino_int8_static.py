@@ -35,5 +35,6 @@ technique = Technique(
     # What stays unquantized computes in bf16 where the CPU has it: with int8 matrices, fp32 would be the slowest part.
     # `reduce_range: auto` keeps weights to 7 bits on CPUs without VNNI.
     defaults={"rows": 128, "inference_precision": "bf16", "reduce_range": "auto"},
+    draft={"rows": 8},
     run=run,
 )
