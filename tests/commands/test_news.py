@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,12 @@ from optinfer import errors
 from optinfer.commands.news import News
 from optinfer.system import home
 from optinfer.tracking.journal import read
-from tests.conftest import MakeJob, RunCli, WriteTable
+from tests.conftest import MakeJob, RunCli, WriteJob, WriteTable
 from tests.tracking.endpoint import DRIPPING, NEVER, Endpoint, endpoint
 
 pytestmark = pytest.mark.usefixtures("fake_variant", "without_ray")
 
 SECRET = "sh-it-is-a-s3cret"
-WriteJob = Callable[..., Path]
 
 
 @pytest.fixture

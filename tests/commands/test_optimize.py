@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import optinfer
 from optinfer.commands.optimize import pareto
 from optinfer.errors import ConfigError
-from tests.conftest import REPO, MakeJob, RunCli, WriteTable
+from tests.conftest import MODEL, REPO, MakeJob, RunCli, WriteTable
 
 NAMES = ["torch-fp32", "onnx-fp32", "onnx-int8-dynamic", "onnx-int4-weights"]
 points = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12)
@@ -47,6 +47,7 @@ def job(make_job: MakeJob, table: Path, tmp_path: Path, tracking: str) -> Any:
     changes = {
         "gate": {"min": 0.99, "sample_rows": 16},
         "variant": "auto",
+        "model__path": MODEL,
         "tracking": {"experiment": "o", "uri": tracking},
     }
     return lambda **more: make_job(table, tmp_path / "out", **{**changes, "model__max_length": 64, **more})

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from optinfer.models.artifact import Artifact
-from tests.conftest import located
+from tests.conftest import located, write_shallow
 
 TEXTS = ["a game", "", "a library for reading tables " * 5, "drivers", None]
 
@@ -35,7 +35,7 @@ class Case:
 
 
 def text_embedding(folder: Path) -> Case:
-    return Case("text-embedding", located(), pa.table({"text": TEXTS}), pa.array([1, 2]))
+    return Case("text-embedding", located(write_shallow(folder / "model")), pa.table({"text": TEXTS}), pa.array([1, 2]))
 
 
 def text_classification(folder: Path) -> Case:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from optinfer.data.fragments import Plan
 from optinfer.data.listing import list_source
 from optinfer.data.sources.parquet import plan as plan_source
 from optinfer.errors import ConfigError, SourceError
-from tests.conftest import MakeJob, RunCli, WriteTable, job_settings
+from tests.conftest import RunCli, WriteJob, WriteTable
 from tests.data import flaky_store
 from tests.data.flaky_store import FlakyStore
 
@@ -199,12 +198,11 @@ def test_a_pattern_takes_the_folders_it_matches_whole(tmp_path: Path, bucket: st
 
 @pytest.mark.usefixtures("without_ray", "fake_variant")
 def test_plan_and_run_say_what_is_left_out(
-    tmp_path: Path, write_table: WriteTable, run_cli: RunCli, make_job: MakeJob
+    tmp_path: Path, write_table: WriteTable, run_cli: RunCli, write_job: WriteJob
 ) -> None:
     write_table(tmp_path / "in" / "part-00000", rows=8)
     write_table(tmp_path / "in" / "part-00001.parquet", rows=0)  # nothing to prove or to score, all else is said
-    job = tmp_path / "job.yaml"
-    job.write_text(json.dumps(job_settings(tmp_path / "in", tmp_path / "out")))
+    job = write_job(tmp_path / "in", tmp_path / "out")
     for command in ("plan", "run"):
         code, out, err = run_cli(command, job)
         assert (code, "1 file (part-00000) in" in (err if command == "run" else out + err)) == (0, True), err

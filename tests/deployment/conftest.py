@@ -9,7 +9,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ import yaml
 
 from optinfer.deployment.schedule import Rendered, Wanted, schedule
 from optinfer.deployment.targets import TARGETS, Options
-from tests.conftest import PLUGINS, REPO, jobs_api_answers, wait_until
+from tests.conftest import PLUGINS, REPO, free_ports, jobs_api_answers, wait_until
 
 # Whatever a head starts inherits it: those are its processes, and no others are ended.
 _MARK = "OPTINFER_TEST_HEAD"
@@ -98,14 +97,6 @@ class Head:
 
     def wait_until_it_answers(self) -> None:
         wait_until(lambda: jobs_api_answers(self.address), "the Jobs API")
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def _marked(process: psutil.Process, folder: str) -> bool:

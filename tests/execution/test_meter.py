@@ -10,18 +10,14 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import REPO
+from tests.conftest import REPO, free_ports
 from tests.execution.metered import FRAGMENT_ROWS, NULLS, ROWS, total
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tests.execution.metered", str(tmp_path_factory.mktemp("metered")), str(port)]
+    folder, (port,) = tmp_path_factory.mktemp("metered"), free_ports(1)
+    command = [sys.executable, "-m", "tests.execution.metered", str(folder), str(port)]
     ended = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0, ended.stderr[-3000:]
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])

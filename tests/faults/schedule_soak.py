@@ -38,7 +38,7 @@ import psutil
 import pyarrow.parquet as pq
 from croniter import croniter
 
-from tests.conftest import MODEL, REPO
+from tests.conftest import MODEL, REPO, wait_until
 
 FIRST = date(2026, 1, 1)
 OVERLAP, MISSED, KILLED = 2, 3, 4
@@ -129,16 +129,18 @@ class Soak:
     def kill_when_committed(self, tick: Tick, number: int) -> None:
         """Kill the night's program once it has committed rows, and is not through."""
         out = self.folder / "out" / name(number)
-        while tick.code is None:
-            if len(list(out.glob("part-*.parquet"))) >= 3:
-                for process in psutil.Process(tick.process.pid).children(recursive=True) if tick.process else ():
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        if process.cmdline()[1:4] == ["-m", "optinfer", "run"]:
-                            process.kill()
-                            print(f"{datetime.now(UTC):%H:%M:%S} night {number}: killed", file=sys.stderr)
-                            return
-            time.sleep(0.05)
-        raise AssertionError(f"night {number} was through before it could be killed")
+
+        def program() -> psutil.Process | None:  # the one that scores
+            assert tick.code is None, f"night {number} was through before it could be killed"
+            begun = tick.process and len(list(out.glob("part-*.parquet"))) >= 3
+            for process in psutil.Process(tick.process.pid).children(recursive=True) if begun else ():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if process.cmdline()[1:4] == ["-m", "optinfer", "run"]:
+                        return process
+            return None
+
+        wait_until(program, f"night {number} commits rows", 600).kill()
+        print(f"{datetime.now(UTC):%H:%M:%S} night {number}: killed", file=sys.stderr)
 
     def judged(self, number: int) -> dict[str, object]:
         """Hold a night's output against its source, with a reader that knows nothing of either."""

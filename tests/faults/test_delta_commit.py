@@ -11,10 +11,9 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 import pytest
-import yaml
 from deltalake import DeltaTable
 
-from tests.conftest import REPO, WriteTable, job_settings
+from tests.conftest import REPO, WriteJob, WriteTable
 
 ROWS = 20_000
 
@@ -26,15 +25,11 @@ def ids() -> list[str]:
 
 @pytest.mark.parametrize("moment", ["before", "during", "after"])
 def test_a_commit_that_was_killed_is_in_the_log_once(
-    tmp_path: Path, write_table: WriteTable, ids: list[str], moment: str
+    tmp_path: Path, write_table: WriteTable, write_job: WriteJob, ids: list[str], moment: str
 ) -> None:
     columns = {"id": pa.array(ids), "text": pa.array([f"text {i % 50}" for i in range(ROWS)])}
-    source, sink, job = (
-        write_table(tmp_path / "table.parquet", columns=columns),
-        tmp_path / "out",
-        tmp_path / "job.yaml",
-    )
-    job.write_text(yaml.safe_dump(job_settings(source, sink, sink__format="delta", source__fragment_rows=2000)))
+    source, sink = write_table(tmp_path / "table.parquet", columns=columns), tmp_path / "out"
+    job = write_job(source, sink, sink__format="delta", source__fragment_rows=2000)
     command = [sys.executable, "-m", "tests.faults.delta_commit", str(job)]
     killed = subprocess.run([*command, moment], cwd=REPO, capture_output=True, text=True, timeout=240)
     assert killed.returncode == -signal.SIGKILL, killed.stderr

@@ -26,10 +26,9 @@ from optinfer.inference.replica import Replica
 from optinfer.optimization.variants import VARIANTS, Variant
 from optinfer.system import home
 from optinfer.tracking.journal import read
-from tests.conftest import MakeJob, RunCli, WriteTable, everything_under, read_rows
+from tests.conftest import MakeJob, RunCli, WriteJob, WriteTable, everything_under, read_rows
 from tests.data.flaky_store import FlakyStore
 
-WriteJob = Callable[..., Path]
 # The program in a process of its own, with the shell saying what becomes of its streams.
 _PROGRAM = f"{sys.executable} -m optinfer"
 

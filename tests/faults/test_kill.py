@@ -17,7 +17,7 @@ import pytest
 import optinfer
 from optinfer.data.output import Output
 from optinfer.tracking.journal import read
-from tests.conftest import MakeJob, WriteTable, wait_until
+from tests.conftest import MakeJob, WriteJob, WriteTable, wait_until
 from tests.faults.conftest import Driver, StartDriver
 
 pytestmark = pytest.mark.slow
@@ -25,8 +25,6 @@ pytestmark = pytest.mark.slow
 ROWS = 400
 # Replicas wait after this many micro-batches, so a kill lands half way on a machine of any speed.
 HOLD_AFTER = 20
-
-WriteJob = Callable[..., Path]
 
 
 @pytest.fixture

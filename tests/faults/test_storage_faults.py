@@ -102,7 +102,7 @@ MakeBench = Callable[[str, str], Bench]
 
 
 @pytest.fixture(scope="module")
-def make_bench(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> MakeBench:
+def make_bench(commands: Commands, tmp_path_factory: pytest.TempPathFactory, shallow: Path) -> MakeBench:
     """Return a function from where rows come from and go to, to a job of which all is proved already."""
     folder = tmp_path_factory.mktemp("bench")
 
@@ -111,7 +111,8 @@ def make_bench(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> 
         with fsspec.open(source, "wb") as file:
             pq.write_table(pa.table({"id": [f"r{i}" for i in range(ROWS)], "text": texts}), file)
         job = folder / f"{hashlib.sha256(sink.encode()).hexdigest()[:8]}.yaml"
-        job.write_text(yaml.safe_dump(job_settings(source, sink, sink__error_threshold=10)))
+        settings = job_settings(source, sink, model__path=str(shallow), sink__error_threshold=10)
+        job.write_text(yaml.safe_dump(settings))
         return Bench(commands, job, sink, folder / "home")
 
     return make

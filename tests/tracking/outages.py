@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import json
 import os
-import socket
 import sqlite3
 import statistics
 import subprocess
@@ -24,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.conftest import free_ports
 from tests.tracking.endpoint import NEVER, endpoint
 from tests.tracking.mlflow_server import MlflowServer
 
@@ -88,18 +88,12 @@ def locked(folder: Path) -> Iterator[str]:
         yield f"sqlite:///{folder}/locked.db"
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def outages(folder: Path, server: MlflowServer) -> Iterator[tuple[str, tuple[float, int, str]]]:
     """Measure each once."""
     yield NONE, measure(NONE)
     yield "none, a server", measure(server.url)
     yield "none, SQLite", measure(f"sqlite:///{folder}/mlflow.db")
-    yield "down at the start", measure(f"http://127.0.0.1:{free_port()}")
+    yield "down at the start", measure(f"http://127.0.0.1:{free_ports(1)[0]}")
     yield "killed in the middle", measure(server.url, middle=server.kill)
     server.start()
     yield "killed at the end", measure(server.url, end=server.kill)
@@ -121,7 +115,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["OPTINFER_HOME"] = str(folder / "home")
-        server = MlflowServer(folder, free_port())
+        server = MlflowServer(folder, *free_ports(1))
         server.start()
         try:
             for _ in range(repeats):

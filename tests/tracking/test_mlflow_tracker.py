@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import sqlite3
 import time
 from collections.abc import Callable
@@ -71,12 +70,10 @@ def recorder(tmp_path: Path, uri: str, said: list[str], clock: Callable[[], floa
 
 
 @pytest.fixture
-def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
+def nobody(monkeypatch: pytest.MonkeyPatch, free_port: int) -> str:
     """Return the address of a loopback port where nobody listens."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port}"
 
 
 def fetch(uri: str, where: MlflowRun) -> Any:

@@ -21,7 +21,7 @@ from optinfer.tracking.events import Event
 from optinfer.tracking.mlflow_tracker import MlflowTracker
 from optinfer.tracking.recorder import Recorder
 from optinfer.tracking.replay import story
-from tests.conftest import wait_until
+from tests.conftest import free_ports, wait_until
 from tests.deployment.proxy import Proxy, between, closed
 from tests.tracking.endpoint import DRIPPING, NEVER, endpoint
 from tests.tracking.mlflow_server import MlflowServer, mlflow_server, runs_at
@@ -32,10 +32,7 @@ Record = Callable[..., Recorder]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with mlflow_server(tmp_path_factory.mktemp("server"), port) as started:
+    with mlflow_server(tmp_path_factory.mktemp("server"), *free_ports(1)) as started:
         yield started
 
 
