@@ -402,15 +402,15 @@ class Soak:
 
     def _judge_files(self) -> None:
         root = f"{BUCKET}/out"
-        told = pq.read_table(f"{root}/_optinfer/parts.parquet", filesystem=self.files).to_pylist()
+        told = pq.read_table(f"{root}/_optinfer/parts.pq", filesystem=self.files).to_pylist()
         for part in told:
             data = self.files.cat_file(f"{root}/{part['part']}")
             if (part["bytes"], part["sha256"]) != (len(data), hashlib.sha256(data).hexdigest()):
-                self.wrong.append(f"{part['part']} is not what parts.parquet says")
+                self.wrong.append(f"{part['part']} is not what parts.pq says")
         names = [name.removeprefix(f"{root}/") for name in self.files.find(root)]
         parts = sorted(name for name in names if name.startswith("part-"))
         if parts != sorted(part["part"] for part in told):
-            self.wrong.append(f"parts.parquet does not tell of {len(parts)} parts what is there")
+            self.wrong.append(f"parts.pq does not tell of {len(parts)} parts what is there")
         for name in ("_optinfer/lock.json", "_optinfer/ended.json"):
             if name in names:
                 self.wrong.append(f"{name} is left")
