@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from optinfer.errors import OptinferError
 
 if TYPE_CHECKING:
-    from optinfer.api import optimize, plan, run, tune
+    from optinfer.api import compare, optimize, plan, run, tune
     from optinfer.commands.init import init
     from optinfer.commands.make_table import make_table
     from optinfer.config import JobConfig
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from optinfer.job_file import load_job
 
 __all__ = [
-    "InProcess", "JobConfig", "OptinferError", "init", "load_job", "make_table", "optimize", "plan", "run", "tune",
+    "InProcess", "JobConfig", "OptinferError", "compare", "init", "load_job", "make_table", "optimize", "plan", "run",
+    "tune",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOMES = {
     "InProcess": "optinfer.execution.in_process",
     "JobConfig": "optinfer.config",
+    "compare": "optinfer.api",
     "init": "optinfer.commands.init",
     "load_job": "optinfer.job_file",
     "make_table": "optinfer.commands.make_table",

@@ -16,6 +16,7 @@ from optinfer.config import JobConfig
 if TYPE_CHECKING:
     from optinfer.execution.executor import Executor
     from optinfer.records.comparison import OptimizeRecord
+    from optinfer.records.decision import CompareRecord
     from optinfer.records.preview import Preview
     from optinfer.records.run import RunRecord
     from optinfer.records.tuning import TuneRecord
@@ -85,6 +86,7 @@ def optimize(
     plot: str | None = None,
     say: Say = _silent,
     executor: Executor | None = None,
+    again: bool = False,
 ) -> OptimizeRecord:
     """Build and compare variants on a sample of the job's rows.
 
@@ -95,21 +97,53 @@ def optimize(
         plot: where a PNG goes; None puts it beside the journal.
         say: is told, line by line, what is going on.
         executor: where variants are proved; None is this machine.
+        again: what was measured before counts for nothing.
 
     Raises:
         OptinferError: its class says why.
     """
-    from optinfer.commands.optimize import optimize as compare
+    from optinfer.commands.optimize import optimize as optimize_job
 
-    return compare(job_of(job), names, register, plot, say, executor)
+    return optimize_job(job_of(job), names, register, plot, say, executor, again)
 
 
-def tune(job: Job, say: Say = _silent) -> TuneRecord:
-    """Search for the fastest settings of the job on this machine, and keep them: later runs use them.
+def compare(
+    job: Job,
+    challenger: str,
+    by: Sequence[str] = (),
+    margin: float = 0.01,
+    rows: int | None = 2000,
+    say: Say = _silent,
+) -> CompareRecord:
+    """Score the same rows with the job's variant and with a challenger on this machine, and decide.
+
+    Args:
+        job: a mapping, a `JobConfig` or a job file's path; nothing is written to its sink.
+        challenger: a variant of the job's model, or another model: its path, or an address of MLflow's.
+        by: source columns by whose values the rows are looked at apart, too.
+        margin: a loss up to this is none, in the metric's own units.
+        rows: how many are taken, evenly over the table; None takes all.
+        say: is told, line by line, what is going on.
+
+    Raises:
+        OptinferError: its class says why.
+    """
+    from optinfer.commands.compare import compare as compare_job
+
+    return compare_job(job_of(job), challenger, by, margin, rows, say)
+
+
+def tune(job: Job, say: Say = _silent, executor: Executor | None = None) -> TuneRecord:
+    """Search for the fastest settings of the job on a node, and keep them: later runs use them.
+
+    Args:
+        job: a mapping, a `JobConfig` or a job file's path.
+        say: is told, line by line, what is going on.
+        executor: a node of its kind that would score is searched; None is this machine.
 
     Raises:
         OptinferError: its class says why.
     """
     from optinfer.commands.tune import tune as search
 
-    return search(job_of(job), say)
+    return search(job_of(job), say, executor=executor)

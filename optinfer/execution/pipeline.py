@@ -86,7 +86,7 @@ def stream(
             # What every replica takes; `_remote_args` says what those of two kinds take.
             num_cpus=min(part.cpus_per_replica for part in placements),
             num_gpus=min(part.gpus_per_replica for part in placements) or None,
-            ray_remote_args_fn=_remote_args(placements, kept_away),
+            ray_remote_args_fn=_remote_args(placements, kept_away.look),
         )
     try:
         for row in dataset.iter_rows():
@@ -176,17 +176,22 @@ def _source(todo: Todo, replicas: int) -> Any:
     return Fragments()
 
 
-def _remote_args(placements: Sequence[Placement], kept_away: KeptAway) -> Callable[[], dict[str, Any]]:
+def _remote_args(
+    placements: Sequence[Placement], refused: Callable[[], Mapping[str, str]]
+) -> Callable[[], dict[str, Any]]:
     """Return a function that says what the next actor is started with; Ray Data calls it once for each.
 
     Those on GPUs come first. An actor that Ray restarts keeps what it was started with; one that refused its node is
     not restarted, but followed by a new one, which is kept away from there.
+
+    Args:
+        refused: returns node -> why, as it is known when an actor is started.
     """
     actors = itertools.cycle([args for at in range(len(placements)) for args in _actors(placements, at)])
     left_out = {node for part in placements for node in part.left_out}
 
     def args() -> dict[str, Any]:
-        avoided = sorted(left_out | kept_away.look().keys())
+        avoided = sorted(left_out | refused().keys())
         selector = {"label_selector": {"ray.io/node-id": f"!in({','.join(avoided)})"}} if avoided else {}
         return {**next(actors), **selector}
 

@@ -138,7 +138,7 @@ def test_commits_are_read_from_the_parts_alone(tmp_path):
             tmp_path / name,
         )
     assert sorted(rows for _, rows in commits(tmp_path)) == [1, 2]
-    (tmp_path / "_optinfer" / "plan.parquet").unlink()
+    (tmp_path / "_optinfer" / "plan.pq").unlink()
     assert take_vectors(tmp_path).values.shape == (3, 2)
     assert not tmp_path.exists()
 

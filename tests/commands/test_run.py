@@ -229,7 +229,7 @@ class TestQuarantine:
         return path
 
     def test_rows_that_cannot_be_decoded_stop_the_job(self, make_job: MakeJob, rotten: Path, sink: Path) -> None:
-        with pytest.raises(errors.SourceError, match=r"cannot read rows 16-32: .*rotten\.parquet.*on_bad_file"):
+        with pytest.raises(errors.SourceError, match=r"cannot read rows 16-\d+: .*rotten\.parquet.*on_bad_file"):
             optinfer.run(make_job(rotten, sink))
 
     def test_rows_that_cannot_be_decoded_are_quarantined_where_the_job_says_so(

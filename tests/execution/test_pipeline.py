@@ -77,17 +77,25 @@ def placement(device: str, replicas: int, gpus: float, **more: Any) -> Placement
 
 
 def test_every_actor_of_one_variant_is_started_with_the_same() -> None:
-    args = pipeline._remote_args([placement("cuda", 2, 1.0, resources={"jetson": 1.0}, accelerator_type="H100")])
+    args = pipeline._remote_args([placement("cuda", 2, 1.0, resources={"jetson": 1.0}, accelerator_type="H100")], dict)
     first, second = args(), args()
     assert first == second
     assert (first["resources"], first["accelerator_type"]) == ({"jetson": 1.0}, "H100")
     assert not {"num_cpus", "num_gpus", "scheduling_strategy"} & set(first), "the map has them"
 
 
+def test_actors_are_kept_away_from_nodes_that_are_refused_meanwhile() -> None:
+    refused: dict[str, str] = {}
+    args = pipeline._remote_args([placement("cpu", 2, 0.0)], lambda: refused)
+    assert "label_selector" not in args()
+    refused["b" * 56] = "its CPU has no VNNI"
+    assert args()["label_selector"] == {"ray.io/node-id": f"!in({'b' * 56})"}
+
+
 def test_actors_of_two_variants_get_what_their_kind_takes_and_the_second_stay_on_their_nodes() -> None:
     nodes = {"a" * 56: 2, "b" * 56: 1}
     beside = placement("cpu", 3, 0.0, resources={"rack": 1.0}, pinned=nodes)
-    args = pipeline._remote_args([placement("cuda", 2, 0.5, accelerator_type="H100"), beside])
+    args = pipeline._remote_args([placement("cuda", 2, 0.5, accelerator_type="H100"), beside], dict)
     first, second = [args() for _ in range(2)], [args() for _ in range(3)]
     assert [(a["num_cpus"], a["num_gpus"], a["accelerator_type"]) for a in first] == [(2.0, 0.5, "H100")] * 2
     assert all("scheduling_strategy" not in a for a in first)

@@ -51,7 +51,8 @@ def test_a_folder_of_texts_is_embedded(make_job: MakeJob, sink: Path, tmp_path: 
         text = shipped("sklearn", "datasets", name).read_text()
         (tmp_path / "texts" / f"{Path(name).stem}.txt").write_text(text)
     make_table(str(tmp_path / "texts"), str(tmp_path / "texts.parquet"))
-    job = make_job(tmp_path / "texts.parquet", sink, variant="torch-fp32", gate={"min": 0.99, "sample_rows": 8})
+    gate = {"min": 0.99, "sample_rows": 8}
+    job = make_job(tmp_path / "texts.parquet", sink, model__path=MODEL, variant="torch-fp32", gate=gate)
     assert optinfer.run(job).rows_out == 4
     rows = read_rows(sink)
     texts = pq.read_table(tmp_path / "texts.parquet")

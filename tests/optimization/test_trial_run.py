@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+import optinfer
 from optinfer.commands.resolved import resolve
 from tests.conftest import MakeJob, WriteTable
 
@@ -54,3 +55,27 @@ def test_another_table_has_another_sample(
     before = digest()
     write_table(source / "c.parquet", rows=200, offset=1300)
     assert digest() != before
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_ray", "trials_here")
+def test_the_whole_table_is_scored_with_what_its_trial_built_and_proved(
+    make_job: MakeJob, write_table: WriteTable, tmp_path: Path
+) -> None:
+    source = write_table(tmp_path / "t.parquet", rows=120)
+    said: list[str] = []
+
+    def run(out: str, **changes: Any) -> Any:
+        said.clear()
+        return optinfer.run(make_job(source, tmp_path / out, variant="onnx-int8-qdq", **changes), say=said.append)
+
+    trial = run("trial", source__limit=40)
+    assert built(said), "the trial did it"
+    whole = run("whole", sink__columns=["id", "section"])
+    assert built(said) == []
+    assert (trial.rows_out, whole.rows_out) == (40, 120)
+    assert whole.certificate == trial.certificate
+
+
+def built(said: list[str]) -> list[str]:
+    return [line for line in said if line.startswith(("building", "certifying", "scoring 8 sample"))]
