@@ -21,7 +21,8 @@ from filelock import FileLock
 from optinfer.data import home_store
 from optinfer.errors import ConfigError, NoVariantError, OptinferError, scrubbed
 from optinfer.models.artifact import ENTRIES, RECORD, Artifact
-from optinfer.optimization.techniques import TECHNIQUES, BuildContext, Change, Technique
+from optinfer.optimization.techniques import TECHNIQUES, Change, Technique
+from optinfer.optimization.techniques import BuildContext as BuildContext
 from optinfer.optimization.variants import Variant
 from optinfer.system import home
 from optinfer.system.contents import listed

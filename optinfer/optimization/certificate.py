@@ -156,12 +156,16 @@ def conditions(settings: ReplicaSettings, libraries: Sequence[str]) -> dict[str,
     return {
         "runs_on": [settings.backend, settings.device, *cpu_features()],
         "gpu": gpu() if settings.device == "cuda" else None,
-        "runtime": {name: installed(name) for name in (*backend.requires, *libraries)}
-        | BACKENDS.provenance(settings.backend)
-        | FAMILIES.provenance(settings.family),
+        "runtime": runtime(settings.backend, settings.family, libraries),
         "batching": [tokens, settings.max_batch_size],
         "threads": settings.threads,
     }
+
+
+def runtime(backend: str, family: str, libraries: Sequence[str]) -> dict[str, str]:
+    """Return what executes a replica here: packages with their versions, plugins of others with their code."""
+    packages = {name: installed(name) for name in (*BACKENDS.get(backend).requires, *libraries)}
+    return packages | BACKENDS.provenance(backend) | FAMILIES.provenance(family)
 
 
 def mismatch(settings: ReplicaSettings, executed: Executed) -> str:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from optinfer.backends import BACKENDS
 from optinfer.config import AUTO
 from optinfer.errors import scrubbed
-from optinfer.families import FAMILIES
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.models.artifact import Artifact
+from optinfer.optimization.certificate import runtime
 from optinfer.optimization.gate import judge
+from optinfer.optimization.race import Why
 from optinfer.optimization.time_limits import time_limits
 from optinfer.optimization.variants import Variant
 from optinfer.optimization.workbench import Workbench
 from optinfer.records.binding import Bound
 from optinfer.records.proof import Certificate, GateResult
 from optinfer.records.tuning import NO_LENGTHS, Lengths, Tuned
-from optinfer.system.machine import installed
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A variant that was not measured, and why."""
+    """A variant that was not measured, and why: for people, and for programs."""
 
     name: str
     reason: str
+    why: Why = Why.UNPROVABLE
 
 
 def prove(bench: Workbench, variant: Variant, chosen_by_us: bool, tuned: Tuned | None = None) -> Prepared:
@@ -108,17 +108,11 @@ def judged(
         proving,
         certificate,
         verdict,
-        _runtime(variant, settings.family, bench.family.opened_by),
+        runtime(variant.backend, settings.family, bench.family.opened_by),
         bench.cpus,
         tuned=tuned,
         lengths=bench.lengths,
     )
-
-
-def _runtime(variant: Variant, family: str, opened_by: Sequence[str]) -> dict[str, str]:
-    """Return what executes the variant here: packages with their versions, plugins of others with their code."""
-    required = {name: installed(name) for name in (*BACKENDS.get(variant.backend).requires, *opened_by)}
-    return required | BACKENDS.provenance(variant.backend) | FAMILIES.provenance(family)
 
 
 def tried(bench: Workbench, variant: Variant, tuned: Tuned | None = None) -> Prepared | Skipped:

@@ -16,7 +16,7 @@ from optinfer.optimization.contest import Contest, barred
 from optinfer.optimization.prepared import Prepared as Prepared
 from optinfer.optimization.prepared import Skipped as Skipped
 from optinfer.optimization.prepared import judged, prove, tried
-from optinfer.optimization.race import Why
+from optinfer.optimization.race import Dropped, Why
 from optinfer.optimization.variants import BASELINES, VARIANTS, Catalog, Variant, require
 from optinfer.optimization.workbench import Workbench
 from optinfer.records.tuning import Tuned
@@ -60,7 +60,7 @@ def prove_all(
     for name in in_order(bench.catalog, bench.model.format, names):
         variant = bench.catalog[name]
         if out := barred(bench, variant):
-            yield Skipped(name, out.reason)
+            yield Skipped(name, out.reason, out.why)
         elif passed and time_budget is not None and clock() - started > time_budget:
             yield out_of_time(name)
         else:
@@ -77,7 +77,7 @@ def in_order(catalog: Catalog, model_format: str, names: Iterable[str] | None = 
 
 
 def out_of_time(name: str) -> Skipped:
-    return Skipped(name, "not tried: selection.time_budget was spent")
+    return Skipped(name, "not tried: selection.time_budget was spent", Why.OUT_OF_TIME)
 
 
 def known(bench: Workbench) -> Prepared | None:
@@ -105,21 +105,22 @@ def rank(bench: Workbench) -> tuple[list[Prepared], list[tuple[str, str]]]:
         GateError: none passes.
     """
     results = prove_all(bench, likely(bench.catalog), bench.config.selection.time_budget)
-    return _ranked(results, bench.model.format)
+    proved, refused = _ranked(results, bench.model.format)
+    return proved, [(one.name, one.reason) for one in refused]
 
 
-def _ranked(results: Iterable[Prepared | Skipped], model_format: str) -> tuple[list[Prepared], list[tuple[str, str]]]:
+def _ranked(results: Iterable[Prepared | Skipped], model_format: str) -> tuple[list[Prepared], list[Dropped]]:
     proved: list[Prepared] = []
-    refused: list[tuple[str, str]] = []
+    refused: list[Dropped] = []
     for result in results:
         if isinstance(result, Skipped):
-            refused.append((result.name, result.reason))
+            refused.append(Dropped(result.name, result.why, result.reason))
         elif result.gate.passed:
             proved.append(result)
         else:
-            refused.append((result.variant.name, result.gate.reason))
+            refused.append(Dropped(result.variant.name, Why.BELOW_GATE, result.gate.reason))
     if not proved:
-        raise _none_passes(refused, model_format)
+        raise _none_passes([(one.name, one.reason) for one in refused], model_format)
     return sorted(proved, key=lambda p: -p.certificate.rows_per_second), refused
 
 
@@ -182,9 +183,16 @@ def best_first(
     """
     ranked, refused = _ranked(results, model_format)
     for i, best in enumerate(ranked):
-        slower = [(p.variant.name, f"slower: {_speed(p)}, {best.variant.name} {_speed(best)}") for p in ranked[i + 1 :]]
-        why_not = tuple((name, Why.SLOWER) for name, _ in slower)
-        yield replace(best, not_chosen=(*_untuned(failed), *slower, *refused), why_not=why_not)
+        slower = [
+            Dropped(p.variant.name, Why.SLOWER, f"slower: {_speed(p)}, {best.variant.name} {_speed(best)}")
+            for p in ranked[i + 1 :]
+        ]
+        others = [*slower, *refused]
+        yield replace(
+            best,
+            not_chosen=(*_untuned(failed), *((one.name, one.reason) for one in others)),
+            why_not=tuple((one.name, one.why) for one in others),
+        )
 
 
 def _all_certified(bench: Workbench) -> bool:

@@ -20,11 +20,10 @@ from optinfer.models.artifact import Artifact
 from optinfer.optimization import baseline as baselines
 from optinfer.optimization import kept
 from optinfer.optimization.baseline import Answers, require_sound
-from optinfer.optimization.build import build, cached, keys
+from optinfer.optimization.build import BuildContext, build, cached, keys
 from optinfer.optimization.certificate import Certificate, Exam, conditions
 from optinfer.optimization.job_sample import JobSample
 from optinfer.optimization.subject import Subject
-from optinfer.optimization.techniques import BuildContext
 from optinfer.optimization.trial import APART, Trials
 from optinfer.optimization.variants import BASELINES, Catalog, Variant, require
 from optinfer.records.tuning import NO_LENGTHS, Lengths, Tuned

@@ -33,6 +33,7 @@ from optinfer.records.stats import Stats
 from tests.conftest import job_settings, wait_until
 
 ROWS, FRAGMENT_ROWS, NULLS = 96, 16, 5
+_FAMILIES = 6
 
 
 class Scraped(OnRay):
@@ -54,7 +55,11 @@ class Scraped(OnRay):
     def _all_of(self, fragments: int) -> str:
         with urllib.request.urlopen(self._url, timeout=10) as answer:
             text: str = answer.read().decode()
-        return text if total(text, "ray_optinfer_fragments_total") == fragments else ""
+        # Each is sent by itself: a snapshot may have some of them as they were a moment before.
+        counted = {"fragments": fragments, "rows": self.total.rows_out, "quarantined_rows": self.total.rows_quarantined}
+        whole = all(total(text, f"ray_optinfer_{name}_total") == count for name, count in counted.items())
+        families = [one for one in text_string_to_metric_families(text) if one.name.startswith("ray_optinfer_")]
+        return text if whole and len(families) == _FAMILIES else ""
 
 
 def total(text: str, name: str) -> float:

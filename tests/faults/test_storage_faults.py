@@ -89,7 +89,8 @@ class Bench:
 
     def table(self, under: str = "") -> pa.Table:
         fs, path = fsspec.core.url_to_fs(self.sink, use_listings_cache=False)
-        files = sorted(name for name in fs.ls(f"{path}/{under}", detail=False) if name.endswith(".parquet"))
+        ending = ".pq" if under else ".parquet"
+        files = sorted(name for name in fs.ls(f"{path}/{under}", detail=False) if name.endswith(ending))
         return pads.dataset(files, filesystem=fs, format="parquet").to_table()
 
 
