@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 
 from optinfer.commands.readiness import journal_copies, require_places
@@ -59,8 +59,7 @@ def tune(
         raise ConfigError("tune measures on the job's rows, and its table has none; give one with rows")
     require_places()
     run_id = new_run_id()
-    with executor or nullcontext():
-        node = executor.tuning_node(job.proving, effort.measure, say) if executor else _this_node(job, effort, say)
+    with executor or nullcontext(), closing(_node(executor, job, effort, say)) as node:
         worth = objective(config, node.kind)
         with recorder_of(config.tracking, run_id, say, journal_copies(run_id)) as recorder:
             recorder.event(started(job, run_id))
@@ -79,7 +78,9 @@ def tune(
             return replace(record, mlflow=recorder.finish(finished(record), images))
 
 
-def _this_node(job: Resolved, effort: Effort, say: Say) -> Node:
+def _node(executor: Executor | None, job: Resolved, effort: Effort, say: Say) -> Node:
+    if executor:
+        return executor.tuning_node(job.proving, effort.measure, say)
     return ThisNode(job.bench(say), job.plan.fragments, effort.measure)
 
 

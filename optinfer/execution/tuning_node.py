@@ -6,6 +6,7 @@ lies in that node's home; what won, and how far the search came, in the driver's
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import Any
@@ -83,6 +84,13 @@ class OtherNode:
     def prove(self, tuned: Tuned) -> Prepared:
         found: Prepared = self._asked(partial(_proved, tuned))
         return found
+
+    def close(self) -> None:
+        """End the actor, so that others may have its CPUs while this program goes on."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):  # the cluster went, and the actor with it
+            ray.kill(self._actor)
 
     def _asked(self, ask: Ask) -> Any:
         """Return what the node answers, and say meanwhile what it says.

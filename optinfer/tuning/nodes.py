@@ -85,6 +85,9 @@ class Node(Protocol):
     def prove(self, tuned: Tuned) -> Prepared:
         """Prove a variant with the micro-batches that were found; its proof stays in the node's home."""
 
+    def close(self) -> None:
+        """Give back what it holds of the node."""
+
 
 class ThisNode:
     """This one.
@@ -123,6 +126,9 @@ class ThisNode:
     def prove(self, tuned: Tuned) -> Prepared:
         variant = self._bench.catalog[tuned.variant]
         return prove(self._bench, variant, chosen_by_us=self._bench.config.variant == AUTO, tuned=tuned)
+
+    def close(self) -> None:
+        """It holds nothing that this process does not."""
 
     @cached_property
     def _rows(self) -> pa.Table:

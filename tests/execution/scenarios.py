@@ -30,6 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import optinfer
 from optinfer.commands import resolved
+from optinfer.commands.tune import tune
 from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.errors import OptinferError
 from optinfer.execution import grounds
@@ -479,7 +480,7 @@ def alike(suite: Suite) -> dict[str, Callable[[], Said]]:
         idle(4)
         config = job("tuned", tuning__sample_rows=64, placement={})
         effort = Effort(measure=fastest_of_int8, rounds=1)
-        record = optinfer.tune(config, effort=effort, executor=OnRay()).as_dict()
+        record = tune(config, effort=effort, executor=OnRay()).as_dict()
         idle(4)
         lines: list[str] = []
         scored = optinfer.run(config, say=lines.append)

@@ -21,7 +21,7 @@ import pytest
 
 import optinfer
 from optinfer.system.machine import VNNI, cpu_features
-from tests.conftest import REPO, MakeJob, WriteTable
+from tests.conftest import MODEL, REPO, MakeJob, WriteTable
 from tests.execution.scenarios import FRAGMENT_ROWS, ROWS, content, digest
 from tests.inference.test_canaries import NUMBERS, tensor_model
 from tests.other_nodes import cpu_without, without_folders
@@ -129,7 +129,10 @@ def test_a_real_model_gives_the_same_bits_on_two_nodes_as_in_one_process(
 ) -> None:
     found = done(nodes, "several_real")
     assert found["digest"] == alone(
-        variant="onnx-fp32", gate={"min": 0.9, "sample_rows": 8}, placement={"threads_per_replica": 1}
+        model__path=MODEL,
+        variant="onnx-fp32",
+        gate={"min": 0.9, "sample_rows": 8},
+        placement={"threads_per_replica": 1},
     )
 
 
@@ -227,7 +230,7 @@ def test_int8_is_proved_on_the_nodes_that_score_and_others_are_left_out_or_have_
     assert found["artifact"] != theirs["artifact"], "made for the CPU that scores"
 
 
-ALIKE = ["onnx-fp32", "onnx-int8-dynamic", "onnx-int8-qdq"]
+ALIKE = ["onnx-fp32", "onnx-int8-qdq", "onnx-int8-dynamic"]
 
 
 @pytest.fixture(scope="module")
