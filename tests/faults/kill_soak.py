@@ -375,7 +375,7 @@ class Soak:
 
     def table(self, under: str) -> pa.Table:
         """Return the rows as pyarrow reads the folder, in the order of its files."""
-        names = sorted(name for name in self.files.ls(under, detail=False) if name.endswith(".parquet"))
+        names = sorted(name for name in self.files.ls(under, detail=False) if name.endswith((".parquet", ".pq")))
         return pads.dataset(names, filesystem=self.files, format="parquet").to_table()
 
     def judge(self) -> None:
