@@ -18,8 +18,12 @@ class Lengths:
     def load(self, path: Path) -> Any:
         import torch
 
-        torch.manual_seed(0)
-        return torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+        module = torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+        drawn = torch.Generator().manual_seed(0)  # replicas load in threads, which share torch's own
+        with torch.no_grad():
+            for weights in module.parameters():
+                weights.uniform_(-0.5, 0.5, generator=drawn)
+        return module
 
     def preprocess(self, table: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
         rows = [[len(text), text.count(" ")] for text in table.column("text").to_pylist()]
