@@ -95,11 +95,7 @@ def stream(
         kept_away.look()
         raise
     except ExecutionTimeoutError as error:
-        raise OptinferError(
-            f"no fragment moved for {context.execution_no_progress_timeout_s:g} s: {described(placements)} do not "
-            "start, or are stuck; see `ray status` for what is free. Fragments that take longer want a smaller "
-            "source.fragment_rows, a cluster that takes longer to grow RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"
-        ) from error
+        raise _nothing_moved(context.execution_no_progress_timeout_s, placements) from error
     except ray.exceptions.RayError as error:
         kept_away.look()
         if kept_away.untold:
@@ -108,6 +104,14 @@ def stream(
             f"replicas kept dying and Ray gave up: {str(error).strip().splitlines()[0]}; check memory "
             "(fewer replicas, smaller batching.max_batch_tokens), then run the same command again"
         ) from error
+
+
+def _nothing_moved(seconds: float, placements: Sequence[Placement]) -> OptinferError:
+    return OptinferError(
+        f"no fragment moved for {seconds:g} s: {described(placements)} do not start, or are stuck; see `ray status` for "
+        "what is free. Fragments that take longer want a smaller source.fragment_rows, a cluster that takes longer to "
+        "grow RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"
+    )
 
 
 def _hush_ray() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import socket
 import subprocess
 import sys
 import threading
@@ -32,7 +31,7 @@ from optinfer.job_file import parse_job
 from optinfer.optimization.trial import HERE
 from optinfer.records.receipt import Receipt
 from tests.cluster.manifests import CLUSTER, program
-from tests.conftest import job_settings, wait_until
+from tests.conftest import free_ports, job_settings, wait_until
 from tests.execution.scenarios import Meeting, Suite
 
 MONITORING = CLUSTER / "monitoring"
@@ -66,12 +65,6 @@ class Prometheus:
         return found
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind((HERE_ALONE, 0))
-        return int(free.getsockname()[1])
-
-
 @contextlib.contextmanager
 def prometheus(folder: Path, metrics: int, every: str = "2s") -> Iterator[Prometheus]:
     """Run one with the shipped settings and rules, which scrapes a port of this machine more often than they say.
@@ -89,7 +82,7 @@ def prometheus(folder: Path, metrics: int, every: str = "2s") -> Iterator[Promet
     scrape["static_configs"] = [{"targets": [f"{HERE_ALONE}:{metrics}"]}]
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(settings))
     (folder / "rules.yaml").write_text(yaml.safe_dump(rules))
-    port = free_port()
+    (port,) = free_ports(1)
     command = [program("prometheus"), f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/tsdb",
                f"--web.listen-address={HERE_ALONE}:{port}"]  # fmt: skip
     with (folder / "prometheus.log").open("wb") as log:
@@ -151,7 +144,7 @@ class Watched(OnRay):
 def main(folder: Path) -> None:
     resolved.APART = HERE
     texts = [None if i < NULLS else f"text {i}" for i in range(ROWS)]
-    suite, metrics = Suite(folder), free_port()
+    suite, (metrics,) = Suite(folder), free_ports(1)
     pq.write_table(pa.table({"id": [str(i) for i in range(ROWS)], "text": texts}), suite.source)
     meeting = suite.faulty("watched", hold_after=1)
     changes = {"variant": "faulty", "source__fragment_rows": FRAGMENT_ROWS, "sink__error_threshold": NULLS}
