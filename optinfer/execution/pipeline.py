@@ -108,9 +108,9 @@ def stream(
 
 def _nothing_moved(seconds: float, placements: Sequence[Placement]) -> OptinferError:
     return OptinferError(
-        f"no fragment moved for {seconds:g} s: {described(placements)} do not start, or are stuck; see `ray status` for "
-        "what is free. Fragments that take longer want a smaller source.fragment_rows, a cluster that takes longer to "
-        "grow RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"
+        f"no fragment moved for {seconds:g} s: {described(placements)} do not start, or are stuck; see `ray status` "
+        "for what is free. Fragments that take longer want a smaller source.fragment_rows, a cluster that takes longer "
+        "to grow RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S"
     )
 
 
