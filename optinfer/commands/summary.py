@@ -92,6 +92,7 @@ class Summary:
             rows_by_node=tally.rows_by_node(),
             rows_by_variant=dict(tally.rows_by_variant),
             out_of_memory=scored.out_of_memory,
+            taken_over=tally.taken_over,
             placement=self.placements,
             gate=prepared.gate if prepared else None,
             certificate=prepared.certificate if prepared else None,
@@ -124,6 +125,7 @@ class Summary:
             status="nothing to do",
             fragments_resumed=run.fragments,
             fragments_scored_again=0,
+            taken_over={},
             seconds=round(time.time() - self.started, 3),
             startup_seconds=None,
         )

@@ -34,10 +34,12 @@ from optinfer.execution.contents import Contents, Earlier, contents, unreadable
 from optinfer.execution.loading import Load, Loading, require_admitted
 from optinfer.execution.task import MakeMeter, Meter, Nodes, OneNode, ScoringTask
 from optinfer.inference.answers import Scored
+from optinfer.inference.at_work import Unneeded
+from optinfer.inference.engine import Engine
 from optinfer.inference.isolation import IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.records.part import Part
-from optinfer.records.receipt import Receipt
+from optinfer.records.receipt import Receipt, TakenOver
 from optinfer.records.stats import Stats
 from optinfer.system import last_resort
 from optinfer.system.machine import peak_rss_mb
@@ -96,6 +98,8 @@ class FragmentScorer:
                 self._nodes.refuse(str(error))
                 answers.append(_told(error))
                 break
+            except Unneeded:
+                self._leave()
             except NoVariantError as error:
                 # It loaded, and cannot run: what is compiled on the first call, say.
                 answers.append(_told(LoadError(str(error))))
@@ -107,11 +111,10 @@ class FragmentScorer:
 
     @contextlib.contextmanager
     def _one_more_at_hand(self) -> Iterator[None]:
-        """Have a fragment at hand for a `with` block; on a node that leaves, take none and end when none is at hand."""
+        """Have a fragment at hand for a `with` block; on a node that leaves, take none."""
         with self._free:
             if self._nodes.leaving():
-                self._free.wait_for(lambda: self._at_hand == 0)
-                self._nodes.leave()
+                self._leave()
             self._at_hand += 1
         try:
             yield
@@ -119,6 +122,12 @@ class FragmentScorer:
             with self._free:
                 self._at_hand -= 1
                 self._free.notify_all()
+
+    def _leave(self) -> None:
+        """End when no fragment is at hand: what is in the model is given back, what is being put comes to its end."""
+        with self._free:
+            self._free.wait_for(lambda: self._at_hand == 0)
+            self._nodes.leave()
 
     def _score(self, fragment: Fragment, part: str) -> Receipt:
         done = self._sink.read([part])[0] if self._task.retry else None
@@ -136,7 +145,8 @@ class FragmentScorer:
             return self._commit(fragment, part, unreadable(self._task, self._answers, fragment, str(error)), Stats())
         read_seconds = perf_counter() - started
         earlier = Earlier.of(self._task, fragment, *self._sink.rows(part, done)) if done else None
-        scored = self._asked(part, self._task.roles(earlier.left(table) if earlier else table), bool(done))
+        left = self._task.roles(earlier.left(table) if earlier else table)
+        scored, before = self._asked(part, left, bool(done))
         if isinstance(scored, Part):
             return self._receipt(part, scored, {}, Stats(rows_in=fragment.rows))
         scored = earlier.with_answers(scored, self._answers) if earlier else scored
@@ -148,23 +158,43 @@ class FragmentScorer:
             )
         scored.stats.read_seconds = read_seconds
         made = contents(self._task, self._answers, fragment, table, scored)
-        return self._commit(fragment, part, made, scored.stats, done)
+        return replace(self._commit(fragment, part, made, scored.stats, done), taken_over=before)
 
     @property
     def _answers(self) -> pa.Schema:
         """The columns that a row gains; waits for the model."""
         return self._loading.engine.family.schema
 
-    def _asked(self, part: str, roles: pa.Table, again: bool) -> Scored | Part:
+    def _asked(self, part: str, roles: pa.Table, again: bool) -> tuple[Scored | Part, TakenOver | None]:
         """Return the answers to rows, in isolation where a replica died of them; a part that it had come to put."""
         engine = self._loading.engine  # what cannot load has not begun the part
-        begun_on = self._attempts.begin(part, self._nodes.here())
-        if begun_on is not None and not again and (done := self._sink.read([part])[0]) and self._ours(done):
-            return done
-        if begun_on is None or (self._nodes.gone(begun_on) and self._attempts.excuse(part)):
-            return engine.score(roles)
+        here = self._nodes.here()
+        begun_on = self._attempts.begin(part, here)
+        if begun_on is None:
+            return self._answers_of(engine, part, roles), None
+        if not again and (done := self._sink.read([part])[0]) and self._ours(done):
+            return done, None
+        if given_back := self._attempts.take_over(part, here):
+            waited = max(time.time() - given_back.time, 0.0)
+            before = TakenOver(why="left", rows=given_back.rows, seconds=waited)
+            return self._answers_of(engine, part, roles, given_back.rows), before
+        lost = self._nodes.gone(begun_on)
+        if lost and self._attempts.excuse(part):
+            return self._answers_of(engine, part, roles), TakenOver(why="lost")
         with IsolatedReplica(self._loading.settings, most_rejected=self._task.most_quarantined) as isolated:
-            return isolated.score(roles)
+            return isolated.score(roles), TakenOver(why="lost" if lost else "died")
+
+    def _answers_of(self, engine: Engine, part: str, roles: pa.Table, earlier: int = 0) -> Scored:
+        """Return the answers to rows; where the node leaves meanwhile, give them back.
+
+        Args:
+            earlier: rows of this part that other models were given.
+        """
+        try:
+            return engine.score(roles)
+        except Unneeded as unneeded:
+            self._attempts.give_back(part, self._nodes.here(), earlier + unneeded.rows)
+            raise
 
     def _ours(self, made: Part) -> bool:
         """Tell whether a committed part is what this job would make; if not, committing it again says what differs."""

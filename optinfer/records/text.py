@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import localtime, strftime
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,13 @@ if TYPE_CHECKING:  # a command prints one of them, and starts without the others
     from optinfer.records.table import TableRecord
     from optinfer.records.tuning import TuneRecord, TuningSample
 
+# By whom fragments were begun that others took over.
+_BEGUN = {
+    "left": "on nodes that were told to leave",
+    "lost": "on nodes that were lost",
+    "died": "by replicas that died",
+}
+
 
 def run_text(run: RunRecord) -> str:
     """Say what was done and where to look."""
@@ -32,10 +39,21 @@ def run_text(run: RunRecord) -> str:
         *_time(run.time),
         *[f"  forecast    {line}" for line in _forecast_error(run.forecast)],
         f"  fragments   {run.fragments}, of which {run.fragments_resumed} were committed earlier",
+        *_taken_over(run.taken_over),
         f"  output      {run.output}  (read *.parquet; _manifest.json has the whole account)",
         f"  mlflow      {mlflow_text(run.mlflow)}",
     ]
     return "\n".join(lines)
+
+
+def _taken_over(run: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Say which fragments had been begun before, and what that cost."""
+    lines = []
+    for why, found in run.items():
+        cost = f": {found['rows_scored_twice']:,.0f} rows scored twice" if "rows_scored_twice" in found else ""
+        waited = f", taken up within {found['seconds']:.1f} s" if "seconds" in found else ""
+        lines.append(f"              {found['fragments']:,.0f} had been begun {_BEGUN.get(why, why)}{cost}{waited}")
+    return lines
 
 
 def _beside(run: RunRecord) -> list[str]:

@@ -117,7 +117,7 @@ class TestOutput:
         promised = (
             "status run_id job variant fingerprint output fragments fragments_resumed rows_in rows_out "
             "rows_quarantined rows_deduplicated seconds startup_seconds rows_per_second tokens_per_second "
-            "padding_fraction out_of_memory placement gate certificate mlflow"
+            "padding_fraction out_of_memory taken_over placement gate certificate mlflow"
         )
         assert set(promised.split()) <= set(record)
         assert set(record["gate"]) >= {"metric", "value", "threshold", "passed", "sample_rows"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -164,6 +165,39 @@ def test_replicas_run_only_where_their_accelerator_is(nodes: dict[str, Said]) ->
     found = done(nodes, "accelerator")
     assert scored_by(found) == {"third"}
     assert found["placement"]["replicas"] == 1
+
+
+@pytest.fixture(scope="module")
+def drained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
+    return perform(tmp_path_factory.mktemp("drained"), "drained")
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("told", "takes"), [("without_room", "head"), ("with_room", "third")])
+def test_a_node_that_is_told_to_leave_gives_its_fragments_back_and_costs_one_fragment_at_most(
+    drained: dict[str, Said], alone: Callable[..., str], told: str, takes: str
+) -> None:
+    found = done(drained, told)
+    assert found["digest"] == alone()
+    assert found["taken_over"].keys() == {"left"}, "told apart from a node that was lost, and from a replica that died"
+    left = found["taken_over"]["left"]
+    assert left["fragments"] <= 2, "the one in the model, and the one that was read meanwhile"
+    assert left["rows_scored_twice"] == found["rows_given"] - ROWS, "as the models counted"
+    assert 0 < left["rows_scored_twice"] < FRAGMENT_ROWS
+    nodes = {node: name for name, node in found["nodes"].items()}
+    assert [nodes[one["node"]] for one in found["taken"]] == [takes] * left["fragments"]
+    print({**left, "after": [round(one["after"], 1) for one in found["taken"]]})  # for docs/jobs.md
+
+
+@pytest.mark.cluster
+@pytest.mark.skipif(not set(VNNI) & set(cpu_features()), reason="this CPU has no VNNI that a node could lack")
+def test_a_job_goes_on_without_a_node_of_another_kind_that_comes_in_the_middle(tmp_path: Path) -> None:
+    cpu_without(tmp_path, *VNNI)  # skips where that cannot be told to a node
+    found = done(perform(tmp_path, "late"), "another_kind")
+    assert scored_by(found) == {"head"}
+    (why,) = found["warnings"]
+    assert re.match(r"left out: node \S+ does not score with faulty: it was certified on a CPU with", why), why
+    assert "this one has none: its int8 answers differ" in why
 
 
 @pytest.fixture(scope="module")
