@@ -21,7 +21,6 @@ from time import perf_counter
 import pyarrow as pa
 
 from optinfer.data.fragments import Fragment
-from optinfer.data.state import Attempts
 from optinfer.errors import (
     CorruptFileError,
     LoadError,
@@ -30,16 +29,14 @@ from optinfer.errors import (
     UnfitNodeError,
     redact,
 )
+from optinfer.execution.attempt import Attempt
 from optinfer.execution.contents import Contents, Earlier, contents, unreadable
 from optinfer.execution.loading import Load, Loading, require_admitted
 from optinfer.execution.task import MakeMeter, Meter, Nodes, OneNode, ScoringTask
-from optinfer.inference.answers import Scored
 from optinfer.inference.at_work import Unneeded
-from optinfer.inference.engine import Engine
-from optinfer.inference.isolation import IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.records.part import Part
-from optinfer.records.receipt import Receipt, TakenOver
+from optinfer.records.receipt import Receipt
 from optinfer.records.stats import Stats
 from optinfer.system import last_resort
 from optinfer.system.machine import peak_rss_mb
@@ -78,10 +75,10 @@ class FragmentScorer:
         self._nodes = nodes
         require_admitted(self._settings, nodes)
         self._sink = task.output()
-        self._attempts = Attempts(task.output_url)
         self._reader = task.reader()
         self._count = _Unfailing(meter, task.labels(self._settings))
         self._loading = Loading(load, self._settings, task.place)
+        self._attempt = Attempt(task, nodes, self._loading, self._put_before)
         self._at_hand, self._free = 0, threading.Condition()
 
     def __call__(self, row: Mapping[str, str]) -> dict[str, str]:
@@ -146,7 +143,7 @@ class FragmentScorer:
         read_seconds = perf_counter() - started
         earlier = Earlier.of(self._task, fragment, *self._sink.rows(part, done)) if done else None
         left = self._task.roles(earlier.left(table) if earlier else table)
-        scored, before = self._asked(part, left, bool(done))
+        scored, before = self._attempt.answers(part, left, bool(done))
         if isinstance(scored, Part):
             return self._receipt(part, scored, {}, Stats(rows_in=fragment.rows))
         scored = earlier.with_answers(scored, self._answers) if earlier else scored
@@ -165,40 +162,14 @@ class FragmentScorer:
         """The columns that a row gains; waits for the model."""
         return self._loading.engine.family.schema
 
-    def _asked(self, part: str, roles: pa.Table, again: bool) -> tuple[Scored | Part, TakenOver | None]:
-        """Return the answers to rows, in isolation where a replica died of them; a part that it had come to put."""
-        engine = self._loading.engine  # what cannot load has not begun the part
-        here = self._nodes.here()
-        begun_on = self._attempts.begin(part, here)
-        if begun_on is None:
-            return self._answers_of(engine, part, roles), None
-        if not again and (done := self._sink.read([part])[0]) and self._ours(done):
-            return done, None
-        if given_back := self._attempts.take_over(part, here):
-            waited = max(time.time() - given_back.time, 0.0)
-            before = TakenOver(why="left", rows=given_back.rows, seconds=waited)
-            return self._answers_of(engine, part, roles, given_back.rows), before
-        lost = self._nodes.gone(begun_on)
-        if lost and self._attempts.excuse(part):
-            return self._answers_of(engine, part, roles), TakenOver(why="lost")
-        with IsolatedReplica(self._loading.settings, most_rejected=self._task.most_quarantined) as isolated:
-            return isolated.score(roles), TakenOver(why="lost" if lost else "died")
+    def _put_before(self, part: str) -> Part | None:
+        """Return the part that an attempt had come to put.
 
-    def _answers_of(self, engine: Engine, part: str, roles: pa.Table, earlier: int = 0) -> Scored:
-        """Return the answers to rows; where the node leaves meanwhile, give them back.
-
-        Args:
-            earlier: rows of this part that other models were given.
+        Only what this job would make: of any other, committing it again says what differs.
         """
-        try:
-            return engine.score(roles)
-        except Unneeded as unneeded:
-            self._attempts.give_back(part, self._nodes.here(), earlier + unneeded.rows)
-            raise
-
-    def _ours(self, made: Part) -> bool:
-        """Tell whether a committed part is what this job would make; if not, committing it again says what differs."""
-        return made.fingerprint == self._task.fingerprint and made.artifact in self._task.artifacts
+        made = self._sink.read([part])[0]
+        ours = made and made.fingerprint == self._task.fingerprint and made.artifact in self._task.artifacts
+        return made if ours else None
 
     def _commit(self, fragment: Fragment, part: str, made: Contents, stats: Stats, done: Part | None = None) -> Receipt:
         """Put a part, or put it in the place of one that is there."""

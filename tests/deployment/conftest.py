@@ -117,6 +117,7 @@ def head(environment: pytest.MonkeyPatch) -> Iterator[Head]:
         _MARK: str(folder),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join([str(REPO), str(PLUGINS)]),
+        "RAY_raylet_start_wait_time_s": "180",  # on a busy machine a node takes longer than Ray's 30
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
     }

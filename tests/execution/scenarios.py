@@ -48,6 +48,9 @@ from tests.inference.test_canaries import NUMBERS, tensor_model
 from tests.other_nodes import cpu_without, without_folders
 
 ROWS, FRAGMENT_ROWS = 192, 16
+# On a busy machine a node takes a minute to start, and longer than Ray's own 30 s.
+PATIENCE = 260.0
+os.environ.setdefault("RAY_raylet_start_wait_time_s", f"{PATIENCE:.0f}")
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
 # What tells the answers of `faulty-cuda` from those of other variants.
 SIGNS = {"faulty-cuda": -1}
@@ -110,7 +113,7 @@ class Meeting:
             assert not self.over(), "the job ended before its replicas met"
             return len(os.listdir(self.folder / "calls")) >= calls
 
-        wait_until(met, f"{calls} calls of replicas", 260.0)
+        wait_until(met, f"{calls} calls of replicas", PATIENCE)
 
     def rows(self) -> int:
         """Count the rows that models were given, as they were given them."""
@@ -160,7 +163,7 @@ def beside(work: Callable[[], Said], choreography: Callable[[], None], meeting: 
 def idle(cpus: int) -> None:
     """Wait until the replicas of the job before are gone, and nodes with that many CPUs are there and no others."""
     free, total = ray.available_resources, ray.cluster_resources
-    wait_until(lambda: free().get("CPU") == total().get("CPU") == cpus, f"{cpus} idle CPUs")
+    wait_until(lambda: free().get("CPU") == total().get("CPU") == cpus, f"{cpus} idle CPUs", PATIENCE)
 
 
 def sizes(suite: Suite) -> dict[str, Callable[[], Said]]:
@@ -424,7 +427,7 @@ def late(suite: Suite) -> dict[str, Callable[[], Said]]:
         def choreography() -> None:
             meeting.wait_for(1)
             nodes.append(started(cluster, 1, cpu_without(suite.folder, *VNNI)))
-            wait_until(lambda: ray_cluster.refused_by(b""), "its replica refuses it", 260.0)
+            wait_until(lambda: ray_cluster.refused_by(b""), "its replica refuses it", PATIENCE)
 
         try:
             said = beside(lambda: suite.run("another-kind", variant="faulty"), choreography, meeting)
@@ -455,7 +458,7 @@ def elsewhere(suite: Suite) -> dict[str, Callable[[], Said]]:
 
         with ThreadPoolExecutor(1) as pool:
             working = pool.submit(work)
-            assert waits.wait(60)
+            assert waits.wait(PATIENCE)
             cluster.add_node(num_cpus=1, **store)
             return working.result()
 
