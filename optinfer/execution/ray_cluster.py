@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -75,9 +76,14 @@ class RayNodes:
         return node not in {each["NodeID"] for each in ray.nodes() if each["Alive"]} or node in draining()
 
     def leaving(self) -> bool:
-        """Ask the GCS now and then: a cloud gives half a minute or more, and a thousand replicas ask."""
+        """Ask the GCS now and then: a cloud gives half a minute or more, and a thousand replicas ask.
+
+        Where it does not answer, nobody said so; that is no error of the rows that wait meanwhile.
+        """
         if self._clock() - self._asked >= ASK_SECONDS:
-            self._asked, self._leaving = self._clock(), self.here() in draining()
+            self._asked = self._clock()
+            with contextlib.suppress(Exception):
+                self._leaving = self.here() in draining()
         return self._leaving
 
     def leave(self) -> None:
