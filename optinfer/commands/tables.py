@@ -100,14 +100,21 @@ def output_columns(config: JobConfig, family: Family, source: pa.Schema, sink: s
     added, experiment = gained(family.schema, config.sink.on_error), config.experiment
     names = added.names
     if experiment.key is not None:
-        require_key(source, experiment.key)
+        _require_deals(config, source, names)
         carried, names = carried.append(pa.field(experiment.column, pa.string())), [*names, experiment.column]
-        if experiment.column in added.names:
-            raise ConfigError(f"experiment.column {experiment.column!r} is a column that the model adds; name another")
     _require_distinct(config.sink.columns, names)
     schema = pa.schema([*carried, *added])
     sinks.SINKS.get(sink).check(config.sink.path, schema)
     return carried, schema
+
+
+def _require_deals(config: JobConfig, source: pa.Schema, added: list[str]) -> None:
+    """Refuse an experiment whose key deals nothing, or whose column is another's."""
+    key, column = str(config.experiment.key), config.experiment.column
+    require_key(source, key)
+    for taken, whose in (([*config.source.columns_read, key], "the job reads"), (added, "the model adds")):
+        if column in taken:
+            raise ConfigError(f"experiment.column {column!r} is a column that {whose}; name another")
 
 
 def _require_distinct(columns: tuple[str, ...], names: list[str]) -> None:
