@@ -73,12 +73,16 @@ class FragmentScorer:
         self._task = task
         self._settings = settings or _own_settings(task)
         self._nodes = nodes
-        require_admitted(self._settings, nodes)
+        self._artifact = task.artifact(self._settings)
+        arms = [arm.settings for arm in task.experiment.arms] if task.experiment else []
+        for loaded in (self._settings, *arms):
+            require_admitted(loaded, nodes)
         self._sink = task.output()
         self._reader = task.reader()
         self._count = _Unfailing(meter, task.labels(self._settings))
         self._loading = Loading(load, self._settings, task.place)
-        self._attempt = Attempt(task, nodes, self._loading, self._put_before)
+        self._each = [self._loading, *(Loading(load, settings, task.place) for settings in arms)]
+        self._attempt = Attempt(task, nodes, self._each, self._put_before)
         self._at_hand, self._free = 0, threading.Condition()
 
     def __call__(self, row: Mapping[str, str]) -> dict[str, str]:
@@ -129,11 +133,11 @@ class FragmentScorer:
     def _score(self, fragment: Fragment, part: str) -> Receipt:
         done = self._sink.read([part])[0] if self._task.retry else None
         # A part holds one variant's answers: where two score a job, another replica's rows are left to its like.
-        if done and not (done.rows_quarantined and done.artifact == self._settings.artifact.key):
+        if done and not (done.rows_quarantined and done.artifact == self._artifact):
             return self._receipt(part, done, {}, Stats(rows_in=fragment.rows))
         started = perf_counter()
         try:
-            table = self._reader.read(fragment)
+            table = self._task.with_arms(self._reader.read(fragment))
         except CorruptFileError as error:
             if self._task.on_bad_file == "raise":
                 raise
@@ -142,7 +146,7 @@ class FragmentScorer:
             return self._commit(fragment, part, unreadable(self._task, self._answers, fragment, str(error)), Stats())
         read_seconds = perf_counter() - started
         earlier = Earlier.of(self._task, fragment, *self._sink.rows(part, done)) if done else None
-        left = self._task.roles(earlier.left(table) if earlier else table)
+        left = earlier.left(table) if earlier else table
         scored, before = self._attempt.answers(part, left, bool(done))
         if isinstance(scored, Part):
             return self._receipt(part, scored, {}, Stats(rows_in=fragment.rows))
@@ -177,7 +181,7 @@ class FragmentScorer:
         ours = Part(
             fragment=fragment.index,
             fingerprint=self._task.fingerprint,
-            artifact=self._settings.artifact.key,
+            artifact=self._artifact,
             variant=self._settings.variant,
             rows_in=fragment.rows,
             rows_in_place=made.in_place,
@@ -204,7 +208,7 @@ class FragmentScorer:
             replica=f"{os.getpid()}@{self._node}",
             node=self._node,
             load_started=self._load_started,
-            load_seconds=self._loading.engine.load_seconds,
+            load_seconds=sum(loading.engine.load_seconds for loading in self._each),
             committed=time.time(),
             peak_rss_mb=peak_rss_mb(),
             max_batch_tokens=tokens,
