@@ -171,10 +171,10 @@ class Running:
             assert self.process.poll() is None or text in self.err.read_text(), self.err.read_text()
             return text in self.err.read_text()
 
-        wait_until(said, f"{text!r} on stderr", deadline=120)
+        wait_until(said, f"{text!r} on stderr", deadline=300)
 
     def end(self) -> Done:
-        code = self.process.wait(timeout=240)
+        code = self.process.wait(timeout=500)
         return Done(code, self.out.read_text(), self.err.read_text())
 
 

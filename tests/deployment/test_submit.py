@@ -20,7 +20,7 @@ from tests.conftest import read_rows, wait_until
 from tests.deployment.conftest import Head, Work
 from tests.deployment.proxy import between
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # several jobs in turn, on a machine that has other work
 
 
 class TestToTheEnd:
