@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import tempfile
 import time
@@ -49,8 +50,9 @@ def series(asked: Prometheus, target: dict[str, Any], began: float, ended: float
         legend = target["legendFormat"]
         for name, value in one["metric"].items():
             legend = legend.replace(f"{{{{{name}}}}}", value)
-        found.append((legend, [(float(at) - began, float(value)) for at, value in one["values"]]))
-    return found
+        points = [(float(at) - began, float(value)) for at, value in one["values"]]
+        found.append((legend, [point for point in points if math.isfinite(point[1])]))  # 0/0 where nothing was counted
+    return [one for one in found if one[1]]
 
 
 def draw(axes: Axes, panel: dict[str, Any], drawn: list[tuple[str, list[Any]]]) -> None:
@@ -63,9 +65,10 @@ def draw(axes: Axes, panel: dict[str, Any], drawn: list[tuple[str, list[Any]]]) 
         spine.set_color("#2c3235")
     if panel["type"] == "stat":
         axes.set(xticks=[], yticks=[])
-        most = max(value for _, points in drawn for _, value in points)
-        last = drawn[0][1][-1][1] if panel["title"] != "Replicas" else most
-        axes.text(0.5, 0.42, unit(last, None), color=LINES[0], fontsize=22, ha="center", va="center")
+        values = [value for _, points in drawn for _, value in points]
+        # Replicas are gone when the run is over.
+        last = unit(max(values) if panel["title"] == "Replicas" else values[-1], None) if values else "no data"
+        axes.text(0.5, 0.42, last, color=LINES[0], fontsize=22, ha="center", va="center")
         return
     for (legend, points), colour in zip(drawn, LINES, strict=False):
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.2, label=legend)
