@@ -351,10 +351,19 @@ def mixed(suite: Suite) -> dict[str, Callable[[], Said]]:
 
 
 def started(cluster: Cluster, cpus: int, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    """Start a node by hand, behind a command that makes it another machine."""
+    """Start a node by hand, behind a command that makes it another machine; return when it has joined.
+
+    Ray gives a node up that takes longer than 30 s, as on a busy machine: it is started again.
+    """
     ray_start = [*RAY, "start", f"--address={cluster.address}", "--block"]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([*before, *ray_start, f"--num-cpus={cpus}"], **silent)
+    there = ray_cluster.alive()
+    for _ in range(5):
+        node = subprocess.Popen([*before, *ray_start, f"--num-cpus={cpus}"], **silent)
+        wait_until(lambda node=node: node.poll() is not None or ray_cluster.alive() - there, "a node joins", PATIENCE)
+        if node.poll() is None:
+            return node
+    raise AssertionError("no node comes up within Ray's 30 s: the machine is too busy")
 
 
 def ended(*nodes: subprocess.Popen[bytes]) -> None:
