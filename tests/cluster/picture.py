@@ -77,7 +77,8 @@ def draw(axes: Axes, panel: dict[str, Any], drawn: list[tuple[str, list[Any]]]) 
     axes.set_ylim(bottom=limits["min"], top=limits.get("max") or 1.15 * most or 1.0)
     axes.yaxis.set_major_formatter(FuncFormatter(unit))
     axes.grid(color="#2c3235", linewidth=0.5)
-    axes.legend(fontsize=6, loc="lower right", facecolor=DARK, edgecolor="#2c3235", labelcolor=WHITE)
+    if drawn:
+        axes.legend(fontsize=6, loc="lower right", facecolor=DARK, edgecolor="#2c3235", labelcolor=WHITE)
 
 
 def picture(asked: Prometheus, began: float, ended: float) -> Figure:
