@@ -35,7 +35,7 @@ COLUMNS, INCHES = 24, 12.0
 DARK, GREY, WHITE = "#181b1f", "#8e8e94", "#d8d9da"
 LINES = ("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a")
 UNITS: dict[str, Callable[[float, Any], str]] = {
-    "percentunit": lambda value, _: f"{value:.0%}",
+    "percentunit": lambda value, _: f"{100 * value:.3g}%",
     "s": lambda value, _: f"{value:g} s" if value >= 1 or not value else f"{1000 * value:.0f} ms",
     "short": lambda value, _: f"{value:,.4g}",
     "locale": lambda value, _: f"{value:,.0f}",
