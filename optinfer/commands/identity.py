@@ -11,6 +11,7 @@ from optinfer.data.fragments import Plan
 from optinfer.data.in_place import COLUMN
 from optinfer.data.storage import absolute
 from optinfer.errors import redact
+from optinfer.models import source as model_source
 from optinfer.optimization.asked import recipes, recipes_of_further_pools
 from optinfer.optimization.subject import Subject
 
@@ -43,12 +44,13 @@ def identity(subject: Subject, plan: Plan) -> dict[str, object]:
 
 def described(subject: Subject, files_digest: str) -> dict[str, object]:
     """Describe job, model and data for a tracker."""
-    config = subject.config
+    config, fetched = subject.config, model_source.origin(subject.model)
     return {
         "job": config.name,
         "family": config.model.family,
         "model.path": redact(config.model.path),
         "model.digest": subject.model.key,
+        **({"model.version": fetched["version"]} if fetched else {}),
         "data.digest": files_digest,
     }
 

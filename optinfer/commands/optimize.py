@@ -23,8 +23,13 @@ from optinfer.optimization.proving import Here, Prover
 from optinfer.optimization.selection import Prepared, Skipped
 from optinfer.optimization.variants import BASELINES, catalog, get
 from optinfer.records.comparison import Candidate, OptimizeRecord, Registered, Unmeasured
+from optinfer.records.notes import begun, optimize_note, variant_note
 from optinfer.records.text import optimize_table
+from optinfer.tracking import metrics, origin
 from optinfer.tracking.events import Compared, Finished, Started
+from optinfer.tracking.measured import of_comparison, of_variant
+from optinfer.tracking.mlflow_run import run_name
+from optinfer.tracking.mlflow_store import RUN_ID
 from optinfer.tracking.plot import draw, drawn, require_drawable
 from optinfer.tracking.recorder import Recorder, new_run_id, recorder_of
 
@@ -64,7 +69,7 @@ def optimize(
     run_id = new_run_id()
     copies = journal_copies(run_id)
     with executor or nullcontext(), recorder_of(config.tracking, run_id, say, copies) as recorder:
-        recorder.event(Started(run_name=f"{config.name} optimize", params=job.params, tags={"optinfer.run_id": run_id}))
+        recorder.event(_started(job, run_id))
         proving = replace(job.proving, again=again)
         bench = proving.bench(say)
         prover = executor.prover(proving, say) if executor else Here(bench)
@@ -78,6 +83,17 @@ def optimize(
         return record
     rows = bench.sample.roles(bench.sample.gate).slice(0, _EXAMPLE_ROWS)
     return replace(record, registered=_registered(register, record, results, rows, config.tracking, say))
+
+
+def _started(job: Resolved, run_id: str) -> Started:
+    config = job.config
+    return Started(
+        run_name=run_name(job.params, "optimize"),
+        params=job.params,
+        tags={RUN_ID: run_id, **origin.tags()},
+        note=begun(config.name, "compares the variants of its model on a sample of its rows"),
+        model_id=job.model_id,
+    )
 
 
 def _require_arguments(config: JobConfig, names: Sequence[str] | None, register: str | None, plot: str | None) -> None:
@@ -104,7 +120,8 @@ def _measured(
         recorder.event(Compared(_candidate(result) if isinstance(result, Prepared) else _unmeasured(result)))
         if isinstance(result, Prepared):
             say(f"{result.variant.name}: {result.certificate.rows_per_second:.1f} rows/s, {_verdict(result)}")
-            recorder.child(result.variant.name, result.params, _metrics(result), _certificate(result))
+            note, found = variant_note(result.certificate, result.gate), of_variant(result.certificate, result.gate)
+            recorder.child(result.variant.name, result.params, metrics.named(found), _certificate(result), note)
         else:
             say(f"{result.name}: {result.reason}")
         yield result
@@ -172,39 +189,14 @@ def _verdict(result: Prepared) -> str:
     return "passes" if result.gate.passed else result.gate.reason
 
 
-def _metrics(result: Prepared) -> dict[str, float]:
-    """Return the same names for every variant, so that MLflow's compare view lines them up."""
-    certificate, fidelity = result.certificate, result.certificate.fidelity
-    metrics = {
-        "rows_per_second": certificate.rows_per_second,
-        "rows_per_second.low": certificate.rows_per_second_range[0],
-        "rows_per_second.high": certificate.rows_per_second_range[1],
-        "micro_batch_ms.p50": certificate.micro_batch_p50_ms,
-        "micro_batch_ms.p99": certificate.micro_batch_p99_ms,
-        "fidelity": fidelity.value,
-        "fidelity.ci_low": fidelity.ci_low,
-        "fidelity.ci_high": fidelity.ci_high,
-        "fidelity.relative": fidelity.relative,
-        "largest_difference": certificate.largest_difference,
-        "artifact_mb": certificate.artifact_mb,
-        "peak_rss_mb": certificate.peak_rss_mb,
-        "build_seconds": certificate.build_seconds,
-        "load_seconds": certificate.load_seconds,
-        "passed": float(result.gate.passed),
-    }
-    return metrics if fidelity.worst is None else {**metrics, "fidelity.worst": fidelity.worst}
-
-
 def _certificate(result: Prepared) -> dict[str, str]:
     return {"certificate.json": json.dumps(result.certificate.as_dict(), indent=1)}
 
 
 def _finished(record: OptimizeRecord) -> Finished:
     return Finished(
-        metrics={
-            "candidates": float(len(record.candidates)),
-            "passed": float(sum(candidate.passed for candidate in record.candidates)),
-        },
+        metrics=metrics.named(of_comparison(record)),
+        note=optimize_note(record),
         tags={"optinfer.winner": str(record.winner), "optinfer.pareto": ", ".join(record.pareto)},
         artifacts={
             "table.md": optimize_table(record),

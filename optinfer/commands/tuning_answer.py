@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optinfer.commands.resolved import Resolved
+from optinfer.records.notes import begun, tune_note
 from optinfer.records.text import tune_table
 from optinfer.records.tuning import Finalist, Tuned, TuneRecord
+from optinfer.tracking import metrics, origin
 from optinfer.tracking.events import Finished, Started
+from optinfer.tracking.measured import of_tuning
+from optinfer.tracking.mlflow_run import run_name
+from optinfer.tracking.mlflow_store import RUN_ID
 from optinfer.tracking.plot import draw_tuning, drawn
 from optinfer.tuning.node_trials import NodeTrials
 from optinfer.tuning.search import Rounds, Search
@@ -60,21 +65,22 @@ def answer(job: Resolved, run_id: str, searched: Searched, chosen: Tuned, kept: 
 def started(job: Resolved, run_id: str) -> Started:
     tuning = {f"tuning.{name}": value for name, value in job.config.tuning.model_dump().items()}
     return Started(
-        run_name=f"{job.config.name} tune", params={**job.params, **tuning}, tags={"optinfer.run_id": run_id}
+        run_name=run_name(job.params, "tune"),
+        params={**job.params, **tuning},
+        tags={RUN_ID: run_id, **origin.tags()},
+        note=begun(job.config.name, "searches for the fastest settings of a node"),
+        model_id=job.model_id,
     )
 
 
 def finished(record: TuneRecord) -> Finished:
-    winner, default = record.winner, record.winner.default_rows_per_second
-    metrics = {
-        "trials": float(len(record.trials)),
-        "rows_per_second": winner.rows_per_second,
-        "sample.largest_deviation": record.sample.largest_deviation,
-    }
-    if default:
-        metrics |= {"default.rows_per_second": default, "gain": winner.rows_per_second / default}
     artifacts = {"table.md": tune_table(record), "record.json": json.dumps(record.as_dict(), indent=1, default=str)}
-    return Finished(metrics=metrics, tags={"optinfer.winner": winner.variant}, artifacts=artifacts)
+    return Finished(
+        metrics=metrics.named(of_tuning(record)),
+        tags={"optinfer.winner": record.winner.variant},
+        artifacts=artifacts,
+        note=tune_note(record),
+    )
 
 
 def plotted(record: TuneRecord, folder: Path, say: Say) -> list[Path]:
