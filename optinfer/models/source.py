@@ -248,11 +248,11 @@ def _mlflow_version(client: Any, uri: str) -> tuple[str, str, str, str]:
     if not number:  # models:/m-…, a logged model that nothing changes
         return uri, "", client.get_logged_model(name).artifact_location, name
     version, place = client.get_model_version(name, number[0]), client.get_model_version_download_uri(name, number[0])
+    logged = version.source.removeprefix("models:/") if version.source.startswith("models:/m-") else ""
     if place.startswith("models:/m-"):
         place = client.get_logged_model(place.removeprefix("models:/")).artifact_location
     # A model that was deleted and registered anew counts from 1 again.
-    made, model_id = f"{version.source} {version.creation_timestamp}", getattr(version, "model_id", None) or ""
-    return f"models:/{name}/{number[0]}", made, place, model_id
+    return f"models:/{name}/{number[0]}", f"{version.source} {version.creation_timestamp}", place, logged
 
 
 def _noted(folder: Path) -> Path:
