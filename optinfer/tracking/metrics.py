@@ -56,11 +56,12 @@ REPLICA_P50 = Metric("replica/micro_batch_p50_ms", "median of its micro-batches"
 REPLICA_RSS = Metric("replica/peak_rss_mb", "its most memory", f"{_VARIANTS}, {_COMPARE}")
 GATE = Metric("gate/value", "what `gate.min` was held against: the metric's lower 95% bound", _VARIANTS)
 
-# What one looks at first: MLflow sorts by name, and the others' prefix comes after these.
+# What one looks at first. MLflow sorts some of its pages by name: the others' prefix comes after these.
 FIRST = (
-    GATE, COST, FORECAST_ERROR, ROWS, QUARANTINED, SPEED, SECONDS, STARTUP, NODE_SPEED, REPLICA_P50, REPLICA_RSS,
-    REPLICA_SPEED,
+    ROWS, QUARANTINED, SPEED, SECONDS, STARTUP, COST, FORECAST_ERROR, NODE_SPEED, REPLICA_SPEED, REPLICA_P50,
+    REPLICA_RSS, GATE,
 )  # fmt: skip
+_ORDER = {metric: at for at, metric in enumerate(FIRST)}
 
 PROGRESS_PERCENT = Metric("progress/percent", "rows committed so far, of all; ends at 100", _RUN)
 PROGRESS_ROWS = Metric("progress/rows", "rows committed so far, in this attempt", _RUN)
@@ -158,5 +159,6 @@ ALL = (
 
 
 def named(measured: Measured) -> dict[str, float]:
-    """Return what is known, by name, as journals and MLflow have it."""
-    return {metric.name: float(value) for metric, value in measured.items() if value is not None}
+    """Return what is known, by name, as journals and MLflow have it: its pages show the first of them first."""
+    ordered = sorted(measured, key=lambda metric: _ORDER.get(metric, len(_ORDER)))
+    return {metric.name: float(value) for metric in ordered if (value := measured[metric]) is not None}
