@@ -39,9 +39,7 @@ def job_of(job: Job, logical_date: date | None = None) -> JobConfig:
         ConfigError: a key or a value is wrong; names it and what is valid.
     """
     from optinfer.job_file import load_job, parse_job
-    from optinfer.system.quiet import hush
 
-    hush()
     if isinstance(job, JobConfig):
         return job
     if isinstance(job, Mapping):

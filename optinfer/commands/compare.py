@@ -9,15 +9,14 @@ from dataclasses import replace
 from optinfer.commands.compared import Question, decided
 from optinfer.commands.readiness import require_places
 from optinfer.commands.rivals import Rival, rivals, tables
+from optinfer.commands.tracked import command_begun
 from optinfer.commands.turns import take_turns
 from optinfer.config import JobConfig
 from optinfer.errors import ConfigError
 from optinfer.records.decision import CompareRecord, Side
 from optinfer.records.decision_text import compare_table
-from optinfer.tracking import metrics, origin
-from optinfer.tracking.events import Finished, Started
-from optinfer.tracking.mlflow_run import run_name
-from optinfer.tracking.mlflow_store import RUN_ID
+from optinfer.tracking import metrics
+from optinfer.tracking.events import Finished
 from optinfer.tracking.recorder import new_run_id, recorder_of
 
 
@@ -53,9 +52,8 @@ def compare(
     _require_columns(one, by)
     run_id = new_run_id()
     with recorder_of(config.tracking, run_id, say) as recorder:
-        tags = {RUN_ID: run_id, **origin.tags()}
-        params = {**one.job.params, "champion": one.name, "challenger": other.name, "margin": margin}
-        recorder.event(Started(run_name=run_name(params, "compare"), params=params, tags=tags))
+        params = {"champion": one.name, "challenger": other.name, "margin": margin}
+        recorder.event(command_begun(one.job, run_id, "compare", "meets a challenger on the same rows", params))
         parts = tables(one.job, list(dict.fromkeys([*read, *kept])), never_null, rows)
         both = take_turns(one, other, parts, kept, say)
         record = decided(Question(one, other, both, label, margin), run_id, by)

@@ -13,7 +13,6 @@ from optinfer.commands.identity import described, files_digest, fingerprint, ide
 from optinfer.config import JobConfig
 from optinfer.data.fragments import Plan
 from optinfer.data.output import Output
-from optinfer.errors import redact
 from optinfer.models import source as model_source
 from optinfer.optimization.asked import wanted
 from optinfer.optimization.proving import Proving
@@ -22,7 +21,6 @@ from optinfer.optimization.trial import APART
 from optinfer.optimization.variants import catalog, require_fit
 from optinfer.optimization.workbench import Workbench
 from optinfer.records.binding import FrozenJob
-from optinfer.system import home
 from optinfer.tuning import kept
 
 
@@ -56,13 +54,6 @@ class Resolved:
     def params(self) -> Mapping[str, object]:
         """Describe job, model and data for a tracker."""
         return described(self.subject, self.files_digest)
-
-    @property
-    def model_id(self) -> str:
-        """Return the id of the logged model that it scores with, where the job's MLflow has it; "" elsewhere."""
-        fetched, config = model_source.origin(self.subject.model), self.config
-        here = redact(config.tracking.uri or home.default_tracking_uri())
-        return fetched["model_id"] if fetched and fetched["tracking"] == here else ""
 
     @property
     def fingerprint(self) -> str:

@@ -32,7 +32,6 @@ from optinfer.execution.on_ray import OnRay
 from optinfer.optimization.pools import Pools, pools, with_not_chosen
 from optinfer.records.run import RunRecord
 from optinfer.system.outages import reaching
-from optinfer.tracking.events import Resumed
 from optinfer.tracking.recorder import new_run_id, recorder_of
 
 Say = Callable[[str], None]
@@ -126,8 +125,7 @@ def _score(run: _Run) -> None:
     left = books.left(found)
     if run.summary.retry:
         left = np.union1d(left, books.take_back(found))
-    if earlier := books.tally.total.rows_in:
-        books.recorder.event(Resumed(earlier))
+    books.note_resumed()
     books.check_threshold()  # before anything is proved for rows that nobody wants then
     if run.job.plan.rows == 0:
         return books.until_whole(left, books.commit_nothing)

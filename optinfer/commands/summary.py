@@ -6,24 +6,18 @@ import json
 import time
 from dataclasses import dataclass, field, replace
 
-import pyarrow as pa
-
 from optinfer.commands.resolved import Resolved
+from optinfer.commands.tracked import run_begun, run_ended
 from optinfer.data.storage import absolute
 from optinfer.forecast.runs import Outlook
 from optinfer.optimization.pools import Pools
 from optinfer.optimization.selection import Prepared
 from optinfer.records.manifest import BadFile, Manifest
-from optinfer.records.notes import begun, run_note
 from optinfer.records.placement import Placement, on_one_core
 from optinfer.records.run import Breakdown, MlflowRun, Proof, RunRecord
 from optinfer.secrets import clean, redact
-from optinfer.system.machine import peak_rss_mb
-from optinfer.tracking import metrics, origin
 from optinfer.tracking.breakdown import break_down
-from optinfer.tracking.events import Dataset, Finished, Started
-from optinfer.tracking.measured import of_run
-from optinfer.tracking.mlflow_run import run_name
+from optinfer.tracking.events import Finished, Started
 from optinfer.tracking.recorder import Recorder
 from optinfer.tracking.tally import Tally
 
@@ -54,25 +48,7 @@ class Summary:
         self.marks[step] = time.time()
 
     def start(self, job: Resolved) -> Started:
-        config = job.config
-        table = _dataset(config.source.path, job.files_digest, "input")
-        return Started(
-            run_name=run_name({"job": config.name}, config.variant),
-            params={
-                **job.params,
-                "variant.asked": config.variant,
-                "data.rows": job.plan.rows,
-                "data.files": len(job.plan.files),
-                "fragments": len(job.plan.fragments),
-                "batching.max_batch_tokens": config.batching.max_batch_tokens,
-                "batching.max_batch_size": config.batching.max_batch_size,
-                "batching.dedupe": config.batching.dedupe,
-            },
-            tags={"optinfer.run_id": self.run_id, "optinfer.fingerprint": job.fingerprint, **origin.tags()},
-            inputs=(replace(table, rows=job.plan.rows, columns=_columns(job.plan.schema)),),
-            note=begun(config.name, f"scores {job.plan.rows:,} rows of `{table.name}` with `{config.variant}`"),
-            model_id=job.model_id,
-        )
+        return run_begun(job, self.run_id)
 
     def record(self, job: Resolved, tally: Tally, mlflow: MlflowRun) -> RunRecord:
         """Return the run as one flat object: the contract of `run --json`."""
@@ -154,13 +130,7 @@ class Summary:
             artifacts["certificate.json"] = json.dumps(self._first.certificate.as_dict(), indent=1)
             if not self.retry and (seconds := self._startup(job, tally)) is not None:
                 self._outlook(job).keep_startup(seconds)
-        table = _dataset(job.config.sink.path, job.fingerprint, "output")
-        return Finished(
-            metrics=metrics.named(of_run(manifest.run, tally, peak_rss_mb())),
-            outputs=(replace(table, rows=manifest.run.rows_out, columns=_columns(job.schema)),),
-            artifacts=artifacts,
-            note=run_note(manifest.run, _dataset(job.config.source.path, "", "").name),
-        )
+        return run_ended(job, tally, manifest, artifacts)
 
     def _proving(self) -> float:
         """Return the seconds until the variant was proved: building and measuring it is done once, and not forecast."""
@@ -179,15 +149,6 @@ class Summary:
 
 def _without_speed(run: RunRecord) -> RunRecord:
     return replace(run, rows_per_second=None, steady_rows_per_second=None, tokens_per_second=None, forecast=None)
-
-
-def _columns(schema: pa.Schema) -> dict[str, str]:
-    return {field.name: str(field.type) for field in schema}
-
-
-def _dataset(path: str, digest: str, context: str) -> Dataset:
-    source = redact(absolute(path))
-    return Dataset(name=source.rstrip("/").rpartition("/")[2], digest=digest, source=source, context=context)
 
 
 def _proof(one: Prepared) -> Proof:

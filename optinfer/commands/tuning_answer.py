@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optinfer.commands.resolved import Resolved
-from optinfer.records.notes import begun, tune_note
+from optinfer.commands.tracked import command_begun
+from optinfer.records.notes import tune_note
 from optinfer.records.text import tune_table
 from optinfer.records.tuning import Finalist, Tuned, TuneRecord
-from optinfer.tracking import metrics, origin
 from optinfer.tracking.events import Finished, Started
 from optinfer.tracking.measured import of_tuning
-from optinfer.tracking.mlflow_run import run_name
-from optinfer.tracking.mlflow_store import RUN_ID
 from optinfer.tracking.plot import draw_tuning, drawn
 from optinfer.tuning.node_trials import NodeTrials
 from optinfer.tuning.search import Rounds, Search
@@ -64,19 +62,13 @@ def answer(job: Resolved, run_id: str, searched: Searched, chosen: Tuned, kept: 
 
 def started(job: Resolved, run_id: str) -> Started:
     tuning = {f"tuning.{name}": value for name, value in job.config.tuning.model_dump().items()}
-    return Started(
-        run_name=run_name(job.params, "tune"),
-        params={**job.params, **tuning},
-        tags={RUN_ID: run_id, **origin.tags()},
-        note=begun(job.config.name, "searches for the fastest settings of a node"),
-        model_id=job.model_id,
-    )
+    return command_begun(job, run_id, "tune", "searches for the fastest settings of a node", tuning)
 
 
 def finished(record: TuneRecord) -> Finished:
     artifacts = {"table.md": tune_table(record), "record.json": json.dumps(record.as_dict(), indent=1, default=str)}
     return Finished(
-        metrics=metrics.named(of_tuning(record)),
+        metrics=of_tuning(record),
         tags={"optinfer.winner": record.winner.variant},
         artifacts=artifacts,
         note=tune_note(record),

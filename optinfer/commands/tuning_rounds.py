@@ -10,7 +10,6 @@ from optinfer.errors import NoVariantError
 from optinfer.execution.placing import layout_of
 from optinfer.records.notes import trial_note
 from optinfer.records.tuning import Outcome, Point
-from optinfer.tracking import metrics
 from optinfer.tracking.events import MetAgain, Tried
 from optinfer.tracking.measured import of_trial
 from optinfer.tracking.recorder import Recorder
@@ -79,7 +78,7 @@ def observer(trials: NodeTrials, recorder: Recorder, say: Say) -> Callable[[int,
         point, measured = outcome.point, outcome.measured
         recorder.event(Tried(outcome))
         proved = trials.proved[point.variant]
-        found = metrics.named(of_trial(outcome, proved.certificate, proved.gate))
+        found = of_trial(outcome, proved.certificate, proved.gate)
         params = {**point.as_dict(), "reason": outcome.reason}
         recorder.child(f"{number} {point.variant}", params, found, note=trial_note(outcome))
         rate = f"{measured.rows_per_second:.1f} rows/s" if measured else "failed"

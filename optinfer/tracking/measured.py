@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from optinfer.records.comparison import OptimizeRecord
 from optinfer.records.proof import Certificate, GateResult
 from optinfer.records.run import RunRecord
 from optinfer.records.tuning import Outcome, TuneRecord
 from optinfer.tracking import metrics
-from optinfer.tracking.metrics import Measured, Metric
+from optinfer.tracking.metrics import Metric, named
 from optinfer.tracking.tally import Tally
 
 
-def of_run(run: RunRecord, tally: Tally, driver_peak_rss_mb: float) -> Measured:
+def of_run(run: RunRecord, tally: Tally, driver_peak_rss_mb: float) -> dict[str, float]:
     """Return what a job's run measured, its variant's proof included."""
     told, parts = run.forecast, run.time
     known: dict[Metric, float | None] = {
@@ -48,11 +46,17 @@ def of_run(run: RunRecord, tally: Tally, driver_peak_rss_mb: float) -> Measured:
             metrics.FORECAST_ERROR: told.error_percent,
             metrics.COST: told.actual.cost,
         }
-    return known if run.gate is None or run.certificate is None else known | of_variant(run.certificate, run.gate)
+    if run.gate and run.certificate:
+        known |= _of_a_variant(run.certificate, run.gate)
+    return named(known)
 
 
-def of_variant(certificate: Certificate, gate: GateResult) -> dict[Metric, float | None]:
+def of_variant(certificate: Certificate, gate: GateResult) -> dict[str, float]:
     """Return what was proved of a variant: the same for one of a comparison and for the one that a job scored with."""
+    return named(_of_a_variant(certificate, gate))
+
+
+def _of_a_variant(certificate: Certificate, gate: GateResult) -> dict[Metric, float | None]:
     fidelity = certificate.fidelity
     return {
         **_of_a_replica(certificate, gate),
@@ -81,54 +85,53 @@ def _of_a_replica(certificate: Certificate, gate: GateResult) -> dict[Metric, fl
     }
 
 
-def of_comparison(record: OptimizeRecord) -> Measured:
+def of_comparison(record: OptimizeRecord) -> dict[str, float]:
     """Return what `optimize` found: of the variant that won, and of how many."""
     winner = next((one for one in record.candidates if one.variant == record.winner), None)
-    return {
-        metrics.CANDIDATES: len(record.candidates),
-        metrics.CANDIDATES_PASSED: sum(candidate.passed for candidate in record.candidates),
-        **(_of_a_replica(winner.certificate, winner.gate) if winner else {}),
-    }
+    return named(
+        {
+            metrics.CANDIDATES: len(record.candidates),
+            metrics.CANDIDATES_PASSED: sum(candidate.passed for candidate in record.candidates),
+            **(_of_a_replica(winner.certificate, winner.gate) if winner else {}),
+        }
+    )
 
 
-def of_trial(outcome: Outcome, certificate: Certificate, gate: GateResult) -> Measured:
+def of_trial(outcome: Outcome, certificate: Certificate, gate: GateResult) -> dict[str, float]:
     """Return what a node did with one setting, beside what one replica of the variant does alone."""
-    alone, measured = _of_a_replica(certificate, gate), outcome.measured
-    if measured is None:
-        return alone
-    return {
-        **alone,
-        metrics.NODE_SPEED: measured.rows_per_second,
-        metrics.OBJECTIVE: outcome.value,
-        metrics.TRIAL_SECONDS: measured.seconds,
-        metrics.TRIAL_ROWS: measured.rows,
-        metrics.TRIAL_REJECTED: measured.rows_rejected,
-        metrics.TRIAL_MEMORY: measured.memory_mb,
-        metrics.RSS: measured.peak_rss_mb,
-        metrics.BATCH_MS[50]: measured.micro_batch_p50_ms,
-        metrics.BATCH_MS[99]: measured.micro_batch_p99_ms,
-        metrics.PADDING: measured.padding_fraction,
-    }
+    known, measured = _of_a_replica(certificate, gate), outcome.measured
+    if measured:
+        known |= {
+            metrics.NODE_SPEED: measured.rows_per_second,
+            metrics.OBJECTIVE: outcome.value,
+            metrics.TRIAL_SECONDS: measured.seconds,
+            metrics.TRIAL_ROWS: measured.rows,
+            metrics.TRIAL_REJECTED: measured.rows_rejected,
+            metrics.TRIAL_MEMORY: measured.memory_mb,
+            metrics.RSS: measured.peak_rss_mb,
+            metrics.BATCH_MS[50]: measured.micro_batch_p50_ms,
+            metrics.BATCH_MS[99]: measured.micro_batch_p99_ms,
+            metrics.PADDING: measured.padding_fraction,
+        }
+    return named(known)
 
 
-def of_tuning(record: TuneRecord) -> Measured:
+def of_tuning(record: TuneRecord) -> dict[str, float]:
     """Return what `tune` found: the speed of a node with what won, and with what a job would have had."""
     winner, default = record.winner, record.winner.default_rows_per_second
-    return {
-        metrics.NODE_SPEED: winner.rows_per_second,
-        metrics.DEFAULT_SPEED: default,
-        metrics.GAIN: winner.rows_per_second / default if default else None,
-        metrics.TRIALS: len(record.trials),
-        metrics.DEVIATION: record.sample.largest_deviation,
-    }
+    return named(
+        {
+            metrics.NODE_SPEED: winner.rows_per_second,
+            metrics.DEFAULT_SPEED: default,
+            metrics.GAIN: winner.rows_per_second / default if default else None,
+            metrics.TRIALS: len(record.trials),
+            metrics.DEVIATION: record.sample.largest_deviation,
+        }
+    )
 
 
 def _of_a_node(run: RunRecord) -> float | None:
     """Return the replicas' speed together, by node; None where nothing tells it."""
     if not run.steady_rows_per_second:
         return None
-    return run.steady_rows_per_second / (nodes_with_rows(run.rows_by_node) or 1)
-
-
-def nodes_with_rows(rows_by_node: Mapping[str, int]) -> int:
-    return sum(rows > 0 for rows in rows_by_node.values())
+    return run.steady_rows_per_second / max(sum(rows > 0 for rows in run.rows_by_node.values()), 1)

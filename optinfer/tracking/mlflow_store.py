@@ -97,6 +97,7 @@ class Store:
         self.ask = silence.ask
         if file := database(uri):
             self.ask(_require_usable, file)
+        hush()
         from mlflow import MlflowClient
 
         hush()  # after the import, which sets up MLflow's loggers anew

@@ -23,10 +23,14 @@ _GIT_SECONDS = 2.0
 _NOTEBOOK_NAMES = ("__vsc_ipynb_file__", "IPYNB_FILE", "JPY_SESSION_NAME")
 
 
-def tags() -> dict[str, str]:
-    """Return the tags of this process; those that nothing tells are left out."""
+def tags(arguments: Sequence[str] | None = None) -> dict[str, str]:
+    """Return the tags of this process; those that nothing tells are left out.
+
+    Args:
+        arguments: program and arguments; None takes this process's own.
+    """
     notebook = _in_notebook()
-    name = _notebook() if notebook else _source(sys.argv)
+    name = _notebook() if notebook else _source(sys.argv if arguments is None else arguments)
     folder = os.getcwd() if notebook else os.path.dirname(os.path.abspath(name))
     return {
         USER: _user(),

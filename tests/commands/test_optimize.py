@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import optinfer
-from optinfer.commands.optimize import pareto
+from optinfer.commands.optimize_answer import pareto
 from optinfer.errors import ConfigError
 from tests.conftest import MODEL, REPO, MakeJob, RunCli, WriteTable
 

@@ -243,11 +243,10 @@ class TestOrigin:
         assert ours == theirs
         assert len(ours) == 5
 
-    def test_of_our_own_command_it_is_the_job_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_our_own_command_it_is_the_job_file(self, tmp_path: Path) -> None:
         job = tmp_path / "nightly.yaml"
         job.touch()
-        monkeypatch.setattr(sys, "argv", ["/somewhere/bin/optinfer", "run", str(job), "--set", "a.b=c.yaml"])
-        found = origin.tags()
+        found = origin.tags(["/somewhere/bin/optinfer", "run", str(job), "--set", "a.b=c.yaml"])
         assert found["mlflow.source.name"] == str(job)
         assert "mlflow.source.git.commit" not in found
 
