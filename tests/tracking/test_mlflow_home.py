@@ -80,7 +80,7 @@ def run_of(client: Any, recorder: Recorder) -> Any:
 
 
 class TestExperiments:
-    def test_one_that_is_made_opens_as_model_training(self, store: str, client: Any) -> None:
+    def test_one_that_is_made_is_marked_as_model_training(self, store: str, client: Any) -> None:
         made = Store(store, "made", Silence()).experiment_id
         assert client.get_experiment(made).tags["mlflow.experimentKind"] == "custom_model_development"
 
