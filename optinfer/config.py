@@ -563,6 +563,15 @@ class JobConfig(_Part):
     notify: NotifyConfig = NotifyConfig()
     tuning: TuningConfig = TuningConfig()
 
+    @property
+    def models(self) -> dict[str, ModelConfig]:
+        """Every model that the job names, by its key: its own first, then those of an experiment's arms."""
+        arms = self.experiment.arms.items()
+        return {
+            "model.path": self.model,
+            **{f"experiment.arms.{name}.model": self.model.at(arm.model) for name, arm in arms if arm.model},
+        }
+
     @model_validator(mode="after")
     def _no_idle_fallback(self) -> JobConfig:
         if self.variant == AUTO and self.gate.fallback:

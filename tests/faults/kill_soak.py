@@ -265,6 +265,7 @@ class Soak:
             **os.environ,
             "AWS_ENDPOINT_URL": endpoint,
             "AWS_MAX_ATTEMPTS": "1",
+            "RAY_AUTH_MODE": "token",
             "OPTINFER_HOME": str(self.folder / "home"),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
         }
