@@ -125,6 +125,7 @@ def _score(run: _Run) -> None:
     left = books.left(found)
     if run.summary.retry:
         left = np.union1d(left, books.take_back(found))
+    books.note_resumed()
     books.check_threshold()  # before anything is proved for rows that nobody wants then
     if run.job.plan.rows == 0:
         return books.until_whole(left, books.commit_nothing)

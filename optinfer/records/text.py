@@ -110,7 +110,7 @@ def _forecast_error(told: Compared | None) -> list[str]:
         return []
     seconds, cost = told.actual.seconds, told.actual.cost
     paid = "" if cost is None else f"; it cost {cost:.4g}"
-    return [f"{_duration(told.seconds)}, it took {_duration(seconds)} ({told.error_percent:+.0f}%){paid}"]
+    return [f"{duration(told.seconds)}, it took {duration(seconds)} ({told.error_percent:+.0f}%){paid}"]
 
 
 def mlflow_text(mlflow: MlflowRun | None) -> str:
@@ -137,10 +137,10 @@ def _forecast(told: Forecast) -> list[str]:
         return [told.basis]
     nodes = "a node" if told.nodes == 1 else f"{told.nodes} nodes"
     price = "" if told.cost is None else f", {told.cost:.4g} for {nodes}"
-    return [f"{_duration(told.seconds)} ({told.rows_per_second:,.1f} rows/s){price}", told.basis]
+    return [f"{duration(told.seconds)} ({told.rows_per_second:,.1f} rows/s){price}", told.basis]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -291,8 +291,8 @@ def _past_run(run: PastRun) -> tuple[str, ...]:
         run.variant,
         f"{run.rows:,}",
         f"{run.rows_per_second:,.1f}",
-        _duration(run.seconds),
-        "" if foretold is None else _duration(foretold) + ("" if error is None else f" ({error:+.0f}%)"),
+        duration(run.seconds),
+        "" if foretold is None else duration(foretold) + ("" if error is None else f" ({error:+.0f}%)"),
         f"{run.quarantined:,}",
         "" if run.cost is None else f"{run.cost:.4g}",
         run.run_id,
@@ -316,7 +316,7 @@ def table_text(record: TableRecord) -> str:
     lines = [
         f"{record.rows:,} rows of {record.files:,} files ({record.kind}) in {record.table}",
         f"  columns     {columns}",
-        f"  size        {record.bytes / 1e6:,.1f} MB, {record.row_groups:,} row groups, in {_duration(record.seconds)}",
+        f"  size        {record.bytes / 1e6:,.1f} MB, {record.row_groups:,} row groups, in {duration(record.seconds)}",
     ]
     most = sorted(record.labels.items(), key=lambda item: (-item[1], item[0]))
     more = f", and {len(most) - 8:,} more" if len(most) > 8 else ""
