@@ -213,7 +213,8 @@ class GateConfig(_Part):
     metric: str | Auto = Field(
         "auto",
         description="how outputs are compared with the baseline: `cosine`, `top1_agreement`, `r2`, `agreement` (the "
-        "same to rounding), the least of all outputs; `same_answers` (the same set of labels) with `model.threshold`; with a label `accuracy` or a scikit-learn scorer",
+        "same to rounding), the least of all outputs; `same_answers` (the same set of labels) with "
+        "`model.threshold`; with a label `accuracy` or a scikit-learn scorer",
     )
     min: float | None = Field(
         None,
