@@ -359,7 +359,7 @@ class BatchingConfig(_Part):
     )
     max_batch_size: PositiveInt | Auto = Field(
         "auto",
-        description="rows in a micro-batch; `auto`: 64 texts, 32 images, 1024 rows of numbers, 4096 of a table",
+        description="rows in a micro-batch; `auto`: 64 texts, 32 images, 1024 rows of numbers (fewer of large ones), 4096 of a table",
     )
     dedupe: Auto | Literal[False] = Field(
         "auto",

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from optinfer.errors import ConfigError
 from optinfer.families import FAMILIES
 from optinfer.inference.replica import Replica, ReplicaSettings
-from tests.conftest import located
+from tests.conftest import RunCli, located
 
 DRAWN = np.random.default_rng(3)
 KERNEL = DRAWN.normal(size=(5, 3, 3, 3)).astype(np.float32)
@@ -79,6 +80,19 @@ def test_a_micro_batch_of_large_rows_is_small(network: Path) -> None:
     assert family_of(network, inputs={"x": [3, 4, 4]}).max_batch_size == 1024
     assert family_of(network, inputs={"x": [3, 224, 224]}).max_batch_size == 27
     assert family_of(network, inputs={"x": [3, 4096, 4096]}).max_batch_size == 1
+
+
+def test_a_job_says_them(network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli) -> None:
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(column(np.zeros((9, 3, 4, 4))), "t.parquet")
+    assert "model.inputs: {x: [3, ?, ?]}" in " ".join(
+        run_cli("init", "--table", "t.parquet", "--model", network)[2].split()
+    )
+    said = ("--set", "model.inputs={x: [3, 4, 4]}")
+    assert run_cli("init", "--table", "t.parquet", "--model", network, *said)[0] == 0
+    code, _, err = run_cli("plan", "job.yaml")
+    assert code == 0, err
+    assert run_cli("plan", "job.yaml", "--set", "model.inputs={x: [3, 5, 5]}")[0] == 2
 
 
 @pytest.mark.parametrize(
