@@ -223,7 +223,8 @@ class GateConfig(_Part):
     metric: str | Auto = Field(
         "auto",
         description="how outputs are compared with the baseline: `cosine`, `top1_agreement`, `r2`, `agreement` (the "
-        "same to rounding), the least of all outputs; with a label `accuracy` or a scikit-learn scorer",
+        "same to rounding), the least of all outputs; `same_answers` (the same set of labels) with "
+        "`model.threshold`; with a label `accuracy` or a scikit-learn scorer",
     )
     min: float | None = Field(
         None,
@@ -368,7 +369,8 @@ class BatchingConfig(_Part):
     )
     max_batch_size: PositiveInt | Auto = Field(
         "auto",
-        description="rows in a micro-batch; `auto`: 64 texts, 32 images, 1024 rows of numbers, 4096 of a table",
+        description="rows in a micro-batch; `auto`: 64 texts, 32 images, 1024 rows of numbers (fewer of large ones), "
+        "4096 of a table",
     )
     dedupe: Auto | Literal[False] = Field(
         "auto",
