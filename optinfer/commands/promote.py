@@ -52,8 +52,8 @@ def promote(
         ConfigError: the job names no rule, or one of the two is no version of the registered model.
         AliasMovedError: the alias is elsewhere by the time that the comparison is done.
     """
-    aliases = _aliases(config)
     _require_a_rule(config)
+    aliases = _aliases(config)
     if named(challenger) != named(config.model.path):
         raise ConfigError(
             f"--challenger {redact(challenger)} is no version of the registered model {named(config.model.path)}; "
@@ -72,8 +72,8 @@ def promote_compared(config: JobConfig, compared: CompareRecord, dry_run: bool =
         ConfigError: the job names no rule, or the comparison is not of two versions of its registered model.
         AliasMovedError: the alias is not at the version that the challenger was compared with.
     """
-    aliases, wanted = _aliases(config), config.promote
     _require_a_rule(config)
+    aliases, wanted = _aliases(config), config.promote
     champion, challenger = _versions(config, compared)
     for version in (champion, challenger):
         aliases.require(version)

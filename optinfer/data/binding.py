@@ -105,7 +105,11 @@ class Binding:
 
     def bound_variants(self) -> tuple[str, ...]:
         """Return the variants that commit rows here, pool by pool; none while none did, or none is known."""
-        return tuple(one.variant for one in self._bound() or ())
+        return tuple(one.variant for one in self.bound())
+
+    def bound(self) -> tuple[Bound, ...]:
+        """Return what commits rows here, pool by pool; none while none did, or none is known."""
+        return tuple(self._bound() or ())
 
     def _bound(self) -> Bound | None:
         bound = read_record(self._folder, _VARIANT, partial(decoded, Bound))

@@ -1,0 +1,136 @@
+"""What scored an output, once more: its artifact by digest, on today's machine, and what is not as it was then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from optinfer.commands.finished import Finished
+from optinfer.errors import ConfigError, suggest
+from optinfer.inference.canaries import contents, ground
+from optinfer.inference.settings import ReplicaSettings
+from optinfer.models.artifact import Artifact
+from optinfer.optimization.build import already, by_key
+from optinfer.optimization.certificate import runtime
+from optinfer.optimization.proving import Proving
+from optinfer.optimization.trial import APART
+from optinfer.optimization.variants import Variant
+from optinfer.records.inspection import Changed
+from optinfer.records.part import Part
+from optinfer.records.proof import Certificate
+from optinfer.tuning import kept
+
+_ABSENT = "missing"
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What scores rows again as they were scored.
+
+    Attributes:
+        settings: of a replica that does not prove itself first: whether it is what it was, is the question.
+        certificate: of what scored them; None where the output's last run kept none.
+        changed: what is not as it was then.
+    """
+
+    settings: ReplicaSettings
+    certificate: Certificate | None
+    changed: tuple[Changed, ...]
+
+    @property
+    def tolerance(self) -> float:
+        """How far a number may move without being another answer; nothing where nobody measured."""
+        canaries = self.certificate.canaries if self.certificate else None
+        return canaries.tolerance if canaries else 0.0
+
+
+def scorer_of(done: Finished, made: Part, say: Callable[[str], None]) -> Scorer:
+    """Return what scored a part of an output.
+
+    The artifact is taken by its digest from where it is kept. Where it is not, it is built anew, which is said where
+    another one comes of it.
+
+    Raises:
+        ConfigError: the variant is not known here, or its artifact can be neither found nor built.
+    """
+    known, name = done.subject.catalog, str(made.variant)
+    if name not in known:
+        raise ConfigError(f"{done.output.shown} was scored by {name!r}, which is no variant here{suggest(name, known)}")
+    variant = known[name]
+    artifact = _artifact(done, variant, made, say)
+    settings = done.subject.replica(variant, artifact, _threads(done))
+    certificate = _certificate(done, made)
+    return Scorer(settings, certificate, tuple(_changed(done, settings, made, certificate)))
+
+
+def _artifact(done: Finished, variant: Variant, made: Part, say: Callable[[str], None]) -> Artifact:
+    model = done.subject.keyed
+    if all(already(step["technique"], model.format) for step in variant.recipe["steps"]):
+        return model
+    if found := by_key(str(made.artifact), model):
+        return found
+    if done.source.plan is None:
+        raise ConfigError(
+            f"the artifact {made.artifact} is not kept here, and cannot be built without its table: run this where the "
+            "job ran, or with the OPTINFER_HOME that it had"
+        )
+    say(f"the artifact {made.artifact} is not kept here: {variant.name} is built anew")
+    return Proving(done.subject, done.source.plan.sample_from, kept.lookup, APART).bench(say).build(variant)
+
+
+def _threads(done: Finished) -> int:
+    placed = done.manifest.run.placement
+    return placed[0].threads_per_replica if placed else 1
+
+
+def _certificate(done: Finished, made: Part) -> Certificate | None:
+    run = done.manifest.run
+    found = [run.certificate, run.beside.certificate if run.beside else None]
+    return next((one for one in found if one and one.artifact == made.artifact), None)
+
+
+def _changed(
+    done: Finished, settings: ReplicaSettings, made: Part, certificate: Certificate | None
+) -> Iterator[Changed]:
+    identity = done.manifest.identity.get("model")
+    then, now = (identity.get("digest") if isinstance(identity, dict) else None), done.subject.model.key
+    if then is not None and then != now:
+        yield Changed(kind="model", name=done.config.model.path, was=str(then), now=now)
+    elif settings.artifact.key != made.artifact:
+        yield Changed(kind="artifact", name=settings.variant, was=str(made.artifact), now=settings.artifact.key)
+    yield from _runtime(done, settings, made, certificate)
+    canaries = certificate.canaries if certificate else None
+    if canaries is None:
+        return
+    here = ground(settings.device, ())
+    for feature in sorted({*canaries.ground.cpu_features} ^ {*here.cpu_features}):
+        there = feature in canaries.ground.cpu_features
+        yield Changed(kind="cpu feature", name=feature, was=_has(there), now=_has(not there))
+    if canaries.ground.gpu != here.gpu:
+        yield Changed(kind="gpu", name="gpu", was=canaries.ground.gpu or "none", now=here.gpu or "none")
+    files = contents(settings)
+    for name in sorted({*canaries.files, *files}):
+        if (was := canaries.files.get(name)) != (is_now := files.get(name)):
+            yield Changed(kind="file", name=name, was=_cut(was), now=_cut(is_now))
+
+
+def _runtime(
+    done: Finished, settings: ReplicaSettings, made: Part, certificate: Certificate | None
+) -> Iterator[Changed]:
+    """Yield packages whose versions differ, plugins of others by their code, too."""
+    bound = next((one for one in done.output.binding.bound() if one.artifact == made.artifact), None)
+    canaries = certificate.canaries if certificate else None
+    then = {**(canaries.ground.runtime if canaries else {}), **((bound.runtime or {}) if bound else {})}
+    opened_by = done.subject.family.opened_by
+    now = {**ground(settings.device, then).runtime, **runtime(settings.backend, settings.family, opened_by)}
+    for name, version in sorted(then.items()):
+        if now.get(name, _ABSENT) != version:
+            yield Changed(kind="package", name=name, was=version, now=now.get(name, _ABSENT))
+
+
+def _has(there: bool) -> str:
+    return "there" if there else _ABSENT
+
+
+def _cut(sha256: str | None) -> str:
+    return f"SHA-256 {sha256[:12]}" if sha256 else _ABSENT
