@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from optinfer.errors import OptinferError
 
 if TYPE_CHECKING:
-    from optinfer.api import compare, optimize, plan, promote, run, tune
+    from optinfer.api import compare, optimize, plan, run, tune
     from optinfer.commands.explain import explain
     from optinfer.commands.init import init
     from optinfer.commands.make_table import make_table
+    from optinfer.commands.promote import promote
     from optinfer.commands.verify import verify
     from optinfer.config import JobConfig
     from optinfer.execution.in_process import InProcess
@@ -35,7 +36,7 @@ _HOMES = {
     "make_table": "optinfer.commands.make_table",
     "optimize": "optinfer.api",
     "plan": "optinfer.api",
-    "promote": "optinfer.api",
+    "promote": "optinfer.commands.promote",
     "run": "optinfer.api",
     "tune": "optinfer.api",
     "verify": "optinfer.commands.verify",

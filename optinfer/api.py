@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from optinfer.records.comparison import OptimizeRecord
     from optinfer.records.decision import CompareRecord
     from optinfer.records.preview import Preview
-    from optinfer.records.promotion import PromoteRecord
     from optinfer.records.run import RunRecord
     from optinfer.records.tuning import TuneRecord
 
@@ -132,35 +131,6 @@ def compare(
     from optinfer.commands.compare import compare as compare_job
 
     return compare_job(job_of(job), challenger, by, margin, rows, say)
-
-
-def promote(
-    job: Job,
-    challenger: str,
-    by: Sequence[str] = (),
-    rows: int | None = 2000,
-    dry_run: bool = False,
-    say: Say = _silent,
-) -> PromoteRecord:
-    """Compare the job's registered model with a challenger, and move the alias where the rule of the job holds.
-
-    Args:
-        job: a mapping, a `JobConfig` or a job file's path, with a rule in `promote.when`.
-        challenger: a version of the same registered model: `models:/NAME@ALIAS`, `models:/NAME/3`.
-        by: source columns by whose values the rows are looked at apart, too.
-        rows: how many are compared, evenly over the table; None takes all.
-        dry_run: nothing is moved.
-        say: is told, line by line, what is going on.
-
-    Returns:
-        A record whose status is `refused` where the rule does not hold.
-
-    Raises:
-        OptinferError: its class says why.
-    """
-    from optinfer.commands.promote import promote as promote_model
-
-    return promote_model(job_of(job), challenger, by, rows, dry_run, say)
 
 
 def tune(job: Job, say: Say = _silent, executor: Executor | None = None) -> TuneRecord:

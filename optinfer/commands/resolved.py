@@ -9,19 +9,17 @@ import pyarrow as pa
 
 from optinfer.commands import tables
 from optinfer.commands.identity import described, files_digest, fingerprint, identity
+from optinfer.commands.subject_of import subject_of
 from optinfer.config import JobConfig
 from optinfer.data.fragments import Plan
 from optinfer.data.output import Output
-from optinfer.models import source as model_source
-from optinfer.models.registered import pinned
 from optinfer.optimization.asked import wanted
 from optinfer.optimization.proving import Proving
-from optinfer.optimization.subject import Subject, load_family
+from optinfer.optimization.subject import Subject
 from optinfer.optimization.trial import APART
-from optinfer.optimization.variants import Catalog, catalog, require_fit
+from optinfer.optimization.variants import catalog, require_fit
 from optinfer.optimization.workbench import Workbench
 from optinfer.records.binding import FrozenJob
-from optinfer.records.model_version import ModelVersion
 from optinfer.tuning import kept
 
 
@@ -35,7 +33,6 @@ class Resolved:
         schema: all columns of the output.
         fields: what the fingerprint is made of, readable, so that a difference can be named.
         files_digest: of the input files at their versions.
-        version: of its model in a registry; None where it is in none.
     """
 
     subject: Subject
@@ -45,7 +42,6 @@ class Resolved:
     schema: pa.Schema
     fields: Mapping[str, object]
     files_digest: str
-    version: ModelVersion | None = None
 
     @property
     def config(self) -> JobConfig:
@@ -89,7 +85,6 @@ def resolve(config: JobConfig, runs_here: bool = True) -> Resolved:
         SourceError: an input file cannot be read.
         UnavailableError: the variant cannot run on this machine.
     """
-    config, version = pinned(config)
     source, sink = tables.kinds(config)
     known = catalog(config)
     variants = wanted(config, known, runs_here)  # what cannot run here is refused before a model is fetched
@@ -101,20 +96,4 @@ def resolve(config: JobConfig, runs_here: bool = True) -> Resolved:
         require_fit(variant, model.format)
     plan = tables.cut(config, source, sink, model)
     carried, schema = tables.output_columns(config, family, plan.schema, sink)
-    return Resolved(subject, sink, plan, carried, schema, identity(subject, plan), files_digest(plan), version)
-
-
-def subject_of(config: JobConfig, source: str, known: Catalog) -> Subject:
-    """Return a job's model, read as its family, whatever becomes of its table.
-
-    Args:
-        source: kind of table.
-        known: variants that the job may use.
-
-    Raises:
-        ConfigError: the model is not there, or none of its family.
-    """
-    settings, model = config.model.settings, model_source.locate(config.model, config.tracking.uri)
-    family = load_family(config, model, settings)
-    config = tables.with_columns_by_name(config, family)
-    return Subject(config=config, source=source, model=model, family=family, family_settings=settings, catalog=known)
+    return Resolved(subject, sink, plan, carried, schema, identity(subject, plan), files_digest(plan))

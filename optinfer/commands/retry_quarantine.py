@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import date
 
 from optinfer.commands.asked_for import target
-from optinfer.commands.finished import job_of
+from optinfer.commands.job_of import job_of
 from optinfer.commands.run import run
 from optinfer.execution.executor import Executor
 from optinfer.records.run import RunRecord

@@ -64,11 +64,12 @@ def _replica(
 
 def _chosen(done: Finished, rows: int) -> list[Fragment]:
     """Return fragments that can be read, from all over the output, that have so many rows together."""
-    there = [fragment for at in range(done.total) if (fragment := done.source.fragment(at)) is not None]
-    if not there:
+    there, frozen = done.source.readable, done.source.frozen
+    if not len(there):
         return []
-    average = sum(fragment.rows for fragment in there) / len(there)
-    return [there[at] for at in spread(len(there), math.ceil(rows / max(average, 1)))]
+    average = float((frozen.stop - frozen.start)[there].mean())
+    chosen = (int(there[at]) for at in spread(len(there), math.ceil(rows / max(average, 1))))
+    return [fragment for at in chosen if (fragment := done.source.fragment(at)) is not None]
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from optinfer.data.fragments import Fragment, Fragments, Plan
-from optinfer.data.in_place import REASON
+from optinfer.data.in_place import COLUMN, REASON
 from optinfer.data.output import Output
 from optinfer.errors import AccountingError
 from optinfer.records.part import Part
@@ -46,12 +47,12 @@ class StoredPart:
         return ~np.isin(self.places, np.fromiter(self.no_answer, np.int64, len(self.no_answer)))
 
 
-def read_part(output: Output, name: str, start: int, in_place: bool) -> StoredPart:
+def read_part(output: Output, name: str, start: int, on_error: str) -> StoredPart:
     """Read a part with its quarantined rows.
 
     Args:
         start: of its fragment, in the file that it is of.
-        in_place: rows without an answer are among the others, with the reason beside them.
+        on_error: the job's; with `column` rows without an answer are among the others, with the reason beside them.
 
     Raises:
         AccountingError: it is gone, or none any more.
@@ -67,7 +68,7 @@ def read_part(output: Output, name: str, start: int, in_place: bool) -> StoredPa
         aside_places = np.asarray(aside.column(number).to_numpy(), dtype=np.int64) - start
         no_answer = dict(zip(aside_places.tolist(), aside.column(reason).to_pylist(), strict=True))
     places = np.setdiff1d(np.arange(made.rows_in), aside_places)
-    if in_place:
+    if on_error == COLUMN:
         reasons = rows.column(REASON).to_pylist()
         no_answer |= {int(at): why for at, why in zip(places, reasons, strict=True) if why is not None}
     return StoredPart(name, made, rows, places, aside, aside_places, no_answer)
@@ -98,12 +99,21 @@ class SourceNow:
         planned = self.frozen[index]
         if self.plan is None or planned.path in self.wrong:
             return None
-        now = self.plan.fragments
-        at = now.paths.index(planned.path)
+        now, at = self.plan.fragments, self._places[planned.path]
         file, cast = now.files[at], now.casts[at]
         return Fragment(
             index, planned.path, planned.start, planned.stop, now.partitions[at], file.size, file.version, cast
         )
+
+    @property
+    def readable(self) -> Rows:
+        """(fragments,) indices of those whose file is what it was."""
+        sound = np.array([path not in self.wrong for path in self.frozen.paths], dtype=bool)
+        return np.flatnonzero(sound[self.frozen.file])
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {path: at for at, path in enumerate(self.plan.fragments.paths)} if self.plan else {}
 
     def lost(self) -> Iterator[tuple[str, str, int]]:
         """Yield file, what is wrong with it, and how many rows of the output are of it."""

@@ -13,6 +13,7 @@ from optinfer.inference.settings import ReplicaSettings, TimeLimits
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.gate import metric_of
 from optinfer.optimization.variants import Catalog, Variant
+from optinfer.records.model_version import ModelVersion
 from optinfer.records.tuning import Tuned
 
 # Raised when the same files of a model give other answers than before.
@@ -30,6 +31,7 @@ class Subject:
         model: on this machine.
         family: made for this model; `family_settings` are the job's.
         catalog: variants that the job may use, by name.
+        version: of its model in a registry; None where it is in none.
     """
 
     config: JobConfig
@@ -38,6 +40,7 @@ class Subject:
     family: Family
     family_settings: Mapping[str, object]
     catalog: Catalog
+    version: ModelVersion | None = None
 
     @property
     def metric(self) -> str:

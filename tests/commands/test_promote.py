@@ -331,6 +331,14 @@ class TestRefused:
             promotion.read_comparison(str(tmp_path / "record.json"), job())
 
 
+def test_a_version_that_makes_the_sink_the_source_is_refused(job: Job, seen: Seen, tmp_path: Path) -> None:
+    (tmp_path / "in" / "1").mkdir(parents=True)
+    shutil.copy(seen.digits.table, tmp_path / "in" / "1" / "t.parquet")
+    source = {"path": str(tmp_path / "in" / "1"), "columns": {"X": "X"}}
+    with pytest.raises(ConfigError, match=r"sink.path .* is source.path itself"):
+        ran(job(source=source, sink={"path": str(tmp_path / "in" / "{model_version}"), "columns": ["id"]}))
+
+
 def test_status_finds_the_output_of_the_version_that_the_alias_is_at(
     settings: dict[str, Any], job: Job, tmp_path: Path, run_cli: RunCli
 ) -> None:

@@ -240,6 +240,27 @@ def test_a_library_that_was_exchanged_is_named_with_how_far_it_moved_the_answers
     assert f"package {changed['name']}" in record["reason"]
 
 
+def test_an_output_on_s3(job: Job, bucket: str) -> None:
+    out = ran(job(sink__path=f"{bucket}/out"))
+    record = verify(out, rows=1000)
+    assert (record.status, record.rows_bit_for_bit) == ("same", 150)
+    (row,) = explain(out, {"id": "r149"}).rows
+    assert (row.source_row, row.stored["y"], row.node) == (149, iris()[149, :2].tolist(), socket.gethostname())
+
+
+def test_a_delta_table_scored_into_a_delta_table(job: Job, tmp_path: Path) -> None:
+    """Rows that came into the table since are of another version, and nobody's here."""
+    import deltalake
+
+    config = job("delta", sink__format="delta")
+    deltalake.write_deltalake(tmp_path / "delta", pq.read_table(tmp_path / "t.parquet"))
+    out = ran(config)
+    deltalake.write_deltalake(tmp_path / "delta", pq.read_table(tmp_path / "t.parquet"), mode="append")
+    record = verify(out, rows=1000)
+    assert (record.status, record.rows, record.rows_bit_for_bit) == ("same", 150, 150)
+    assert explain(out, {"id": "r9"}).rows[0].stored["y"] == iris()[9, :2].tolist()
+
+
 class TestExplain:
     def test_a_row_is_shown_with_all_that_made_it(self, job: Job, tmp_path: Path) -> None:
         out = ran(job())
