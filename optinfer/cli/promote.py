@@ -45,6 +45,8 @@ def promote(job: str, overrides: tuple[str, ...], logical_date: date | None, as_
 
     if sum(bool(given[name]) for name in ("challenger", "compared", "rollback")) != 1:
         raise ConfigError("name one of --challenger, --compared and --rollback")
+    if (given["by"] or given["everything"]) and not given["challenger"]:
+        raise ConfigError("--by and --all say what is compared, and nothing is without --challenger; leave them out")
     record = _decided(load_job(job, overrides, logical_date), given)
     answer(record, as_json, promote_text)
     if record.status == "refused":

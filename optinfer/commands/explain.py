@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from optinfer.commands.again import Scorer, scorer_of
+from optinfer.commands.again import Scorer, Scorers
 from optinfer.commands.finished import Finished, finished
 from optinfer.commands.held import held, score_again
 from optinfer.data.fragments import Fragment, part_name
@@ -20,8 +20,7 @@ from optinfer.data.output import JOURNALS
 from optinfer.data.sought import Match, matches
 from optinfer.data.stored import StoredPart
 from optinfer.errors import ConfigError, OptinferError, redact
-from optinfer.inference.isolation import IsolatedReplica
-from optinfer.records.inspection import Changed, Explained, ExplainRecord, Proved
+from optinfer.records.inspection import Explained, ExplainRecord, Proved
 from optinfer.tracking.journals_beside import Journals
 
 
@@ -35,7 +34,7 @@ def explain(
         most: rows that are shown.
 
     Raises:
-        ConfigError: it is no finished output, it has no such column or row, or what scored it cannot be found.
+        ConfigError: it is no finished output, it has no such column or row, or its model is not there.
     """
     done = finished(url, say)
     found = list(islice(matches(done.output, done.total, where), most + 1))
@@ -43,7 +42,8 @@ def explain(
         asked = ", ".join(f"{name}={value}" for name, value in where.items())
         raise ConfigError(f"{done.output.shown} has no row with {asked}, nor is one quarantined")
     with ExitStack() as stack:
-        made = _Made(done, stack, say)
+        scorers = Scorers(done, stack, say)
+        made = _Made(done, scorers)
         rows = tuple(made.explained(match) for match in found[:most])
         return ExplainRecord(
             output=done.output.shown,
@@ -52,20 +52,18 @@ def explain(
             where=dict(where),
             rows=rows,
             more=len(found) > most,
-            certificates=tuple(_proved(scorer) for scorer in made.scorers() if scorer.certificate),
-            changed=tuple(made.changed()),
+            certificates=tuple(_proved(scorer) for scorer in scorers.found if scorer.certificate),
+            changed=scorers.changed,
         )
 
 
 @dataclass
 class _Made:
-    """What made the rows of an output: parts, replicas and journals, each opened once."""
+    """What made the rows of an output; its parts and journals are each read once."""
 
     done: Finished
-    stack: ExitStack
-    say: Callable[[str], None]
+    scorers: Scorers
     _parts: dict[int, StoredPart] = field(default_factory=dict)
-    _scorers: dict[str, tuple[Scorer, IsolatedReplica]] = field(default_factory=dict)
 
     def explained(self, match: Match) -> Explained:
         part = self._part(match.fragment)
@@ -88,14 +86,6 @@ class _Made:
             **self._again(match.fragment, part, place),
         )
 
-    def scorers(self) -> list[Scorer]:
-        """Return what has scored rows again."""
-        return [scorer for scorer, _ in self._scorers.values()]
-
-    def changed(self) -> Iterator[Changed]:
-        """Yield what is not as it was, once."""
-        yield from dict.fromkeys(one for scorer in self.scorers() for one in scorer.changed)
-
     def _part(self, index: int) -> StoredPart:
         if index not in self._parts:
             self._parts[index] = self.done.part(part_name(index, self.done.total), index)
@@ -106,15 +96,13 @@ class _Made:
         fragment = self.done.source.fragment(index)
         if fragment is None:
             return {"again": {}, "not_again": f"its file {self._wrong(index)}"}
-        scorer, replica = self._scorer(part)
         try:
-            return self._compared(fragment, part, place, scorer, replica)
+            return self._compared(fragment, part, place)
         except OptinferError as error:
             return {"again": {}, "not_again": str(error)}
 
-    def _compared(
-        self, fragment: Fragment, part: StoredPart, place: int, scorer: Scorer, replica: IsolatedReplica
-    ) -> dict[str, Any]:
+    def _compared(self, fragment: Fragment, part: StoredPart, place: int) -> dict[str, Any]:
+        scorer, replica = self.scorers.of(part.made)
         scored = score_again(self.done, fragment, np.array([place]), replica)
         now = held(self.done, part, scored)
         if not len(scored.kept):
@@ -125,13 +113,6 @@ class _Made:
         far = float(now.moved.farthest[0])
         difference = far if math.isfinite(far) else None
         return {"again": again, "difference": difference, "same": far <= scorer.tolerance}
-
-    def _scorer(self, part: StoredPart) -> tuple[Scorer, IsolatedReplica]:
-        key = str(part.made.artifact)
-        if key not in self._scorers:
-            scorer = scorer_of(self.done, part.made, self.say)
-            self._scorers[key] = scorer, self.stack.enter_context(IsolatedReplica(scorer.settings))
-        return self._scorers[key]
 
     def _wrong(self, index: int) -> str:
         return self.done.source.wrong[self.done.source.frozen[index].path]

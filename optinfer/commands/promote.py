@@ -19,9 +19,9 @@ from optinfer.errors import ConfigError, redact, without_secrets
 from optinfer.models.registered import client, named
 from optinfer.monitoring.rule import clauses
 from optinfer.records.decision import CompareRecord
-from optinfer.records.promotion import PromoteRecord, Status
+from optinfer.records.promotion import Clause, PromoteRecord, Status
 from optinfer.records.record import decoded
-from optinfer.registry.alias import Move, RegisteredAliases
+from optinfer.registry.alias import Move, RegisteredAliases, tag
 from optinfer.system import home
 from optinfer.tracking.mlflow_store import bound
 
@@ -81,7 +81,7 @@ def promote_compared(config: JobConfig, compared: CompareRecord, dry_run: bool =
     if aliases.at(wanted.alias) == after:
         return _record(config, "nothing to do", before, after, "it was moved before")
     aliases.require_at(wanted.alias, before)
-    found = clauses(wanted.when, compared)
+    found = (*_not_rolled_back(config, aliases, after), *clauses(wanted.when, compared))
     why = "; ".join(f"{one.rule}: {one.found}" for one in found)
     if not all(one.holds for one in found):
         status: Status = "refused"
@@ -96,6 +96,15 @@ def promote_compared(config: JobConfig, compared: CompareRecord, dry_run: bool =
         )
     record = _record(config, status, before, after, compared.reason)
     return PromoteRecord(**{**vars(record), "clauses": found, "compared": compared.run_id})
+
+
+def _not_rolled_back(config: JobConfig, aliases: RegisteredAliases, version: str) -> tuple[Clause, ...]:
+    """Return what keeps a version from coming back by itself that somebody took back: whoever did knew why."""
+    alias = config.promote.alias
+    if (at := aliases.tags(version, alias).get("rolled_back")) is None:
+        return ()
+    found = f"rolled back at {at}; to let it come back remove its tag {tag(alias, 'rolled_back')}"
+    return (Clause(rule="never rolled back", found=found, holds=False),)
 
 
 def roll_back(config: JobConfig, dry_run: bool = False) -> PromoteRecord:

@@ -11,16 +11,14 @@ from typing import Literal
 
 import numpy as np
 
-from optinfer.commands.again import Scorer, scorer_of
+from optinfer.commands.again import Scorers
 from optinfer.commands.finished import Finished, finished
 from optinfer.commands.held import Held, held, score_again
 from optinfer.data.fragments import Fragment, part_name
 from optinfer.data.sampling import spread
 from optinfer.data.stored import StoredPart
 from optinfer.errors import redact
-from optinfer.inference.isolation import IsolatedReplica
 from optinfer.records.inspection import Changed, ColumnMoved, LostFile, RowMoved, VerifyRecord
-from optinfer.records.part import Part
 
 _SHOWN_ROWS = 10
 
@@ -39,27 +37,13 @@ def verify(url: str, rows: int = 256, say: Callable[[str], None] = lambda line: 
     done = finished(url, say)
     count = _Count()
     with ExitStack() as stack:
-        replicas: dict[str, tuple[Scorer, IsolatedReplica]] = {}
+        scorers = Scorers(done, stack, say)
         for fragment in _chosen(done, rows):
             part = done.part(part_name(fragment.index, done.total), fragment.index)
-            scorer, replica = _replica(done, part.made, replicas, stack, say)
+            scorer, replica = scorers.of(part.made)
             say(f"{part.name}: {fragment.rows:,} rows are scored again")
             count.add(fragment, part, held(done, part, score_again(done, fragment, None, replica)), scorer.tolerance)
-        return _record(done, count, [scorer for scorer, _ in replicas.values()])
-
-
-def _replica(
-    done: Finished,
-    made: Part,
-    known: dict[str, tuple[Scorer, IsolatedReplica]],
-    stack: ExitStack,
-    say: Callable[[str], None],
-) -> tuple[Scorer, IsolatedReplica]:
-    key = str(made.artifact)
-    if key not in known:
-        scorer = scorer_of(done, made, say)
-        known[key] = scorer, stack.enter_context(IsolatedReplica(scorer.settings))
-    return known[key]
+        return _record(done, count, scorers.changed)
 
 
 def _chosen(done: Finished, rows: int) -> list[Fragment]:
@@ -80,9 +64,8 @@ class _Count:
     fragments: int = 0
     same_bits: int = 0
     moved: int = 0
-    largest: float | None = None
     tolerance: float = 0.0
-    columns: dict[str, list[float]] = field(default_factory=dict)
+    columns: dict[str, float] = field(default_factory=dict)
     beyond: Counter[str] = field(default_factory=Counter)
     worst: list[tuple[float, RowMoved]] = field(default_factory=list)
 
@@ -96,7 +79,7 @@ class _Count:
         beyond = ~(farthest <= tolerance)
         self.moved += int(beyond.sum()) + len(now.gone) + len(now.came)
         for name, apart in now.moved.columns.items():
-            self.columns.setdefault(name, []).append(float(apart.max(initial=0.0)))
+            self.columns[name] = max(self.columns.get(name, 0.0), float(apart.max(initial=0.0)))
             self.beyond[name] += int((~(apart <= tolerance)).sum())
         stored_at = {int(row): at for at, row in enumerate(part.places)}
         for at in np.argsort(-farthest, kind="stable")[: min(_SHOWN_ROWS, int(beyond.sum()))]:
@@ -124,11 +107,10 @@ class _Count:
     @property
     def largest_difference(self) -> float | None:
         """Of any number."""
-        return max((far for column in self.columns.values() for far in column if math.isfinite(far)), default=None)
+        return max(filter(math.isfinite, self.columns.values()), default=None)
 
 
-def _record(done: Finished, count: _Count, scorers: list[Scorer]) -> VerifyRecord:
-    changed = tuple(dict.fromkeys(one for scorer in scorers for one in scorer.changed))
+def _record(done: Finished, count: _Count, changed: tuple[Changed, ...]) -> VerifyRecord:
     lost = tuple(LostFile(path=redact(path), why=why, rows=rows) for path, why, rows in done.source.lost())
     status, reason = _verdict(count, changed, lost)
     bound = done.output.binding.bound()
@@ -149,7 +131,7 @@ def _record(done: Finished, count: _Count, scorers: list[Scorer]) -> VerifyRecor
         columns=tuple(
             ColumnMoved(
                 column=name,
-                largest_difference=max(far) if math.isfinite(max(far)) else None,
+                largest_difference=far if math.isfinite(far) else None,
                 rows=count.beyond[name],
             )
             for name, far in count.columns.items()

@@ -107,7 +107,7 @@ class RegisteredAliases:
         """Return what the tags of a version say of a move of this alias to it."""
         with self._asking():
             tags = self._registry.get_model_version(self._model, version).tags
-        prefix = _tag(alias, "")
+        prefix = tag(alias, "")
         return {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
 
     def move(self, move: Move) -> None:
@@ -128,9 +128,7 @@ class RegisteredAliases:
 
     def _explain(self, move: Move) -> None:
         for name, value in move.told.items():
-            self._registry.set_model_version_tag(
-                self._model, move.told_of, _tag(move.alias, name), value[:_LONGEST_TAG]
-            )
+            self._registry.set_model_versiontag(self._model, move.told_of, tag(move.alias, name), value[:_LONGEST_TAG])
         known = self._registry.get_model_version(self._model, move.told_of).description or ""
         kept = [line for line in known.splitlines() if not line.startswith(f"{_OURS}{move.alias} ")]
         lines = [*kept, *([""] if kept and kept[-1] else []), f"{_OURS}{move.alias} {move.line}"]
@@ -156,5 +154,6 @@ class RegisteredAliases:
             ) from error
 
 
-def _tag(alias: str, name: str) -> str:
+def tag(alias: str, name: str) -> str:
+    """Return the tag of a version that says something of its way to an alias, or back."""
     return f"optinfer.{alias}.{name}"

@@ -156,6 +156,7 @@ CASES: dict[str, Bad] = {
     "version in the source": Bad("{model_version} in a path is unknown", sets("source.path='{model_version}'")),
     "nothing to promote": Bad("name one of --challenger", command=("promote",)),
     "two to promote": Bad("name one of --challenger", ("--rollback", "--challenger", "models:/a@b"), command=("promote",)),
+    "nothing to compare": Bad("--by and --all", ("--rollback", "--by", "id"), command=("promote",)),
     "no registered model": Bad("is no registered model", command=("promote", "--rollback")),
     "no comparison": Bad("holds no comparison", command=("promote", "--compared", "nowhere.json")),
     "no rule": Bad("promote.when names no rule", sets("model.path=models:/a@b"), command=("promote", "--challenger", "models:/a@c")),

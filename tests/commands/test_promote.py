@@ -275,6 +275,17 @@ class TestRollback:
         with pytest.raises(ConfigError, match="no alias 'previous'"):
             promotion.roll_back(job())
 
+    def test_keeps_the_version_from_coming_back_by_itself(
+        self, job: Job, client: MlflowClient, compared: CompareRecord
+    ) -> None:
+        promotion.promote_compared(job(), compared)
+        promotion.roll_back(job())
+        record = promotion.promote_compared(job(), compared)
+        assert (record.status, record.clauses[0].rule) == ("refused", "never rolled back")
+        assert aliases(client) == {"champion": "1"}
+        client.delete_model_version_tag("digits", "2", "optinfer.champion.rolled_back")
+        assert promotion.promote_compared(job(), compared).status == "promoted"
+
     def test_leaves_what_somebody_set_after_the_promotion(
         self, job: Job, client: MlflowClient, compared: CompareRecord
     ) -> None:

@@ -168,6 +168,18 @@ def test_an_unfinished_output_goes_on_where_it_was(put_back: PutBack) -> None:
     assert not [name for name in output.files() if "attempts" in name or "lock" in name], "of the dead driver"
 
 
+def test_a_finished_output_is_verified_and_explained(put_back: PutBack) -> None:
+    output = put_back("finished")
+    record = optinfer.verify(output.sink, rows=ROWS)
+    assert (record.rows, record.lost) == (ROWS, ())
+    assert record.largest_difference is not None
+    assert record.largest_difference < 1e-5
+    for row in optinfer.explain(output.sink, {"id": "7"}).rows + optinfer.explain(output.sink, {"id": "5"}).rows:
+        assert row.source_row == row.stored.get("id", 5)
+        assert row.variant in TIMES
+        assert bool(row.no_answer) == (row.source_row in QUARANTINED)
+
+
 def test_a_finished_output_is_recognised_and_left_alone(put_back: PutBack, run_cli: RunCli) -> None:
     output = put_back("finished")
     before = output.files()
