@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from optinfer.commands.again import Scorer, Scorers
+from optinfer.commands.again import Scorers
 from optinfer.commands.finished import Finished, finished
-from optinfer.commands.held import held, score_again
+from optinfer.commands.held import arm_column, held, score_again
+from optinfer.commands.scorer import Scorer
 from optinfer.data.fragments import Fragment, part_name
 from optinfer.data.output import JOURNALS
 from optinfer.data.sought import Match, matches
@@ -70,6 +71,8 @@ class _Made:
         place = int((part.aside_places if match.aside else part.places)[match.row])
         kept = part.aside if match.aside else part.rows
         assert kept is not None
+        stored = kept.slice(match.row, 1).to_pylist()[0]
+        column = arm_column(self.done)
         committed = self._journals.committed(part.name, part.made.sha256)
         planned = self.done.source.frozen[match.fragment]
         return Explained(
@@ -82,7 +85,8 @@ class _Made:
             node=committed.node if committed else "",
             committed=committed.time if committed else None,
             no_answer=part.no_answer.get(place, ""),
-            stored=kept.slice(match.row, 1).to_pylist()[0],
+            arm=stored.get(column) if column else None,
+            stored=stored,
             **self._again(match.fragment, part, place),
         )
 
@@ -102,8 +106,8 @@ class _Made:
             return {"again": {}, "not_again": str(error)}
 
     def _compared(self, fragment: Fragment, part: StoredPart, place: int) -> dict[str, Any]:
-        scorer, replica = self.scorers.of(part.made)
-        scored = score_again(self.done, fragment, np.array([place]), replica)
+        scorer = self.scorers.of(part.made)
+        scored = score_again(self.done, fragment, np.array([place]), scorer)
         now = held(self.done, part, scored)
         if not len(scored.kept):
             return {"again": {}, "not_again": scored.rejected[place], "same": place in part.no_answer}

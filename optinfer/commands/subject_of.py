@@ -7,8 +7,9 @@ from optinfer.config import JobConfig
 from optinfer.data.places import require_apart
 from optinfer.models.registered import pinned
 from optinfer.models.source import locate
+from optinfer.optimization.asked import wanted
 from optinfer.optimization.subject import Subject, load_family
-from optinfer.optimization.variants import Catalog
+from optinfer.optimization.variants import Catalog, catalog, require_fit
 
 
 def subject_of(config: JobConfig, source: str, known: Catalog) -> Subject:
@@ -34,3 +35,15 @@ def subject_of(config: JobConfig, source: str, known: Catalog) -> Subject:
         catalog=known,
         version=version,
     )
+
+
+def usable_subject(config: JobConfig, source: str, runs_here: bool) -> Subject:
+    """Find the model of a job that is to run, and the variants that it may use; raises as `resolve` does."""
+    known = catalog(config)
+    variants = wanted(config, known, runs_here)  # what cannot run here is refused before a model is fetched
+    subject = subject_of(config, source, known)
+    tables.require_roles(subject.config, subject.family)
+    _ = subject.metric  # refuses one that the family has not
+    for variant in variants:
+        require_fit(variant, subject.model.format)
+    return subject

@@ -40,9 +40,9 @@ def verify(url: str, rows: int = 256, say: Callable[[str], None] = lambda line: 
         scorers = Scorers(done, stack, say)
         for fragment in _chosen(done, rows):
             part = done.part(part_name(fragment.index, done.total), fragment.index)
-            scorer, replica = scorers.of(part.made)
+            scorer = scorers.of(part.made)
             say(f"{part.name}: {fragment.rows:,} rows are scored again")
-            count.add(fragment, part, held(done, part, score_again(done, fragment, None, replica)), scorer.tolerance)
+            count.add(fragment, part, held(done, part, score_again(done, fragment, None, scorer)), scorer.tolerance)
         return _record(done, count, scorers.changed)
 
 
@@ -120,8 +120,8 @@ def _record(done: Finished, count: _Count, changed: tuple[Changed, ...]) -> Veri
         output=done.output.shown,
         job=done.config.name,
         run_id=done.manifest.run.run_id,
-        variant=" and ".join(one.variant for one in bound) or done.manifest.run.variant,
-        artifact=" and ".join(one.artifact for one in bound),
+        variant=" and ".join(one.variant for pool in bound for one in (pool, *pool.arms)) or done.manifest.run.variant,
+        artifact=" and ".join(one.artifact for pool in bound for one in (pool, *pool.arms)),
         rows=count.rows,
         fragments=count.fragments,
         rows_bit_for_bit=count.same_bits,

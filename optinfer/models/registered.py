@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from optinfer.config import MODEL_VERSION, JobConfig, is_registered
+from optinfer.config import MODEL_VERSION, ExperimentConfig, JobConfig, is_registered
 from optinfer.errors import ConfigError, redact, without_secrets
 from optinfer.records.model_version import ModelVersion
 from optinfer.system import home
@@ -19,20 +19,30 @@ if TYPE_CHECKING:
 def pinned(config: JobConfig) -> tuple[JobConfig, ModelVersion | None]:
     """Return the job with the version that its model's alias (or `latest`) stands for now, and that version.
 
-    It takes the alias's place in `model.path`, and the place of `{model_version}` in `sink.path`. The job comes back as
-    it is, with None, where its model is in no registry.
+    It takes the alias's place in `model.path`, and the place of `{model_version}` in `sink.path`; so do the versions of
+    an experiment's arms in theirs. None for a model that is in no registry.
 
     Raises:
         ConfigError: there is no such version, or the registry cannot be asked.
     """
+    tracking = config.tracking.uri or home.default_tracking_uri()
+    config = config.model_copy(update={"experiment": _with_arms(config, tracking)})
     if not is_registered(config.model.path):
         return config, None
-    tracking = config.tracking.uri or home.default_tracking_uri()
     with asking(config.model.path, tracking):
         version = version_of(client(tracking), config.model.path)
     model = config.model.model_copy(update={"path": version.uri})
     sink = config.sink.model_copy(update={"path": config.sink.path.replace(MODEL_VERSION, version.version)})
     return config.model_copy(update={"model": model, "sink": sink}), version
+
+
+def _with_arms(config: JobConfig, tracking: str) -> ExperimentConfig:
+    arms = dict(config.experiment.arms)
+    for name, arm in arms.items():
+        if arm.model and is_registered(arm.model):
+            with asking(arm.model, tracking):
+                arms[name] = arm.model_copy(update={"model": version_of(client(tracking), arm.model).uri})
+    return config.experiment.model_copy(update={"arms": arms})
 
 
 def named(path: str) -> str:

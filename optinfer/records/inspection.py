@@ -107,7 +107,8 @@ class Explained(Record):
     Attributes:
         part, row: where it is stored, from 0; no row where it was set aside.
         source, source_row: the file and the row of it, from 0.
-        arm: of an experiment; none while outputs have no arms.
+        arm: of an experiment; None where the job is none.
+        variant, artifact: of the control, and of all arms together, where it is one.
         node: that scored it, with the process; empty where no journal lies beside the output.
         committed: when, in seconds since the epoch.
         no_answer: why it could not be scored.

@@ -261,6 +261,25 @@ def test_a_delta_table_scored_into_a_delta_table(job: Job, tmp_path: Path) -> No
     assert explain(out, {"id": "r9"}).rows[0].stored["y"] == iris()[9, :2].tolist()
 
 
+def test_an_experiment_is_scored_again_arm_by_arm(job: Job, tmp_path: Path) -> None:
+    points(tmp_path / "new.onnx", 4)
+    reweighted(tmp_path / "new.onnx", 1.0)
+    arms = {"new": {"share": 0.4, "model": str(tmp_path / "new.onnx")}}
+    out = ran(job(experiment={"key": "id", "arms": arms}))
+    record = verify(out, rows=1000)
+    assert (record.status, record.rows, record.rows_bit_for_bit, record.changed) == ("same", 150, 150, ())
+    for number in (1, 2, 3, 4, 5, 6):
+        (row,) = explain(out, {"id": f"r{number}"}).rows
+        assert row.arm == row.stored["arm"]
+        first = iris()[number, 0] * (2 if row.arm == "new" else 1)
+        assert row.stored["y"] == row.again["y"] == [first, iris()[number, 1]]
+    reweighted(tmp_path / "new.onnx", 1.0)
+    record = verify(out, rows=1000)
+    assert (record.status, {one.kind for one in record.changed}) == ("moved", {"artifact", "file"})
+    moved = {pq.read_table(Path(out, one.part))["arm"][one.row].as_py() for one in record.moved}
+    assert moved == {"new"}
+
+
 class TestExplain:
     def test_a_row_is_shown_with_all_that_made_it(self, job: Job, tmp_path: Path) -> None:
         out = ran(job())
