@@ -22,7 +22,7 @@ def job_of(url: str, instead: str) -> tuple[Output, Manifest, JobConfig]:
         instead: what to do where there is none, in an error.
 
     Raises:
-        ConfigError: the folder has no manifest that names a job.
+        ConfigError: the folder has no manifest that names a job, or one of another version.
     """
     with reaching(url):
         output = Output(url)
@@ -30,7 +30,13 @@ def job_of(url: str, instead: str) -> tuple[Output, Manifest, JobConfig]:
     if manifest is None or not isinstance(sink := manifest.job.get("sink"), dict):
         raise ConfigError(f"{redact(url)} has no manifest that names its job, as it is not finished; {instead}")
     known = {name: value for name, value in manifest.job.items() if name != "notify"}
-    return output, manifest, parse_job({**known, "sink": {**sink, "path": url}})
+    try:
+        return output, manifest, parse_job({**known, "sink": {**sink, "path": url}})
+    except ConfigError as error:
+        raise ConfigError(
+            f"the manifest of {redact(url)} has its job as another version of optinfer read it ({error}); score the "
+            "table with this one, into another sink.path"
+        ) from error
 
 
 def with_source_as_it_was(config: JobConfig, fields: Mapping[str, object]) -> JobConfig:
