@@ -128,7 +128,7 @@ class RegisteredAliases:
 
     def _explain(self, move: Move) -> None:
         for name, value in move.told.items():
-            self._registry.set_model_versiontag(self._model, move.told_of, tag(move.alias, name), value[:_LONGEST_TAG])
+            self._registry.set_model_version_tag(self._model, move.told_of, tag(move.alias, name), value[:_LONGEST_TAG])
         known = self._registry.get_model_version(self._model, move.told_of).description or ""
         kept = [line for line in known.splitlines() if not line.startswith(f"{_OURS}{move.alias} ")]
         lines = [*kept, *([""] if kept and kept[-1] else []), f"{_OURS}{move.alias} {move.line}"]
