@@ -27,9 +27,18 @@ from optinfer.system import dates
 
 AUTO: Literal["auto"] = "auto"
 Auto = Literal["auto"]
+# As MLflow takes them, but for `latest` and `v3`, which it refuses itself.
+_ALIAS = r"^[A-Za-z0-9_-]+$"
 PositiveInt = Annotated[int, Field(ge=1)]
 # The arm of an experiment that is the job itself.
 CONTROL = "control"
+# In sink.path: the number of the registered model's version that scores (models/registered.py).
+MODEL_VERSION = "{model_version}"
+
+
+def is_registered(path: str) -> bool:
+    """Tell whether a model's path names a version of a registered model: `models:/NAME@ALIAS`, `models:/NAME/3`."""
+    return path.startswith("models:/") and any(mark in path.removeprefix("models:/") for mark in "@/")
 
 
 def _a_place(path: str) -> str:
@@ -45,6 +54,12 @@ def _of_a_night(path: str, info: ValidationInfo) -> str:
     return dates.filled(path, night or date.today())
 
 
+def _of_a_night_and_a_model(path: str, info: ValidationInfo) -> str:
+    """Put the logical date into the path; the model's version is put in when the registry was asked."""
+    night = (info.context or {}).get("logical_date")
+    return dates.filled(path, night or date.today(), (MODEL_VERSION,))
+
+
 def _a_webhook(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -54,6 +69,7 @@ def _a_webhook(url: str) -> str:
 
 PathText = Annotated[str, AfterValidator(_a_place)]
 DatedPath = Annotated[PathText, AfterValidator(_of_a_night)]
+OutputPath = Annotated[PathText, AfterValidator(_of_a_night_and_a_model)]
 
 
 class _Part(BaseModel):
@@ -394,8 +410,9 @@ class BatchingConfig(_Part):
 class SinkConfig(_Part):
     """Where the scored rows go, and what happens to those that cannot be scored."""
 
-    path: DatedPath = Field(
-        description="folder for the output. `{date}`, `{previous}`: [schedule.md](schedule.md#dates)",
+    path: OutputPath = Field(
+        description="folder for the output. `{date}`, `{previous}`: [schedule.md](schedule.md#dates); "
+        "`{model_version}`: [decide.md](decide.md#promote)",
     )
     format: str = Field(
         AUTO,
@@ -538,6 +555,72 @@ class TuningConfig(_Part):
     )
 
 
+class DifferenceRule(_Part):
+    """What the interval of challenger minus champion has to show."""
+
+    not_worse_by: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="a loss up to this is none: the interval lies above minus this, in the metric's own units",
+    )
+    better_by: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="instead of `not_worse_by`: the interval lies above this",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> DifferenceRule:
+        if self.not_worse_by is not None and self.better_by is not None:
+            raise ValueError("not_worse_by and better_by are both set; keep one of the two")
+        return self
+
+
+class SlicesRule(_Part):
+    """What the interval of every slice has to show."""
+
+    not_worse_by: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="a loss up to this is none, in any slice of `--by`",
+    )
+
+
+class CostRule(_Part):
+    """What a million rows may cost."""
+
+    at_most: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="the challenger's cost of a million rows as a multiple of the champion's (1.1: 10% more); takes "
+        "`placement.cost_per_hour`",
+    )
+
+
+class RuleConfig(_Part):
+    """What a comparison has to show before an alias is moved; all of it."""
+
+    difference: DifferenceRule = DifferenceRule()
+    slices: SlicesRule = SlicesRule()
+    cost: CostRule = CostRule()
+
+
+class PromoteConfig(_Part):
+    """Which alias of the registered model `optinfer promote` moves, and when."""
+
+    alias: Annotated[str, Field(pattern=_ALIAS)] = Field(
+        "champion",
+        description="alias of the registered model that `optinfer promote` moves to the challenger's version",
+    )
+    previous: Annotated[str, Field(pattern=_ALIAS)] = Field(
+        "previous",
+        description="alias that is left at the version it moved from, for `--rollback`",
+    )
+    when: RuleConfig = RuleConfig()
+
+    @model_validator(mode="after")
+    def _two_aliases(self) -> PromoteConfig:
+        if self.alias == self.previous:
+            raise ValueError("alias and previous are the same; name two")
+        return self
+
+
 class JobConfig(_Part):
     """One job: the whole of it, frozen."""
 
@@ -564,6 +647,7 @@ class JobConfig(_Part):
     tracking: TrackingConfig = TrackingConfig()
     notify: NotifyConfig = NotifyConfig()
     tuning: TuningConfig = TuningConfig()
+    promote: PromoteConfig = PromoteConfig()
 
     @property
     def models(self) -> dict[str, ModelConfig]:
@@ -578,6 +662,15 @@ class JobConfig(_Part):
     def _no_idle_fallback(self) -> JobConfig:
         if self.variant == AUTO and self.gate.fallback:
             raise ValueError("gate.fallback has no use with variant: auto, which ends at the baseline; remove one")
+        return self
+
+    @model_validator(mode="after")
+    def _a_version_to_name(self) -> JobConfig:
+        if MODEL_VERSION in self.sink.path and not is_registered(self.model.path):
+            raise ValueError(
+                f"sink.path has {MODEL_VERSION}, and model.path is no version of a registered model; write it as "
+                "models:/NAME@ALIAS, or leave the word out"
+            )
         return self
 
     @model_validator(mode="after")

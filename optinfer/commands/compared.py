@@ -150,6 +150,7 @@ def _side(rival: Rival, answered: Answered, value: float | None) -> Side:
         peak_rss_mb=certificate.peak_rss_mb,
         artifact_mb=certificate.artifact_mb,
         cost_per_million_rows=None if hourly is None or not rate else per_million(rate, hourly),
+        version=rival.job.subject.version,
     )
 
 

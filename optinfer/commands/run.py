@@ -78,6 +78,7 @@ def run(
 
 def _told(config: JobConfig, summary: Summary, executor: Executor, say: Say, news: News) -> RunRecord:
     job = resolve(config, runs_here=executor.machine() is not None)
+    config = job.config
     output = job.output()
     if summary.retry:
         output.require_replaceable()

@@ -23,8 +23,8 @@ from typing import Any
 from optinfer import plugins
 from optinfer.config import ModelConfig
 from optinfer.data.storage import absolute, file_system, is_local
-from optinfer.errors import ConfigError, redact, without_secrets
-from optinfer.models import tables
+from optinfer.errors import ConfigError, redact
+from optinfer.models import registered, tables
 from optinfer.models.artifact import Artifact
 from optinfer.models.safety import PICKLES, check_onnx, check_pt2, check_safetensors, refuse_pickle
 from optinfer.system import contents, home, yaml_file
@@ -212,13 +212,12 @@ def _remote(url: str) -> Path:
 
 
 def _from_mlflow(uri: str, tracking: str) -> Path:
-    from mlflow import MlflowClient, artifacts
+    from mlflow import artifacts
 
     # Opening a logged pickle is MLflow's default; nothing here does it, and nothing it calls may.
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    try:
-        registry = os.environ.get("MLFLOW_REGISTRY_URI") or tracking
-        exact, made, place, model_id = _mlflow_version(MlflowClient(tracking_uri=tracking, registry_uri=registry), uri)
+    with registered.asking(uri, tracking):
+        exact, made, place, model_id = _mlflow_version(registered.client(tracking), uri)
         folder = _fetched(
             f"{redact(tracking)} {exact} {made}",
             lambda out: artifacts.download_artifacts(artifact_uri=place, dst_path=str(out), tracking_uri=tracking),
@@ -227,11 +226,6 @@ def _from_mlflow(uri: str, tracking: str) -> Path:
         if home.read_json(_noted(folder), dict) != noted:
             home.put(_noted(folder), json.dumps(noted).encode())
         return folder
-    except Exception as error:
-        raise ConfigError(
-            f"model.path {uri} cannot be fetched from {redact(tracking)}: {without_secrets(tracking, str(error))}; "
-            "check the name, and tracking.uri or MLFLOW_TRACKING_URI"
-        ) from error
 
 
 def _mlflow_version(client: Any, uri: str) -> tuple[str, str, str, str]:
