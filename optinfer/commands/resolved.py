@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import monotonic
 
 import pyarrow as pa
 
@@ -33,6 +34,7 @@ class Resolved:
         schema: all columns of the output.
         fields: what the fingerprint is made of, readable, so that a difference can be named.
         files_digest: of the input files at their versions.
+        began: when it was begun to work it out, on the monotonic clock.
     """
 
     subject: Subject
@@ -42,6 +44,7 @@ class Resolved:
     schema: pa.Schema
     fields: Mapping[str, object]
     files_digest: str
+    began: float = field(default_factory=monotonic)
 
     @property
     def config(self) -> JobConfig:
@@ -85,6 +88,7 @@ def resolve(config: JobConfig, runs_here: bool = True) -> Resolved:
         SourceError: an input file cannot be read.
         UnavailableError: the variant cannot run on this machine.
     """
+    began = monotonic()
     source, sink = tables.kinds(config)
     settings, known = config.model.settings, catalog(config)
     variants = wanted(config, known, runs_here)  # what cannot run here is refused before a model is fetched
@@ -98,4 +102,4 @@ def resolve(config: JobConfig, runs_here: bool = True) -> Resolved:
         require_fit(variant, model.format)
     plan = tables.cut(config, source, sink, model)
     carried, schema = tables.output_columns(config, family, plan.schema, sink)
-    return Resolved(subject, sink, plan, carried, schema, identity(subject, plan), files_digest(plan))
+    return Resolved(subject, sink, plan, carried, schema, identity(subject, plan), files_digest(plan), began)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
 
 from optinfer.commands.resolved import Resolved
 from optinfer.data.storage import absolute
-from optinfer.forecast.runs import Outlook
+from optinfer.forecast.foretold import Foretold, Placed
 from optinfer.optimization.pools import Pools
 from optinfer.optimization.selection import Prepared
 from optinfer.records.manifest import BadFile, Manifest
@@ -34,14 +37,27 @@ class Summary:
     retry: bool = False
     pools: Pools | None = None
     placements: tuple[Placement, ...] = ()
+    foretold: Foretold | None = None
     marks: dict[str, float] = field(default_factory=dict)
 
     @property
     def _first(self) -> Prepared | None:
         return self.pools.first if self.pools else None
 
-    def _outlook(self, job: Resolved) -> Outlook:
-        return Outlook(job.config.placement, job.subject.model.key, self.pools, self.placements)
+    def foretell(self, job: Resolved, left: np.ndarray[Any, Any], where: str) -> Foretold | None:
+        """Forecast what is left, now that its replicas are placed; return nothing where that was done for these.
+
+        Args:
+            left: (n,) indices of fragments.
+            where: as the executor says.
+        """
+        if self.retry or self.pools is None or (self.foretold and self.foretold.outlook.pools is self.pools):
+            return None
+        cuts, placed = job.plan.fragments, Placed(self.pools, self.placements, where)
+        rows = (cuts.stop - cuts.start)[left[left < len(cuts)]]
+        proved = self.marks.get("prepare", self.started)
+        self.foretold = Foretold.of(job.config.placement, job.subject.model.key, placed, rows, self.started, proved)
+        return self.foretold
 
     def mark(self, step: str) -> None:
         """Note that a step of the start-up is done now."""
@@ -66,7 +82,8 @@ class Summary:
 
     def record(self, job: Resolved, tally: Tally, mlflow: MlflowRun) -> RunRecord:
         """Return the run as one flat object: the contract of `run --json`."""
-        seconds = time.time() - self.started
+        now = self.marks["account"] = time.time()
+        seconds = now - self.started
         total, scored = tally.total, tally.scored
         prepared = self._first
         record = RunRecord(
@@ -96,7 +113,7 @@ class Summary:
             gate=prepared.gate if prepared else None,
             certificate=prepared.certificate if prepared else None,
             beside=self._beside(),
-            forecast=self._outlook(job).against(scored.rows_in, seconds - self._proving()),
+            forecast=self.foretold.against(scored.rows_in, now) if self.foretold else None,
             mlflow=mlflow,
         )
         return _without_speed(record) if self.retry else record
@@ -147,27 +164,16 @@ class Summary:
         artifacts = {"manifest.json": json.dumps(manifest.as_dict(), indent=1, default=str)}
         if self._first:
             artifacts["certificate.json"] = json.dumps(self._first.certificate.as_dict(), indent=1)
-            if not self.retry and (seconds := self._startup(job, tally)) is not None:
-                self._outlook(job).keep_startup(seconds)
         return Finished(
             metrics=self._metrics(manifest.run, tally),
             outputs=(_dataset(job.config.sink.path, job.fingerprint, "output"),),
             artifacts=artifacts,
         )
 
-    def _proving(self) -> float:
-        """Return the seconds until the variant was proved: building and measuring it is done once, and not forecast."""
-        return self.marks.get("prepare", self.started) - self.started
-
-    def _startup(self, job: Resolved, tally: Tally) -> float | None:
-        """Return the time to the first fragment, less what proving the variant and scoring the fragment took."""
-        if tally.first_receipt is None:
-            return None
-        steady = tally.steady_rows_per_second()
-        replicas = sum(place.replicas for place in self.placements) or 1
-        rows = job.plan.fragments[0].rows * replicas
-        begun = self.started + self._proving()
-        return max(0.0, tally.first_receipt - begun - (rows / steady if steady else 0.0))
+    def keep(self, tally: Tally) -> None:
+        """Remember what the run took, which is recorded now, for the next forecast."""
+        if self.foretold and (account := self.marks.get("account")):
+            self.foretold.keep(tally, self.marks, account, time.time())
 
     def _metrics(self, run: RunRecord, tally: Tally) -> dict[str, float]:
         numbers = {name: float(value) for name, value in vars(run).items() if isinstance(value, int | float)}
@@ -189,6 +195,8 @@ class Summary:
         if told := run.forecast:
             expected = {
                 "seconds": told.seconds,
+                "low_seconds": told.low_seconds,
+                "high_seconds": told.high_seconds,
                 "rows_per_second": told.rows_per_second,
                 "cost": told.cost,
                 "error_percent": told.error_percent,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import reduce
 
 from optinfer.config import JobConfig
@@ -45,6 +46,10 @@ class Pools:
     def identity(self) -> Bound:
         """Everything that must be the same when an output is resumed: each pool's, the next one inside the last."""
         return reduce(lambda inner, one: replace(one, beside=inner), reversed([one.identity for one in self.each]))
+
+    def made_since(self, moment: float) -> bool:
+        """Tell whether any was measured from a moment on, in seconds since the epoch: certificates say whole ones."""
+        return any(datetime.fromisoformat(one.certificate.measured_at).timestamp() >= int(moment) for one in self.each)
 
     @property
     def params(self) -> dict[str, object]:
