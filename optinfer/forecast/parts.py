@@ -138,14 +138,13 @@ class Parts:
 
     def _as_kept_before(self) -> Estimate | None:
         """Return the start-up as earlier versions kept it, where no run of this one tells more."""
-        own = any(run.actors is not None for run in self.past.own)
-        others = any(run.actors is not None for run in self.past.others)
+        runs, own = self._runs(lambda run: True, lambda run: run.actors)
         if own or self.facts.where == IN_PROCESS:
             return None
         if self.past.startup is not None:
             self.said.append("start-up as in the last run")
             return learnt([self.past.startup], _OWN)
-        if others or self.past.startup_of_others is None:
+        if runs or self.past.startup_of_others is None:
             return None
         self.said.append("start-up of other runs here, and this variant's certified loading")
         return learnt([self.past.startup_of_others + self.facts.load_seconds], _OTHERS)
