@@ -18,8 +18,9 @@ import numpy as np
 
 # Within so many standard deviations lie 10 of 12 draws of a normal distribution.
 _HELD = 1.383
-# The median distance from the median is so much less than the standard deviation.
-_MAD = 1.4826
+# The median distance from the median is so much less than the standard deviation, of which it tells as much as so many
+# times fewer runs would (Rousseeuw and Croux, 1993).
+_MAD, _MAD_EFFICIENCY = 1.4826, 0.37
 # What is stated of the spread counts as so many runs.
 _PRIOR_RUNS = 2
 # The last so many fragments are dealt one by one; those before keep all replicas busy.
@@ -73,7 +74,8 @@ def _wide(distances: Sequence[float], spread: float) -> float:
     """Return half the range of one more draw, whose middle is known as well as so many draws tell."""
     runs = len(distances)
     seen = _MAD * median(distances)
-    variance = (_PRIOR_RUNS * spread**2 + runs * seen**2) / (_PRIOR_RUNS + runs)
+    weight = _MAD_EFFICIENCY * (runs - 1)  # one run alone does not tell how much they vary
+    variance = (_PRIOR_RUNS * spread**2 + weight * seen**2) / (_PRIOR_RUNS + weight)
     return _HELD * math.sqrt(variance * (1 + 1 / runs))
 
 
