@@ -11,7 +11,7 @@ import numpy as np
 
 from optinfer.commands.resolved import Resolved
 from optinfer.data.storage import absolute
-from optinfer.forecast.foretold import Foretold, Placed
+from optinfer.forecast.foretold import Foretold, Placed, nothing_told
 from optinfer.optimization.pools import Pools
 from optinfer.optimization.selection import Prepared
 from optinfer.records.manifest import BadFile, Manifest
@@ -113,7 +113,9 @@ class Summary:
             gate=prepared.gate if prepared else None,
             certificate=prepared.certificate if prepared else None,
             beside=self._beside(),
-            forecast=self.foretold.against(scored.rows_in, now) if self.foretold else None,
+            forecast=self.foretold.against(scored.rows_in, now)
+            if self.foretold
+            else nothing_told(scored.rows_in, seconds),
             mlflow=mlflow,
         )
         return _without_speed(record) if self.retry else record

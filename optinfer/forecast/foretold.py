@@ -15,6 +15,7 @@ from optinfer.errors import OptinferError
 from optinfer.forecast import observed
 from optinfer.forecast.ranges import makespan
 from optinfer.forecast.runs import Outlook
+from optinfer.forecast.speed import compared, unknown
 from optinfer.optimization.pools import Pools
 from optinfer.records.forecast import Compared, Forecast
 from optinfer.records.observation import Observation
@@ -122,6 +123,11 @@ class Foretold:
             closing=max(accounted - last, 0.0),
             recording=max(ended - accounted, 0.0),
         )
+
+
+def nothing_told(rows: int, seconds: float) -> Compared:
+    """Return what is said of a run that placed no replicas, as nothing was left to score."""
+    return compared(unknown(0, 1, "nothing was left to score"), seconds, rows / seconds if seconds else 0.0, None)
 
 
 def steady_speed(tally: Tally) -> float | None:

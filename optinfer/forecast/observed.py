@@ -21,11 +21,12 @@ MOST = 20
 
 def past(model: str, variant: str, machine: str) -> Past:
     """Return what is known of earlier runs; what is damaged counts as none."""
+    own, others = _read(_own(model, variant)), _read(_others(machine))
     return Past(
-        _read(_own(model, variant)),
-        _read(_others(machine)),
-        home_store.read_newest(_startup(f"{model}-{variant}"), _seconds),
-        home_store.read_newest(_startup("without-loading"), _seconds),
+        own,
+        others,
+        None if own else home_store.read_newest(_startup(f"{model}-{variant}"), _seconds),
+        None if others else home_store.read_newest(_startup("without-loading"), _seconds),
     )
 
 

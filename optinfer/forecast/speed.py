@@ -48,7 +48,7 @@ def speed_of(tuned: Tuned | None, certificate: Certificate | None, replicas: int
         )
         rate = tuned.rows_per_second * nodes
         return Speed(rows_per_second=rate, basis=basis, kind=TUNED, lengths=tuned.lengths)
-    if certificate:
+    if certificate and certificate.rows_per_second > 0:
         basis = f"certificate: {certificate.rows_per_second:.1f} rows/s of one replica alone, times {replicas}"
         return Speed(rows_per_second=certificate.rows_per_second * replicas, basis=basis)
     return None

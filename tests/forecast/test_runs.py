@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,12 @@ def test_what_is_left_of_a_resumed_run_is_foretold(run: Callable[..., RunRecord]
     assert resumed.fragments_resumed == resumed.fragments - 1
     assert resumed.forecast is not None
     assert resumed.forecast.rows == 96 // resumed.fragments
+    (tmp_path / "out" / "_SUCCESS").unlink()
+    (tmp_path / "out" / "_manifest.json").unlink()
+    whole = run()
+    assert whole.fragments_resumed == whole.fragments
+    assert whole.forecast is not None
+    assert (whole.forecast.rows, whole.forecast.seconds, whole.forecast.error_percent) == (0, None, None)
 
 
 def test_trying_quarantined_rows_again_is_no_run_like_others(job: Job, run: Callable[..., RunRecord]) -> None:
@@ -167,6 +174,7 @@ def test_what_cannot_be_kept_ends_no_run(run: Callable[..., RunRecord], job: Job
 def test_the_start_up_that_earlier_versions_kept_is_still_known(run: Callable[..., RunRecord], job: Job) -> None:
     run()
     model = resolve(job("other")).subject.model.key
+    shutil.rmtree(home.home() / "observed")
     folder = home.home() / "startup"
     folder.mkdir()
     (folder / f"{model}-fake.json").write_text(json.dumps({"seconds": 123.0}))
