@@ -87,7 +87,7 @@ class Outlook:
         return Facts(
             machine=str(machine()),
             where=self.where,
-            basis=self.speed.kind if self.speed else "",
+            basis=" and ".join([self.speed.kind if self.speed else "", *sorted(self.pools.arms)]),
             replicas=sum(place.replicas for place in self.placements),
             threads=first.threads_per_replica,
             load_seconds=certificate.load_seconds,

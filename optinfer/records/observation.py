@@ -18,7 +18,8 @@ class Observation(Record):
 
     Attributes:
         machine: its kind; `where` its replicas were: one of the above.
-        basis: what `measured` comes from, `certificate` or `tuned`; both speeds are on rows of this table's lengths.
+        basis: what `measured` comes from, `certificate` or `tuned`, and an experiment's arms, whose rows are of another
+            speed; both speeds are on rows of this table's lengths.
         prepare: command to proof, where nothing had to be built or measured for that; else None.
         ray, actors, load: the further steps of the start-up; `certified_load` is what the certificate says of the last.
         first: what the replicas' first fragments took beyond their rows.

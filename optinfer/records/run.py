@@ -45,7 +45,7 @@ class Breakdown(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Proof(Record):
-    """What is said of the variant of a further pool."""
+    """What is said of the variant of a further pool, or of an experiment's arm."""
 
     variant: str
     gate: GateResult
@@ -59,6 +59,7 @@ class RunRecord(Record):
 
     Attributes:
         time, gate, certificate, beside: None, and empty in JSON, where nothing was scored, or by one pool alone.
+        arms: of an experiment, beside the control, which is `variant`.
         forecast: None where there was nothing to do.
     """
 
@@ -89,6 +90,7 @@ class RunRecord(Record):
     gate: GateResult | None = None
     certificate: Certificate | None = None
     beside: Proof | None = None
+    arms: Mapping[str, Proof] = field(default_factory=dict)
     forecast: Compared | None = None
     mlflow: MlflowRun | None = None
 
