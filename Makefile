@@ -24,7 +24,7 @@ STAMP := $(VENV)/.optinfer-installed
 MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-cluster demo-classifier optimize test fuzz audit test-cluster conformance fuzz-protocol soak-changes soak-schedule soak-storage docs lint bench bench-growth bench-plan bench-scale bench-processes bench-outages bench-images bench-tables ui clean audit-secrets bench-auto soak
+.PHONY: help install demo demo-cluster demo-classifier optimize test fuzz audit test-cluster conformance fuzz-protocol soak-changes soak-schedule soak-storage docs lint bench bench-growth bench-plan bench-scale bench-processes bench-outages bench-images bench-tables ui clean audit-secrets bench-auto bench-forecast soak
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -132,6 +132,9 @@ bench-outages: install ## seconds that MLflow's outages cost a job, in a table; 
 
 bench-auto: install ## how a cold `variant: auto` decides: seconds and CPU seconds by step; BENCH_ARGS=--exhaustive
 	$(BENCH)auto.py $(TABLE) $(BENCH_ARGS)
+
+bench-forecast: install $(MODELS) ## told and taken seconds of twelve jobs, each twice from an empty home; BENCH_ARGS="--models texts"
+	$(BENCH)forecasts.py $(BENCH_ARGS)
 
 bench-images: install $(MODELS) ## photos to classes against the raw loop that decodes; BENCH_ARGS=
 	$(BENCH)images.py $(BENCH_ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from optinfer.execution.placing import placed
 from optinfer.forecast.runs import Outlook
 from optinfer.optimization.pools import Pools, known_pools
 from optinfer.optimization.variants import Variant, get
+from optinfer.records.observation import ON_CLUSTER, ON_RAY
 from optinfer.records.preview import Preview
 from optinfer.system.machine import nvidia_gpus
 
@@ -37,11 +39,14 @@ def plan(job: Resolved, here: Node | None = None) -> Preview:
     output = job.output()
     left, said = _left(job, output)
     warnings = [*cut.warnings, *said]
-    todo, rows = int(left.sum()), int((cut.fragments.stop - cut.fragments.start)[left].sum())
+    todo, rows = int(left.sum()), (cut.fragments.stop - cut.fragments.start)[left]
     measured = _last_measured(job)
     device = measured.first.variant.device if measured else device
     placements = placed(config.placement, measured, device, [here], max(todo, 1))
-    outlook = Outlook(config.placement, job.subject.model.key, measured, placements)
+    where = ON_CLUSTER if os.environ.get("RAY_ADDRESS") else ON_RAY
+    outlook = Outlook(
+        config.placement, job.subject.model.key, measured, placements, where=where, prepared=monotonic() - job.began
+    )
     return Preview(
         job=config.name,
         rows=cut.rows,
@@ -54,7 +59,7 @@ def plan(job: Resolved, here: Node | None = None) -> Preview:
         output=f"{output.shown}: {', '.join(f'{f.name} {f.type}' for f in job.schema)}",
         fingerprint=job.fingerprint,
         placement=placements,
-        forecast=outlook.before_run(rows),
+        forecast=outlook.of(rows),
         warnings=tuple(warnings),
     )
 

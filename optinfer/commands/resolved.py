@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from time import monotonic
 
 import pyarrow as pa
 
@@ -33,6 +34,7 @@ class Resolved:
         fields: what the fingerprint is made of, readable, so that a difference can be named.
         files_digest: of the input files at their versions.
         arms: of an experiment, by name: what each is made from and judged by.
+        began: when it was begun to work it out, on the monotonic clock.
     """
 
     subject: Subject
@@ -43,6 +45,7 @@ class Resolved:
     fields: Mapping[str, object]
     files_digest: str
     arms: Mapping[str, Subject] = field(default_factory=dict)
+    began: float = field(default_factory=monotonic)
 
     @property
     def config(self) -> JobConfig:
@@ -91,6 +94,7 @@ def resolve(config: JobConfig, runs_here: bool = True) -> Resolved:
         SourceError: an input file cannot be read.
         UnavailableError: the variant cannot run on this machine.
     """
+    began = monotonic()
     source, sink = tables.kinds(config)
     subject = usable_subject(config, source, runs_here)
     arms = {name: usable_subject(job, source, runs_here) for name, job in jobs_of_arms(subject.config).items()}
@@ -98,4 +102,5 @@ def resolve(config: JobConfig, runs_here: bool = True) -> Resolved:
     carried, schema = tables.output_columns(subject.config, subject.family, plan.schema, sink)
     for name, arm in arms.items():
         require_alike(name, arm, subject, plan.schema)
-    return Resolved(subject, sink, plan, carried, schema, identity(subject, plan, arms), files_digest(plan), arms)
+    fields, files = identity(subject, plan, arms), files_digest(plan)
+    return Resolved(subject, sink, plan, carried, schema, fields, files, arms, began)

@@ -110,6 +110,7 @@ def _told(config: JobConfig, summary: Summary, executor: Executor, say: Say, new
             news.done(manifest.run)
             executor.release()  # takes a second; the output is finished whatever becomes of Ray
             mlflow = recorder.finish(summary.finish(job, books.tally, manifest))
+    summary.keep(books.tally)
     return replace(manifest.run, mlflow=mlflow)
 
 

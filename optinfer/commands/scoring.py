@@ -18,6 +18,7 @@ from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
 from optinfer.optimization.pools import Pools, prefixed
 from optinfer.records.placement import Placement
+from optinfer.records.text import expected
 from optinfer.tracking.progress import Progress
 
 Warn = Callable[[Iterable[str]], None]
@@ -64,6 +65,8 @@ def _placed_and_counted(
     placements = summary.placements = summary.placements or placed(
         books.job.config.placement, proved, proved.first.variant.device, _fit(nodes, warn), len(left), executor.growing
     )
+    if (told := summary.foretell(books.job, left, executor.where)) and told.forecast.seconds is not None:
+        books.say(f"forecast: {expected(told.forecast)}")
     for one, place in zip(proved, placements, strict=False):
         books.say(f"scoring with {one.variant.name}: {'; '.join(place.reasons)}")
     for name, one in proved.arms.items():

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
 
 from optinfer.commands.resolved import Resolved
 from optinfer.commands.tracked import run_begun, run_ended
 from optinfer.data.storage import absolute
-from optinfer.forecast.runs import Outlook
+from optinfer.forecast.foretold import Foretold, Placed, nothing_told
 from optinfer.optimization.pools import Pools
 from optinfer.optimization.selection import Prepared
 from optinfer.records.manifest import BadFile, Manifest
@@ -34,14 +37,27 @@ class Summary:
     retry: bool = False
     pools: Pools | None = None
     placements: tuple[Placement, ...] = ()
+    foretold: Foretold | None = None
     marks: dict[str, float] = field(default_factory=dict)
 
     @property
     def _first(self) -> Prepared | None:
         return self.pools.first if self.pools else None
 
-    def _outlook(self, job: Resolved) -> Outlook:
-        return Outlook(job.config.placement, job.subject.model.key, self.pools, self.placements)
+    def foretell(self, job: Resolved, left: np.ndarray[Any, Any], where: str) -> Foretold | None:
+        """Forecast what is left, now that its replicas are placed; return nothing where that was done for these.
+
+        Args:
+            left: (n,) indices of fragments.
+            where: as the executor says.
+        """
+        if self.retry or self.pools is None or (self.foretold and self.foretold.outlook.pools is self.pools):
+            return None
+        cuts, placed = job.plan.fragments, Placed(self.pools, self.placements, where)
+        rows = (cuts.stop - cuts.start)[left[left < len(cuts)]]
+        proved = self.marks.get("prepare", self.started)
+        self.foretold = Foretold.of(job.config.placement, job.subject.model.key, placed, rows, self.started, proved)
+        return self.foretold
 
     def mark(self, step: str) -> None:
         """Note that a step of the start-up is done now."""
@@ -52,7 +68,8 @@ class Summary:
 
     def record(self, job: Resolved, tally: Tally, mlflow: MlflowRun) -> RunRecord:
         """Return the run as one flat object: the contract of `run --json`."""
-        seconds = time.time() - self.started
+        now = self.marks["account"] = time.time()
+        seconds = now - self.started
         total, scored = tally.total, tally.scored
         prepared = self._first
         record = RunRecord(
@@ -84,7 +101,9 @@ class Summary:
             certificate=prepared.certificate if prepared else None,
             beside=self._beside(),
             arms={name: _proof(one) for name, one in self.pools.arms.items()} if self.pools else {},
-            forecast=self._outlook(job).against(scored.rows_in, seconds - self._proving()),
+            forecast=self.foretold.against(scored.rows_in, now)
+            if self.foretold
+            else nothing_told(scored.rows_in, seconds),
             mlflow=mlflow,
         )
         return _without_speed(record) if self.retry else record
@@ -130,23 +149,12 @@ class Summary:
         artifacts = {"manifest.json": json.dumps(manifest.as_dict(), indent=1, default=str)}
         if self._first:
             artifacts["certificate.json"] = json.dumps(self._first.certificate.as_dict(), indent=1)
-            if not self.retry and (seconds := self._startup(job, tally)) is not None:
-                self._outlook(job).keep_startup(seconds)
         return run_ended(job, tally, manifest, artifacts)
 
-    def _proving(self) -> float:
-        """Return the seconds until the variant was proved: building and measuring it is done once, and not forecast."""
-        return self.marks.get("prepare", self.started) - self.started
-
-    def _startup(self, job: Resolved, tally: Tally) -> float | None:
-        """Return the time to the first fragment, less what proving the variant and scoring the fragment took."""
-        if tally.first_receipt is None:
-            return None
-        steady = tally.steady_rows_per_second()
-        replicas = sum(place.replicas for place in self.placements) or 1
-        rows = job.plan.fragments[0].rows * replicas
-        begun = self.started + self._proving()
-        return max(0.0, tally.first_receipt - begun - (rows / steady if steady else 0.0))
+    def keep(self, tally: Tally) -> None:
+        """Remember what the run took, which is recorded now, for the next forecast."""
+        if self.foretold and (account := self.marks.get("account")):
+            self.foretold.keep(tally, self.marks, account, time.time())
 
 
 def _without_speed(run: RunRecord) -> RunRecord:

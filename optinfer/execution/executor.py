@@ -24,6 +24,10 @@ class Executor(AbstractContextManager["Executor"], Protocol):
         """Refuse at once what could not start."""
 
     @property
+    def where(self) -> str:
+        """Say where replicas are, in a word of records/observation.py: what starting them takes depends on it."""
+
+    @property
     def growing(self) -> bool:
         """Tell whether nodes may join while the job runs."""
 

@@ -19,6 +19,7 @@ from optinfer.execution.todo import Todo
 from optinfer.inference.engine import Engine
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization.proving import Here, Prover, Proving
+from optinfer.records.observation import IN_PROCESS
 from optinfer.records.placement import Placement
 from optinfer.records.receipt import Receipt
 from optinfer.system.machine import nvidia_gpus
@@ -35,6 +36,7 @@ class InProcess:
     """
 
     growing = False
+    where = IN_PROCESS
 
     def __init__(
         self, nodes: Sequence[Node] | None = None, load: Callable[[ReplicaSettings], Engine] = Replica

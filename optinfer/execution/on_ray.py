@@ -16,6 +16,7 @@ from optinfer.execution.task import ScoringTask
 from optinfer.execution.todo import Todo
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.optimization.proving import Here, Prover, Proving
+from optinfer.records.observation import ON_CLUSTER, ON_RAY
 from optinfer.records.placement import Placement
 from optinfer.records.receipt import Receipt
 from optinfer.system.machine import nvidia_gpus
@@ -42,6 +43,10 @@ class OnRay:
 
     def __exit__(self, *error: object) -> None:
         self._connection.__exit__(*error)
+
+    @property
+    def where(self) -> str:
+        return ON_CLUSTER if self.growing else ON_RAY
 
     @property
     def growing(self) -> bool:

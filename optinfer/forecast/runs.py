@@ -1,18 +1,18 @@
-"""The forecast of a run, from its pools' proofs and placement, and from how long earlier runs took to start."""
+"""The forecast of a run, from its pools' proofs and placement, and from what earlier runs took."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
-from pathlib import Path
+from functools import cached_property, reduce
+from typing import Any
+
+import numpy as np
 
 from optinfer.config import PlacementConfig
-from optinfer.data import home_store
-from optinfer.errors import OptinferError
+from optinfer.forecast.observed import past
+from optinfer.forecast.parts import Facts, Parts, Past
 from optinfer.forecast.speed import (
     Speed,
     at_lengths,
@@ -21,16 +21,16 @@ from optinfer.forecast.speed import (
     nodes_needed,
     price,
     speed_of,
-    startup_of,
     together,
+    unknown,
 )
 from optinfer.optimization.pools import Pools
 from optinfer.optimization.selection import Prepared
 from optinfer.records.forecast import Compared, Forecast
+from optinfer.records.observation import IN_PROCESS, ON_RAY
 from optinfer.records.placement import Placement
-from optinfer.records.tuning import Lengths
-from optinfer.system import home
 from optinfer.system.machine import gpu
+from optinfer.tuning.kept import machine
 
 _UNMEASURED = (
     "unknown: no variant of this job was measured on this machine; `optinfer tune JOB.yaml` or `optinfer optimize "
@@ -46,55 +46,84 @@ class Outlook:
         wishes: they have the prices.
         model: the model's digest.
         pools, placements: None and empty where nothing was measured yet.
+        where: its replicas will be: a word of records/observation.py.
+        prepared: seconds that this process took to come to the proof, where it built and measured nothing for it.
     """
 
     wishes: PlacementConfig
     model: str
     pools: Pools | None
     placements: tuple[Placement, ...]
+    where: str = ON_RAY
+    prepared: float | None = None
 
-    def of(self, rows: int) -> Forecast:
-        """Forecast a run over so many rows."""
+    def of(self, rows: np.ndarray[Any, Any], without: Sequence[str] = ()) -> Forecast:
+        """Forecast a run.
+
+        Args:
+            rows: (fragments,) of each that is to score.
+            without: parts of a run (records/observation.py) that are left out.
+        """
+        count = int(rows.sum())
+        if not count:
+            return unknown(0, 1, "nothing is left to score")
         if self.pools is None or not self.placements:
-            return forecast(rows, None, Lengths(), None, 1, None, _UNMEASURED)
-        lengths = self.pools.first.lengths
-        startup = startup_of(
-            home_store.read_newest(self._startup_file(self.pools), _seconds),
-            home_store.read_newest(_others_file(), _seconds),
-            self.pools.first.certificate.load_seconds,
-        )
-        return forecast(rows, self._speed(self.pools), lengths, startup, _nodes(self.placements), self._price())
+            return unknown(count, 1, _UNMEASURED)
+        if self.speed is None:
+            return unknown(count, _nodes(self.placements), _UNMEASURED)
+        parts = Parts(self._past, self.facts, [self.speed.basis])
+        return forecast(rows, self.rates, parts, without, _nodes(self.placements), self._price())
 
-    def before_run(self, rows: int) -> Forecast:
-        """Forecast a run that was not prepared, from the cache alone."""
-        if rows == 0:
-            return forecast(0, None, Lengths(), None, 1, None, "nothing is left to score")
-        return self.of(rows)
-
-    def against(self, rows: int, seconds: float) -> Compared:
-        """Return the forecast of a run with what came of it: `rows` rows in `seconds` seconds."""
+    def against(self, told: Forecast, rows: int, seconds: float) -> Compared:
+        """Return a forecast with what came of it: `rows` rows in `seconds` seconds."""
         hourly = self._price() if self.placements else None
-        return compared(self.of(rows), seconds, rows / seconds if seconds else 0.0, hourly)
+        return compared(told, seconds, rows / seconds if seconds else 0.0, hourly)
 
-    def keep_startup(self, seconds: float) -> None:
-        """Remember how long a run took to start, for the next forecast of this model and variant, and of others."""
-        if self.pools:
-            of_machine = max(0.0, seconds - self.pools.first.certificate.load_seconds)
-            with contextlib.suppress(OptinferError):  # a run that is done is done without it
-                home_store.replace(self._startup_file(self.pools), json.dumps({"seconds": seconds}).encode())
-                home_store.replace(_others_file(), json.dumps({"seconds": of_machine}).encode())
+    @property
+    def facts(self) -> Facts:
+        """What is known before the run; there are pools and placements."""
+        assert self.pools is not None
+        certificate, first = self.pools.first.certificate, self.placements[0]
+        return Facts(
+            machine=str(machine()),
+            where=self.where,
+            basis=" and ".join([self.speed.kind if self.speed else "", *sorted(self.pools.arms)]),
+            replicas=sum(place.replicas for place in self.placements),
+            threads=first.threads_per_replica,
+            load_seconds=certificate.load_seconds,
+            start_seconds=certificate.start_seconds,
+            prepared=self.prepared,
+        )
 
-    def _startup_file(self, pools: Pools) -> Path:
-        return home.home() / "startup" / f"{self.model}-{pools.first.variant.name}.json"
+    @cached_property
+    def speed(self) -> Speed | None:
+        """The speed of all pools together, as measured, on rows of this table's lengths.
 
-    def _speed(self, pools: Pools) -> Speed | None:
-        """Return the speed of all pools together; of the first alone where the others' is not known."""
-        speeds = [_speed(one, place) for one, place in zip(pools, self.placements, strict=False)]
-        found = [speed for speed in speeds if speed]
-        if len(found) < 2 or len(found) < len(speeds):
-            return speeds[0]
-        lengths = pools.first.lengths
-        return reduce(together, (at_lengths(speed, lengths) for speed in found))
+        Of the first alone where the others' is not known; None where no pool's is.
+        """
+        assert self.pools is not None
+        speeds = [_speed(one, place) for one, place in zip(self.pools, self.placements, strict=False)]
+        lengths = self.pools.first.lengths
+        found = [at_lengths(speed, lengths) for speed in speeds if speed]
+        if not speeds or speeds[0] is None:
+            return None
+        return reduce(together, found) if len(found) == len(speeds) else found[0]
+
+    @property
+    def rates(self) -> list[float]:
+        """Rows per second of each replica, as measured; replicas in this process take turns, as one."""
+        assert self.pools is not None
+        rates: list[float] = []
+        for one, place in zip(self.pools, self.placements, strict=False):
+            if speed := _speed(one, place):
+                each = at_lengths(speed, self.pools.first.lengths).rows_per_second / max(place.replicas, 1)
+                rates += [each] * max(place.replicas, 1)
+        return [sum(rates) / len(rates)] if self.where == IN_PROCESS else rates
+
+    @cached_property
+    def _past(self) -> Past:
+        assert self.pools is not None
+        return past(self.model, self.pools.first.variant.name, str(machine()))
 
     def _price(self) -> float | None:
         """Return what an hour of a node costs; of several kinds, on average."""
@@ -106,14 +135,6 @@ class Outlook:
             return own
         second, total, others = price(self.wishes, None), _nodes(self.placements), _nodes(rest)
         return None if second is None else (own * (total - others) + second * others) / total
-
-
-def _others_file() -> Path:
-    return home.home() / "startup" / "without-loading.json"
-
-
-def _seconds(file: Path) -> float | None:
-    return home.read_json(file, lambda raw: float(raw["seconds"]))
 
 
 def _speed(prepared: Prepared, placement: Placement) -> Speed | None:

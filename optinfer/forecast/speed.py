@@ -1,16 +1,24 @@
 """How long a job takes and what it costs, told before it runs, from what was measured earlier. Pure.
 
 Speed comes from `optinfer tune` (a whole node, measured together) or else from the variant's certificate (one replica
-alone, multiplied, which flatters replicas that share caches). Where neither exists there is no number.
+alone, multiplied, which flatters replicas that share caches), corrected by what earlier runs made of it (parts.py).
+Where neither exists there is no number.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from optinfer.config import PlacementConfig
+from optinfer.forecast.parts import Parts
+from optinfer.forecast.ranges import makespan, total
 from optinfer.records.forecast import Actual, Compared, Forecast
+from optinfer.records.observation import CERTIFICATE, TUNED
 from optinfer.records.proof import Certificate
 from optinfer.records.tuning import NO_LENGTHS, Lengths, Tuned
 
@@ -19,34 +27,16 @@ CPU_NODE = "cpu"
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Rows per second of all replicas, where it comes from, and the lengths it was measured with."""
+    """Rows per second of all replicas, where it comes from, and the lengths it was measured with.
+
+    Attributes:
+        kind: of basis, a word of records/observation.py.
+    """
 
     rows_per_second: float
     basis: str
+    kind: str = CERTIFICATE
     lengths: Lengths = NO_LENGTHS
-
-
-@dataclass(frozen=True)
-class Startup:
-    """Seconds until the first row is scored, and where they come from."""
-
-    seconds: float
-    basis: str
-
-
-def startup_of(last: float | None, others: float | None, load_seconds: float) -> Startup | None:
-    """Return how long a run takes to start; None where none ran on this machine.
-
-    Args:
-        last: seconds of the last run of this model and variant.
-        others: seconds that the last run on this machine, of whatever model, took to start without loading its model.
-        load_seconds: of this variant, as it was certified.
-    """
-    if last is not None:
-        return Startup(last, "start-up as in the last run")
-    if others is not None:
-        return Startup(others + load_seconds, "start-up of other runs here, and this variant's certified loading")
-    return None
 
 
 def speed_of(tuned: Tuned | None, certificate: Certificate | None, replicas: int, threads: int) -> Speed | None:
@@ -57,8 +47,8 @@ def speed_of(tuned: Tuned | None, certificate: Certificate | None, replicas: int
             f"tuned on {tuned.measured_at[:10]}: {tuned.rows_per_second:.1f} rows/s a node of {tuned.replicas} replicas"
         )
         rate = tuned.rows_per_second * nodes
-        return Speed(rows_per_second=rate, basis=basis, lengths=tuned.lengths)
-    if certificate:
+        return Speed(rows_per_second=rate, basis=basis, kind=TUNED, lengths=tuned.lengths)
+    if certificate and certificate.rows_per_second > 0:
         basis = f"certificate: {certificate.rows_per_second:.1f} rows/s of one replica alone, times {replicas}"
         return Speed(rows_per_second=certificate.rows_per_second * replicas, basis=basis)
     return None
@@ -70,52 +60,56 @@ def at_lengths(speed: Speed, table: Lengths) -> Speed:
         return speed
     rate = speed.rows_per_second * speed.lengths.mean / table.mean
     basis = f"{speed.basis}, for {table.mean:.0f} tokens a row instead of {speed.lengths.mean:.0f}"
-    return Speed(rows_per_second=rate, basis=basis, lengths=table)
+    return Speed(rows_per_second=rate, basis=basis, kind=speed.kind, lengths=table)
 
 
 def together(first: Speed, second: Speed) -> Speed:
     """Return the speed of two variants' replicas beside each other, both on rows of the same lengths."""
     rate, basis = first.rows_per_second + second.rows_per_second, f"{first.basis}; beside it {second.basis}"
-    return Speed(rows_per_second=rate, basis=basis)
+    return Speed(rows_per_second=rate, basis=basis, kind=first.kind)
+
+
+def unknown(rows: int, nodes: int, basis: str) -> Forecast:
+    """Return the forecast of a run of which nothing was measured; `basis` says what to do."""
+    return Forecast(
+        rows=rows, seconds=None, startup_seconds=None, rows_per_second=None, nodes=nodes, cost=None, basis=basis
+    )
 
 
 def forecast(
-    rows: int,
-    speed: Speed | None,
-    table: Lengths,
-    startup: Startup | None,
+    rows: np.ndarray[Any, Any],
+    rates: Sequence[float],
+    parts: Parts,
+    without: Sequence[str],
     nodes: int,
     cost_per_hour: float | None,
-    missing: str = "",
 ) -> Forecast:
-    """Forecast a run over `rows` rows.
+    """Forecast a run: its start-up, the fragments in as many waves as its replicas need, and its end.
 
     Args:
-        rows: rows to score.
-        speed: None where nothing was measured; `missing` then says what to do.
-        table: lengths of this table.
-        startup: None where nothing is known of it: then it counts as nothing, and the forecast is no promise.
+        rows: (fragments,) of each that is to score.
+        rates: rows per second of each replica, as measured, on rows of this table's lengths.
+        parts: what other runs, and the variant's certificate, tell of the rest.
+        without: parts of `Observation` that are left out.
         nodes: machines that are paid for.
         cost_per_hour: of one of them, None where the job does not say.
     """
-    known = startup.seconds if startup else None
-    if speed is None:
-        return Forecast(
-            rows=rows, seconds=None, startup_seconds=known, rows_per_second=None, nodes=nodes, cost=None,
-            basis=missing,
-        )  # fmt: skip
-    adjusted = at_lengths(speed, table)
-    rate, basis = adjusted.rows_per_second, adjusted.basis
-    basis += f"; {startup.basis}" if startup else "; start-up unknown, left out"
-    seconds = (known or 0.0) + rows / rate
+    slower, as_measured = parts.slowdown(), makespan(rows, rates)
+    startup, scoring, closing = parts.startup(without), slower.times(as_measured), parts.closing(without)
+    whole = total([*startup, scoring, *closing])
+    count = int(rows.sum())
     return Forecast(
-        rows=rows,
-        seconds=seconds,
-        startup_seconds=known,
-        rows_per_second=rows / seconds if rows else rate,
+        rows=count,
+        seconds=whole.likely,
+        low_seconds=whole.low,
+        high_seconds=whole.high,
+        startup_seconds=total(startup).likely,
+        scoring_seconds=scoring.likely,
+        closing_seconds=total(closing).likely,
+        rows_per_second=count / whole.likely if count else sum(rates) / slower.likely,
         nodes=nodes,
-        cost=cost(seconds, nodes, cost_per_hour),
-        basis=basis,
+        cost=cost(whole.likely, nodes, cost_per_hour),
+        basis="; ".join(parts.said),
     )
 
 
@@ -146,10 +140,9 @@ def nodes_needed(replicas: int, cpus_per_replica: float, cpus: int) -> int:
 
 
 def compared(told: Forecast, seconds: float, rows_per_second: float, cost_per_hour: float | None) -> Compared:
-    """Return the forecast with what came of it; one that left the start-up out, as unknown, has no error."""
-    judged = told.seconds is not None and told.startup_seconds is not None and seconds
+    """Return the forecast with what came of it; one that was unknown has no error."""
     return Compared(
         **vars(told),
         actual=Actual(seconds=seconds, rows_per_second=rows_per_second, cost=cost(seconds, told.nodes, cost_per_hour)),
-        error_percent=((told.seconds or 0.0) - seconds) / seconds * 100 if judged else None,
+        error_percent=None if told.seconds is None or not seconds else (told.seconds - seconds) / seconds * 100,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import reduce
 
 from optinfer.config import JobConfig
@@ -56,6 +57,11 @@ class Pools:
         first = reduce(lambda inner, one: replace(one, beside=inner), reversed([one.identity for one in self.each]))
         arms = reduce(lambda inner, one: replace(one.identity, arm=inner), reversed([*self.arms.values()]), _NO_ARM)
         return replace(first, arm=arms)
+
+    def made_since(self, moment: float) -> bool:
+        """Tell whether any was measured from a moment on, in seconds since the epoch: certificates say whole ones."""
+        made = [one.certificate.measured_at for one in self.all]
+        return any(datetime.fromisoformat(when).timestamp() >= int(moment) for when in made)
 
     @property
     def params(self) -> dict[str, object]:

@@ -6,14 +6,17 @@ variant can answer: it is found, counts against the variant, and the others are 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 
 from optinfer.errors import OptinferError
+from optinfer.inference.engine import Engine
 from optinfer.inference.isolation import Died, IsolatedReplica
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.optimization.baseline import Answers, answers_apart, answers_here, kept_apart, kept_here
@@ -33,7 +36,8 @@ def certify_apart(variant: str, settings: ReplicaSettings, exam: Exam, time_limi
     arguments = (variant, settings, exam, taken)
     with IsolatedReplica(replace(settings, dedupe=False)) as isolated:
         try:
-            return _measured(isolated, arguments, time_limit)
+            certificate: Certificate = isolated.ask(_certify_first, *arguments, time_limit=time_limit)
+            return certificate
         except Died as died:
             if died.late:
                 raise OptinferError(
@@ -72,6 +76,15 @@ class Trials:
 # Each in a process of its own, which a candidate may end; all in this one, where nothing that is tried may.
 APART = Trials(answers_apart, kept_apart, certify_apart, probe_apart)
 HERE = Trials(answers_here, kept_here, certify_here, probe_here)
+
+
+def _certify_first(
+    engine: Engine, variant: str, settings: ReplicaSettings, exam: Exam, gpu_taken_mb: float
+) -> Certificate:
+    """Certify in a process that has done nothing else, and say what it took to start."""
+    alive = time.time() - psutil.Process().create_time()
+    certificate = certify(engine, variant, settings, exam, gpu_taken_mb)
+    return replace(certificate, start_seconds=max(alive - certificate.load_seconds, 0.0))
 
 
 def _measured(isolated: IsolatedReplica, arguments: tuple[Any, ...], time_limit: float) -> Certificate:

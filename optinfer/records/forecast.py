@@ -9,7 +9,13 @@ from optinfer.records.record import Record
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast(Record):
-    """Seconds, rows per second and cost of a run; None where it is not known, with `basis` saying why or from what."""
+    """Seconds, rows per second and cost of a run; None where it is not known, with `basis` saying why or from what.
+
+    Attributes:
+        seconds: what is likely; the range from `low_seconds` to `high_seconds` holds the truth 10 times of 12, and is
+            None in those of before. Their parts are `startup_seconds`, `scoring_seconds` and `closing_seconds`.
+        cost: of the likely seconds; in proportion to them.
+    """
 
     rows: int
     seconds: float | None
@@ -18,6 +24,10 @@ class Forecast(Record):
     nodes: int
     cost: float | None
     basis: str
+    low_seconds: float | None = None
+    high_seconds: float | None = None
+    scoring_seconds: float | None = None
+    closing_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +41,7 @@ class Actual(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Compared(Forecast):
-    """A forecast with what came of it; `error_percent` is its excess over the actual time, None without a forecast
-    of all of it."""
+    """A forecast with what came of it; `error_percent` is its excess over the actual time, None without a forecast."""
 
     actual: Actual
     error_percent: float | None

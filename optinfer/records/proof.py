@@ -107,6 +107,8 @@ class Certificate(Record):
         peak_rss_mb: most memory of a process that does nothing else but load and score.
         gpu_memory_mb: what it took of a GPU's `gpu_total_mb`; zeros on a CPU.
         row_seconds: of making a row ready and finishing it, on average; None in those of before.
+        start_seconds: of the process that it was measured in, from its start to that of loading; None in those of
+            before, and where it was measured in a process that did something else first.
         canaries: what every replica has to answer as it was answered here; None in those of before.
     """
 
@@ -139,13 +141,15 @@ class Certificate(Record):
     measured_at: str
     canaries: Canaries | None = None
     row_seconds: float | None = None
+    start_seconds: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as records and trackers have it: without the rows of the job's table that it keeps."""
         told = super().as_dict()
         del told["canaries"]
-        if self.row_seconds is None:
-            del told["row_seconds"]
+        for later in ("row_seconds", "start_seconds"):
+            if told[later] is None:
+                del told[later]
         return told if self.canaries is None else {**told, "canaries": self.canaries.summary}
 
     def whole(self) -> dict[str, Any]:

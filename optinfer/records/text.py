@@ -38,7 +38,7 @@ def run_text(run: RunRecord) -> str:
         *[f"  arm         {name}: {one.variant}{_gate(one)}" for name, one in run.arms.items()],
         f"  speed       {_speed(run)}",
         *_time(run.time),
-        *[f"  forecast    {line}" for line in _forecast_error(run.forecast)],
+        *[f"  forecast    {line}" for line in _forecast_error(run.forecast, run.seconds)],
         f"  fragments   {run.fragments}, of which {run.fragments_resumed} were committed earlier",
         *_taken_over(run.taken_over),
         f"  output      {run.output}  (read *.parquet; _manifest.json has the whole account)",
@@ -104,13 +104,14 @@ def _time(time: Breakdown | None) -> list[str]:
     ]
 
 
-def _forecast_error(told: Compared | None) -> list[str]:
+def _forecast_error(told: Compared | None, run_seconds: float) -> list[str]:
     """Say how far off the forecast was, where there was one."""
     if told is None or told.seconds is None or told.error_percent is None:
         return []
     seconds, cost = told.actual.seconds, told.actual.cost
+    since = " after the proof" if seconds < run_seconds - 1 else ""
     paid = "" if cost is None else f"; it cost {cost:.4g}"
-    return [f"{duration(told.seconds)}, it took {duration(seconds)} ({told.error_percent:+.0f}%){paid}"]
+    return [f"{expected(told)}{since}, it took {duration(seconds)} ({told.error_percent:+.0f}%){paid}"]
 
 
 def mlflow_text(mlflow: MlflowRun | None) -> str:
@@ -136,8 +137,29 @@ def _forecast(told: Forecast) -> list[str]:
     if told.seconds is None or told.rows_per_second is None:
         return [told.basis]
     nodes = "a node" if told.nodes == 1 else f"{told.nodes} nodes"
-    price = "" if told.cost is None else f", {told.cost:.4g} for {nodes}"
-    return [f"{duration(told.seconds)} ({told.rows_per_second:,.1f} rows/s){price}", told.basis]
+    price = "" if told.cost is None else f", {_costs(told)} for {nodes}"
+    return [f"{expected(told)} (likely {told.rows_per_second:,.1f} rows/s){price}", told.basis]
+
+
+def expected(told: Forecast) -> str:
+    """Say between what a run's time is expected to be; one number where an earlier version gave one, or both agree."""
+    likely = duration(told.seconds or 0.0)
+    if told.low_seconds is None or told.high_seconds is None:
+        return likely
+    low, high = duration(told.low_seconds), duration(told.high_seconds)
+    if low == high:
+        return likely
+    (number, *unit), (_, *other) = low.split(), high.split()
+    return f"{number}-{high}" if unit == other else f"{low} to {high}"
+
+
+def _costs(told: Forecast) -> str:
+    """Say between what its cost is expected to be: it is in proportion to its time."""
+    cost = told.cost or 0.0
+    if not told.seconds or told.low_seconds is None or told.high_seconds is None:
+        return f"{cost:.4g}"
+    low, high = (f"{cost * bound / told.seconds:.2g}" for bound in (told.low_seconds, told.high_seconds))
+    return low if low == high else f"{low} to {high}"
 
 
 def duration(seconds: float) -> str:

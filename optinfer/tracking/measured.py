@@ -41,6 +41,8 @@ def of_run(run: RunRecord, tally: Tally, driver_peak_rss_mb: float) -> dict[str,
     if told:
         known |= {
             metrics.FORECAST_SECONDS: told.seconds,
+            metrics.FORECAST_LOW: told.low_seconds,
+            metrics.FORECAST_HIGH: told.high_seconds,
             metrics.FORECAST_SPEED: told.rows_per_second,
             metrics.FORECAST_COST: told.cost,
             metrics.FORECAST_ERROR: told.error_percent,

@@ -236,17 +236,17 @@ def test_mlflow_has_a_run_for_each_trial(job: Any, measured: Measured, tmp_path:
 @pytest.mark.usefixtures("without_ray")
 def test_a_run_has_its_forecast_beside_what_came_of_it(job: Any, measured: Measured) -> None:
     config = job(source__fragment_rows=16, placement={"cost_per_hour": {"cpu": 3.6}})
-    shutil.rmtree(home.home() / "startup", ignore_errors=True)
+    shutil.rmtree(home.home() / "observed", ignore_errors=True)
     measured.tune(config)
     told = optinfer.run(config).forecast
     assert told.basis.startswith("tuned on ")
-    assert told.startup_seconds is None, "nothing ran before"
-    assert told.error_percent is None, "what was not known is no error"
+    assert "no run corrects it yet; start-up stated, no run here was done yet" in told.basis
     assert told.cost == pytest.approx(told.seconds * 0.001)
     assert told.actual.seconds > 0
     again = config.model_copy(update={"sink": config.sink.model_copy(update={"path": f"{config.sink.path}2"})})
     second = optinfer.run(again).forecast
     assert second.startup_seconds > 0
+    assert "as in a run of it here" in second.basis
     assert second.error_percent == pytest.approx((second.seconds / second.actual.seconds - 1) * 100)
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from optinfer.config import PlacementConfig
 from optinfer.execution.placing import cpus_when_tuned
+from optinfer.forecast.parts import Facts, Parts, Past
 from optinfer.forecast.speed import (
     Speed,
-    Startup,
     at_lengths,
     compared,
     forecast,
@@ -21,50 +22,63 @@ from optinfer.forecast.speed import (
     per_million,
     price,
     speed_of,
-    startup_of,
     together,
-)  # fmt: skip
+    unknown,
+)
 from optinfer.records.forecast import Actual
+from optinfer.records.observation import CERTIFICATE, IN_PROCESS
+from optinfer.records.observation import TUNED as OF_A_NODE
 from optinfer.records.tuning import Lengths
 from tests.tuning.test_kept import TUNED, like
 
 SPEED = Speed(rows_per_second=100.0, basis="measured", lengths=like(90.0))
 
 
-def told(speed: Speed | None = SPEED, rows: int = 36_000, **changes: Any) -> Any:
-    given: dict[str, Any] = {"table": like(90.0), "startup": None, "nodes": 1, "cost_per_hour": None}
-    return forecast(rows, speed, **{**given, **changes})
+FACTS = Facts(machine="", where=IN_PROCESS, basis=OF_A_NODE, replicas=1, threads=1, load_seconds=10.0, prepared=20.0)
 
 
-def test_seconds_are_startup_and_rows_by_speed() -> None:
-    assert told().seconds == 360
-    assert told(startup=Startup(40.0, "as in the last run")).seconds == 400
-    assert told(startup=Startup(40.0, "as in the last run")).rows_per_second == 90
-    assert "start-up unknown, left out" in told().basis
+def told(rows: int = 36_000, rate: float = 100.0, load: float = 10.0, **changes: Any) -> Any:
+    parts = Parts(Past(), replace(FACTS, load_seconds=load), ["measured"])
+    given: dict[str, Any] = {"without": (), "nodes": 1, "cost_per_hour": None, **changes}
+    return forecast(np.array([rows]), [rate], parts, **given)
+
+
+def test_seconds_are_startup_scoring_and_closing() -> None:
+    one = told()
+    assert one.scoring_seconds == 360
+    assert one.startup_seconds > 30
+    assert one.seconds == pytest.approx(one.startup_seconds + one.scoring_seconds + one.closing_seconds)
+    assert one.low_seconds < one.seconds < one.high_seconds
+    assert one.rows_per_second == pytest.approx(36_000 / one.seconds)
+    assert told(load=50.0).startup_seconds == pytest.approx(one.startup_seconds + 40)
+    assert one.basis.startswith("measured; ")
 
 
 def test_cost_is_that_of_all_nodes_for_the_whole_time() -> None:
-    assert told(cost_per_hour=2.0, nodes=3).cost == pytest.approx(0.6)
+    one = told(cost_per_hour=2.0, nodes=3)
+    assert one.cost == pytest.approx(one.seconds / 3600 * 3 * 2)
     assert told().cost is None
 
 
 def test_longer_rows_take_longer_in_proportion() -> None:
-    twice = told(table=like(180.0))
-    assert twice.seconds == 720
+    twice = at_lengths(SPEED, like(180.0))
+    assert (twice.rows_per_second, twice.kind) == (50, SPEED.kind)
     assert "180 tokens a row instead of 90" in twice.basis
-    assert told(table=Lengths()).seconds == 360, "lengths that are not known change nothing"
+    assert at_lengths(SPEED, Lengths()) == SPEED, "lengths that are not known change nothing"
 
 
 def test_nothing_measured_is_no_number_and_says_what_to_run() -> None:
-    unknown = told(None, missing="run `optinfer tune`")
-    assert (unknown.seconds, unknown.cost, unknown.basis) == (None, None, "run `optinfer tune`")
+    missing = unknown(10, 1, "run `optinfer tune`")
+    assert (missing.seconds, missing.cost, missing.basis) == (None, None, "run `optinfer tune`")
+    assert missing.low_seconds is missing.high_seconds is None
 
 
 @given(st.integers(1, 10**9), st.floats(1, 1e5), st.floats(0, 100))
-def test_more_rows_never_take_less_and_cost_grows_with_them(rows: int, rate: float, startup: float) -> None:
-    speed = replace(SPEED, rows_per_second=rate)
-    one, two = (told(speed, n, startup=Startup(startup, ""), cost_per_hour=1.0) for n in (rows, rows * 2))
-    assert two.seconds >= one.seconds >= startup
+def test_more_rows_never_take_less_and_cost_grows_with_them(rows: int, rate: float, load: float) -> None:
+    one, two = (told(n, rate, load, cost_per_hour=1.0) for n in (rows, rows * 2))
+    assert two.seconds >= one.seconds >= load
+    assert two.low_seconds >= 0
+    assert two.high_seconds >= one.high_seconds
     assert two.cost >= one.cost
 
 
@@ -115,37 +129,20 @@ def test_nodes_are_as_many_as_the_replicas_fill(replicas: int, cpus: int, nodes:
 
 
 def test_the_error_is_the_forecasts_excess_over_the_actual_time() -> None:
-    record = compared(
-        told(rows=33_000, startup=Startup(30.0, ""), cost_per_hour=2.0),
-        seconds=300.0,
-        rows_per_second=120.0,
-        cost_per_hour=2.0,
-    )
-    assert record.error_percent == pytest.approx(20.0)
+    foretold = told(cost_per_hour=2.0)
+    record = compared(foretold, seconds=300.0, rows_per_second=120.0, cost_per_hour=2.0)
+    assert record.error_percent == pytest.approx((foretold.seconds / 300 - 1) * 100)
     assert record.actual == Actual(seconds=300.0, rows_per_second=120.0, cost=1 / 6)
-    assert compared(told(None), 300.0, 120.0, None).error_percent is None
+    assert (record.low_seconds, record.high_seconds) == (foretold.low_seconds, foretold.high_seconds)
 
 
 def test_what_was_unknown_is_no_error() -> None:
-    assert compared(told(), seconds=720.0, rows_per_second=50.0, cost_per_hour=None).error_percent is None
-    known = told(startup=Startup(0.0, "measured"))
-    assert compared(known, seconds=720.0, rows_per_second=50.0, cost_per_hour=None).error_percent == pytest.approx(
-        -50.0
-    )
-
-
-def test_startup_is_known_before_the_first_run_of_a_model_from_others_here() -> None:
-    assert startup_of(12.0, 30.0, 4.0) == Startup(12.0, "start-up as in the last run")
-    of_others = startup_of(None, 9.0, 4.0)
-    assert of_others is not None
-    assert of_others.seconds == 13.0
-    assert "start-up of other runs here" in told(startup=of_others).basis
-    assert startup_of(None, None, 4.0) is None
+    assert compared(unknown(10, 1, "why"), 300.0, 120.0, None).error_percent is None
 
 
 def test_two_variants_beside_each_other_are_as_fast_as_both_each_on_rows_of_the_tables_lengths() -> None:
     table, other = like(180.0), Speed(rows_per_second=10.0, basis="also measured")
     both = together(at_lengths(SPEED, table), at_lengths(other, table))
     assert both.rows_per_second == 50 + 10
+    assert both.kind == CERTIFICATE
     assert "180 tokens a row instead of 90; beside it also measured" in both.basis
-    assert told(both, table=table).seconds == 600

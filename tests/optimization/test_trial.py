@@ -44,6 +44,7 @@ def test_what_a_trial_measures_may_be_kept_for_the_next_job(arguments: list[Any]
     assert certificate.fidelity.value == pytest.approx(1.0)
     assert certificate.batch_invariant
     assert certificate.micro_batches > 0
+    assert 0.05 < certificate.start_seconds < 60, "a process that imports numpy, and has loaded nothing yet"
     low, high = certificate.rows_per_second_range
     assert low <= certificate.rows_per_second <= high * 1.01
     assert 50 < certificate.peak_rss_mb < 5000
@@ -51,6 +52,7 @@ def test_what_a_trial_measures_may_be_kept_for_the_next_job(arguments: list[Any]
 
 def test_rows_that_kill_the_candidates_process_count_against_it(arguments: list[Any], tmp_path: Path) -> None:
     certificate = certify_apart(*faulty(arguments, tmp_path, die_at_width=28), time_limit=120)
+    assert certificate.start_seconds is None, "its process had scored rows before"
     lengths = Replica(arguments[1]).family.preprocess(TEXTS).lengths
     assert lengths is not None
     deadly = float((lengths >= 28).mean())
