@@ -12,7 +12,7 @@ from optinfer.errors import LoadError, UnfitNodeError
 from optinfer.execution.executor import Executor
 from optinfer.execution.placement import Node
 from optinfer.execution.placing import placed
-from optinfer.execution.task import ScoringTask
+from optinfer.execution.task import ScoringTask, Watch
 from optinfer.execution.todo import Todo
 from optinfer.optimization.pools import Pools, prefixed
 from optinfer.records.placement import Placement
@@ -99,7 +99,7 @@ def _placement_params(placements: Sequence[Placement]) -> dict[str, object]:
 
 
 def _task(proved: Pools, placements: Sequence[Placement], books: Books, retry: bool) -> ScoringTask:
-    job, config = books.job, books.job.config
+    job, config, watch = books.job, books.job.config, books.job.config.monitor
     # A pool that found no node has replicas on none, and its variant stays one whose rows the output may hold.
     threads = [place.threads_per_replica for place in placements] + [placements[-1].threads_per_replica] * len(proved)
     return ScoringTask(
@@ -115,5 +115,6 @@ def _task(proved: Pools, placements: Sequence[Placement], books: Books, retry: b
         on_error=config.sink.on_error,
         on_bad_file=config.source.on_bad_file,
         retry=retry,
+        watch=Watch(watch.rows / max(job.plan.rows, 1), watch.columns) if watch.enabled else None,
         most_quarantined=max(books.tally.allowed - books.tally.total.rows_quarantined, 0),
     )

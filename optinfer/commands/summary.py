@@ -145,6 +145,8 @@ class Summary:
     def finish(self, job: Resolved, tally: Tally, manifest: Manifest) -> Finished:
         """Return metrics, outputs and artifacts for the run's last event."""
         artifacts = {"manifest.json": json.dumps(manifest.as_dict(), indent=1, default=str)}
+        if manifest.run.drift:
+            artifacts["drift.json"] = json.dumps(manifest.run.drift.as_dict(), indent=1)
         if self._first:
             artifacts["certificate.json"] = json.dumps(self._first.certificate.as_dict(), indent=1)
             if not self.retry and (seconds := self._startup(job, tally)) is not None:
@@ -186,6 +188,8 @@ class Summary:
                 "certificate.largest_difference": run.certificate.largest_difference,
                 "certificate.rows_per_second": run.certificate.rows_per_second,
             }
+        if (drift := run.drift) is not None:
+            numbers |= drift.metrics
         if told := run.forecast:
             expected = {
                 "seconds": told.seconds,

@@ -38,7 +38,7 @@ class Receipt:
     def as_dict(self) -> dict[str, Any]:
         """Return it flat, as journals have it."""
         own = {name: value for name, value in vars(self).items() if name not in ("made", "stats")}
-        made = {name: value for name, value in vars(self.made).items() if name != "fingerprint"}
+        made = {name: value for name, value in vars(self.made).items() if name not in ("fingerprint", "sketch")}
         return {**made, **own, "stats": self.stats.as_dict()}
 
     def told(self) -> dict[str, Any]:

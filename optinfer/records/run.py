@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from optinfer.records.drift import Drift
 from optinfer.records.forecast import Compared
 from optinfer.records.placement import Placement, placements, told
 from optinfer.records.proof import Certificate, GateResult
@@ -53,6 +54,9 @@ class Proof(Record):
     variants_not_chosen: Mapping[str, str]
 
 
+_EMPTY = ("time", "gate", "certificate", "beside", "drift", "mlflow")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunRecord(Record):
     """One attempt of a job, as docs/jobs.md explains it key by key.
@@ -60,6 +64,7 @@ class RunRecord(Record):
     Attributes:
         time, gate, certificate, beside: None, and empty in JSON, where nothing was scored, or by one pool alone.
         forecast: None where there was nothing to do.
+        drift: None, and empty in JSON, where the job is not watched.
     """
 
     status: str = "done"
@@ -90,10 +95,11 @@ class RunRecord(Record):
     certificate: Certificate | None = None
     beside: Proof | None = None
     forecast: Compared | None = None
+    drift: Drift | None = None
     mlflow: MlflowRun | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        empty = {name: plain(getattr(self, name)) or {} for name in ("time", "gate", "certificate", "beside", "mlflow")}
+        empty = {name: plain(getattr(self, name)) or {} for name in _EMPTY}
         return {**super().as_dict(), **empty, "placement": told(self.placement)}
 
     @classmethod
