@@ -54,7 +54,7 @@ class Proof(Record):
     variants_not_chosen: Mapping[str, str]
 
 
-_EMPTY = ("time", "gate", "certificate", "beside", "drift", "mlflow")
+_EMPTY = ("time", "gate", "certificate", "beside", "mlflow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class RunRecord(Record):
     Attributes:
         time, gate, certificate, beside: None, and empty in JSON, where nothing was scored, or by one pool alone.
         forecast: None where there was nothing to do.
-        drift: None, and empty in JSON, where the job is not watched.
+        drift: None, and not in JSON, where the job is not watched, and in outputs of before.
     """
 
     status: str = "done"
@@ -100,7 +100,8 @@ class RunRecord(Record):
 
     def as_dict(self) -> dict[str, Any]:
         empty = {name: plain(getattr(self, name)) or {} for name in _EMPTY}
-        return {**super().as_dict(), **empty, "placement": told(self.placement)}
+        found = {**super().as_dict(), **empty, "placement": told(self.placement)}
+        return {name: value for name, value in found.items() if name != "drift" or value is not None}
 
     @classmethod
     def of(cls, raw: Mapping[str, object]) -> RunRecord:
