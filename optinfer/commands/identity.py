@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 
+from optinfer.config import ExperimentConfig
 from optinfer.data.binding import fingerprint
 from optinfer.data.fragments import Plan
 from optinfer.data.in_place import COLUMN
@@ -17,8 +19,8 @@ from optinfer.optimization.subject import Subject
 __all__ = ["described", "files_digest", "fingerprint", "identity"]
 
 
-def identity(subject: Subject, plan: Plan) -> dict[str, object]:
-    """Return what a job's fingerprint is made of, and what its output keeps of it."""
+def identity(subject: Subject, plan: Plan, arms: Mapping[str, Subject]) -> dict[str, object]:
+    """Return what a job's fingerprint is made of, and what its output keeps of it; `arms` are an experiment's."""
     config, further = subject.config, recipes_of_further_pools(subject.config, subject.catalog)
     return {
         "source": {
@@ -38,7 +40,21 @@ def identity(subject: Subject, plan: Plan) -> dict[str, object]:
             **({"on_error": COLUMN} if config.sink.on_error == COLUMN else {}),
         },
         **({"cpu_variant": further} if further else {}),
+        **({"experiment": _experiment(config.experiment, arms)} if arms else {}),
     }
+
+
+def _experiment(config: ExperimentConfig, arms: Mapping[str, Subject]) -> dict[str, object]:
+    """Return what deals the rows, and what scores those of each arm."""
+    dealt = {
+        name: {
+            "share": config.arms[name].share,
+            "model": arm.model.key,
+            "variant": recipes(arm.config, arm.catalog),
+        }
+        for name, arm in arms.items()
+    }
+    return {"name": config.name, "key": config.key, "column": config.column, "arms": dealt}
 
 
 def described(subject: Subject, files_digest: str) -> dict[str, object]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
 from optinfer.commands import tables
+from optinfer.commands.arms import jobs_of_arms, require_alike
 from optinfer.commands.identity import described, files_digest, fingerprint, identity
 from optinfer.config import JobConfig
 from optinfer.data.fragments import Plan
@@ -33,6 +34,7 @@ class Resolved:
         schema: all columns of the output.
         fields: what the fingerprint is made of, readable, so that a difference can be named.
         files_digest: of the input files at their versions.
+        arms: of an experiment, by name: what each is made from and judged by.
     """
 
     subject: Subject
@@ -42,6 +44,7 @@ class Resolved:
     schema: pa.Schema
     fields: Mapping[str, object]
     files_digest: str
+    arms: Mapping[str, Subject] = field(default_factory=dict)
 
     @property
     def config(self) -> JobConfig:
@@ -66,6 +69,11 @@ class Resolved:
         """Return what the job's variants are proved with, wherever that is."""
         return Proving(self.subject, self.plan.sample_from, kept.lookup, APART)
 
+    @property
+    def proving_of_arms(self) -> dict[str, Proving]:
+        """Return the same of each arm of an experiment; the sample is the job's."""
+        return {name: replace(self.proving, subject=arm) for name, arm in self.arms.items()}
+
     def bench(self, say: Callable[[str], None] = lambda line: None) -> Workbench:
         """Return the bench on which the job's variants are built and proved here; it draws the sample."""
         return self.proving.bench(say)
@@ -86,6 +94,17 @@ def resolve(config: JobConfig, runs_here: bool = True) -> Resolved:
         UnavailableError: the variant cannot run on this machine.
     """
     source, sink = tables.kinds(config)
+    subject = _subject(config, source, runs_here)
+    arms = {name: _subject(job, source, runs_here) for name, job in jobs_of_arms(subject.config).items()}
+    plan = tables.cut(subject.config, source, sink, subject.model)
+    carried, schema = tables.output_columns(subject.config, subject.family, plan.schema, sink)
+    for name, arm in arms.items():
+        require_alike(name, arm, subject, plan.schema)
+    return Resolved(subject, sink, plan, carried, schema, identity(subject, plan, arms), files_digest(plan), arms)
+
+
+def _subject(config: JobConfig, source: str, runs_here: bool) -> Subject:
+    """Find the job's model and the variants that it may use; raises as `resolve` does."""
     settings, known = config.model.settings, catalog(config)
     variants = wanted(config, known, runs_here)  # what cannot run here is refused before a model is fetched
     model = model_source.locate(config.model, config.tracking.uri)
@@ -96,6 +115,4 @@ def resolve(config: JobConfig, runs_here: bool = True) -> Resolved:
     _ = subject.metric  # refuses one that the family has not
     for variant in variants:
         require_fit(variant, model.format)
-    plan = tables.cut(config, source, sink, model)
-    carried, schema = tables.output_columns(config, family, plan.schema, sink)
-    return Resolved(subject, sink, plan, carried, schema, identity(subject, plan), files_digest(plan))
+    return subject

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from optinfer.commands.resolved import Resolved, resolve
-from optinfer.config import JobConfig, ModelConfig
+from optinfer.config import JobConfig
 from optinfer.data.fragments import Fragment, Plan
 from optinfer.data.sampling import spread
 from optinfer.data.sources import SOURCES
@@ -114,7 +114,7 @@ def _challenging(config: JobConfig, challenger: str) -> JobConfig:
             "path, or as models:/NAME@ALIAS"
         )
     try:
-        model = ModelConfig(**{**config.model.model_dump(), "path": challenger})
+        model = config.model.at(challenger)
     except ValidationError as error:
         raise ConfigError(f"--challenger {redact(challenger)}: {error.errors()[0]['msg']}") from error
     return config.model_copy(update={"model": model})

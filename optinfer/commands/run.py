@@ -18,6 +18,7 @@ from functools import partial
 
 import numpy as np
 
+from optinfer.commands.arms import with_arms
 from optinfer.commands.books import Books
 from optinfer.commands.news import News
 from optinfer.commands.readiness import require_ready
@@ -115,7 +116,8 @@ def _score(run: _Run) -> None:
     """Prove a variant, bind the output to it and stream; an output that holds rows already keeps the variant it has.
 
     A variant that was proved here may still not load on a replica: then the next one takes over, as long as nothing is
-    committed, so that no output mixes two. Of two that score together nobody knows which did not load: that ends it.
+    committed, so that no output mixes two. Of several that score together nobody knows which did not load: it
+    ends.
     """
     output, books = run.books.output, run.books
     output.attempts.forget()
@@ -128,15 +130,17 @@ def _score(run: _Run) -> None:
         return books.until_whole(left, books.commit_nothing)
     failed: list[tuple[str, str]] = []
     error: LoadError | None = None
-    for candidate in pools(run.executor.prover(run.job.proving, run.say), output.binding.bound_variants()):
-        proved = run.summary.pools = with_not_chosen(candidate, failed)
+    prover, bound = run.executor.prover(run.job.proving, run.say), output.binding
+    for candidate in pools(prover, bound.bound_variants()):
+        whole = with_arms(candidate, run.job.proving_of_arms, run.executor, run.say, bound.bound_arms())
+        proved = run.summary.pools = with_not_chosen(whole, failed)
         _announce(proved, dict(failed), run)
-        output.binding.bind_variant(proved.identity, found)
-        output.binding.require_artifacts([artifact.key for artifact in proved.artifacts], found)
+        bound.bind_variant(proved.identity, found)
+        bound.require_artifacts(proved.identity.artifacts, found)
         try:
             return books.until_whole(left, partial(stream, proved, books, run.summary, run.executor))
         except LoadError as caught:
-            if not books.untouched or len(run.summary.placements) > 1:
+            if not books.untouched or len(run.summary.placements) > 1 or proved.arms:
                 raise
             error, run.summary.placements = caught, ()
             failed.append((proved.first.variant.name, f"a replica cannot load it: {error}"))
@@ -154,6 +158,9 @@ def _announce(proved: Pools, failed: dict[str, str], run: _Run) -> None:
             run.books.recorder.warn(f"{name} does not score: {reason}")
     for name, reason in (entry for further in proved.each[1:] for entry in further.not_chosen):
         run.say(f"not {name} on CPUs: {reason}")
+    for arm, further in proved.arms.items():
+        for name, reason in further.not_chosen:
+            run.say(f"not {name} for arm {arm}: {reason}")
     if config.placement.cpu_variant and len(proved) == 1:
         run.books.recorder.warn(
             f"placement.cpu_variant is left out: {first.variant.name} runs on the CPUs of all nodes itself"

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 from optinfer.commands.books import Books, Indices
 from optinfer.commands.summary import Summary
+from optinfer.config import CONTROL, ExperimentConfig
 from optinfer.errors import LoadError, UnfitNodeError
+from optinfer.execution.arms import Arm, Experiment
 from optinfer.execution.executor import Executor
 from optinfer.execution.placement import Node
 from optinfer.execution.placing import placed
@@ -56,7 +58,7 @@ def stream(proved: Pools, books: Books, summary: Summary, executor: Executor, le
 def _placed_and_counted(
     proved: Pools, books: Books, summary: Summary, executor: Executor, left: Indices, warn: Warn
 ) -> None:
-    nodes = executor.nodes([one.settings for one in proved])
+    nodes = executor.nodes([one.settings for one in proved.all])
     summary.mark("ray")
     # What is scored again has the place of the replicas that have just ended, which Ray may still count as taken.
     placements = summary.placements = summary.placements or placed(
@@ -64,6 +66,8 @@ def _placed_and_counted(
     )
     for one, place in zip(proved, placements, strict=False):
         books.say(f"scoring with {one.variant.name}: {'; '.join(place.reasons)}")
+    for name, one in proved.arms.items():
+        books.say(f"arm {name}: {one.variant.name}, for {books.job.config.experiment.arms[name].share:.4g} of the keys")
     task, todo = _task(proved, placements, books, summary.retry), Todo(books.job.plan, left)
     progressing = Progress(books.job.plan.rows, books.tally.total.rows_in)
     # Closed also where a receipt ends the job: whoever keeps that error would keep the replicas scoring.
@@ -116,5 +120,15 @@ def _task(proved: Pools, placements: Sequence[Placement], books: Books, retry: b
         on_bad_file=config.source.on_bad_file,
         retry=retry,
         watch=Watch(watch.rows / max(job.plan.rows, 1), watch.columns) if watch.enabled else None,
+        experiment=_experiment(proved, config.experiment, threads[0]),
         most_quarantined=max(books.tally.allowed - books.tally.total.rows_quarantined, 0),
     )
+
+
+def _experiment(proved: Pools, config: ExperimentConfig, threads: int) -> Experiment | None:
+    if config.key is None:
+        return None
+    arms = [
+        Arm(name, config.arms[name].share, replace(one.settings, threads=threads)) for name, one in proved.arms.items()
+    ]
+    return Experiment(config.name, config.key, config.column, CONTROL, tuple(arms))

@@ -96,6 +96,7 @@ class Summary:
             gate=prepared.gate if prepared else None,
             certificate=prepared.certificate if prepared else None,
             beside=self._beside(),
+            arms={name: _proof(one) for name, one in self.pools.arms.items()} if self.pools else {},
             forecast=self._outlook(job).against(scored.rows_in, seconds - self._proving()),
             mlflow=mlflow,
         )
@@ -105,13 +106,7 @@ class Summary:
         """Return what is said of the second pool's variant, None where there is none."""
         if self.pools is None or len(self.pools) == 1:
             return None
-        second = self.pools.each[1]
-        return Proof(
-            variant=second.variant.name,
-            gate=second.gate,
-            certificate=second.certificate,
-            variants_not_chosen=dict(second.not_chosen),
-        )
+        return _proof(self.pools.each[1])
 
     def _time(self, tally: Tally) -> Breakdown | None:
         one_core = any(on_one_core(place.device, place.threads_per_replica) for place in self.placements[:1])
@@ -211,3 +206,12 @@ def _without_speed(run: RunRecord) -> RunRecord:
 def _dataset(path: str, digest: str, context: str) -> Dataset:
     source = redact(absolute(path))
     return Dataset(name=source.rstrip("/").rpartition("/")[2], digest=digest, source=source, context=context)
+
+
+def _proof(one: Prepared) -> Proof:
+    return Proof(
+        variant=one.variant.name,
+        gate=one.gate,
+        certificate=one.certificate,
+        variants_not_chosen=dict(one.not_chosen),
+    )

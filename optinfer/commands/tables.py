@@ -15,6 +15,7 @@ from optinfer.data.output import Output
 from optinfer.data.places import require_apart
 from optinfer.data.storage import absolute
 from optinfer.errors import ConfigError, redact
+from optinfer.execution.arms import require_key
 from optinfer.families import FAMILIES, Family
 from optinfer.models.artifact import Artifact
 from optinfer.system.outages import reaching
@@ -63,7 +64,8 @@ def _begun(config: JobConfig, source: str, sink: str) -> int | None:
 
 
 def _cut(config: JobConfig, source: str, model: Artifact) -> Plan:
-    needed = [*config.source.columns_read, *config.sink.columns, *([config.gate.label] if config.gate.label else [])]
+    named = [name for name in (config.gate.label, config.experiment.key) if name]
+    needed = [*config.source.columns_read, *config.sink.columns, *named]
     rows = rows_for_model(FAMILIES.get(config.model.family).fragment_rows, model.size_bytes)
     return sources.SOURCES.get(source).plan(config.source, list(dict.fromkeys(needed)), rows)
 
@@ -87,7 +89,7 @@ def require_roles(config: JobConfig, family: Family) -> None:
 
 
 def output_columns(config: JobConfig, family: Family, source: pa.Schema, sink: str) -> tuple[pa.Schema, pa.Schema]:
-    """Return the source columns in the output, and all columns of it.
+    """Return the columns of the output that say whose a row is (source columns, an experiment's), and all of it.
 
     Raises:
         ConfigError: the model cannot take a source column, or the sink cannot hold one.
@@ -95,16 +97,29 @@ def output_columns(config: JobConfig, family: Family, source: pa.Schema, sink: s
     family.check(source, config.source.columns)
     carried = pa.schema([source.field(name) for name in config.sink.columns])
     require_carried(carried)
-    added = gained(family.schema, config.sink.on_error)
-    _require_distinct(config.sink.columns, added.names)
+    added, experiment = gained(family.schema, config.sink.on_error), config.experiment
+    names = added.names
+    if experiment.key is not None:
+        _require_deals(config, source, names)
+        carried, names = carried.append(pa.field(experiment.column, pa.string())), [*names, experiment.column]
+    _require_distinct(config.sink.columns, names)
     schema = pa.schema([*carried, *added])
     sinks.SINKS.get(sink).check(config.sink.path, schema)
     return carried, schema
 
 
+def _require_deals(config: JobConfig, source: pa.Schema, added: list[str]) -> None:
+    """Refuse an experiment whose key deals nothing, or whose column is another's."""
+    key, column = str(config.experiment.key), config.experiment.column
+    require_key(source, key)
+    for taken, whose in (([*config.source.columns_read, key], "the job reads"), (added, "the model adds")):
+        if column in taken:
+            raise ConfigError(f"experiment.column {column!r} is a column that {whose}; name another")
+
+
 def _require_distinct(columns: tuple[str, ...], names: list[str]) -> None:
     added = {name.casefold() for name in names}  # DuckDB and Spark do not tell `Label` from `label`
     if clash := sorted({name for name in columns if name.casefold() in added}):
-        raise ConfigError(f"sink.columns {clash} has the name of a column the model adds; leave it out")
+        raise ConfigError(f"sink.columns {clash} has the name of a column that the job adds; leave it out")
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise ConfigError(f"sink.columns names {twice} twice; name each column once")

@@ -30,6 +30,8 @@ from optinfer.system import dates
 AUTO: Literal["auto"] = "auto"
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(ge=1)]
+# The arm of an experiment that is the job itself.
+CONTROL = "control"
 
 
 def _a_place(path: str) -> str:
@@ -150,6 +152,14 @@ class ModelConfig(Part):
     def _settled(self) -> ModelConfig:
         _ = self.settings
         return self
+
+    def at(self, path: str) -> ModelConfig:
+        """Return it for another model that means the same.
+
+        Raises:
+            ValidationError: that is no place of a model.
+        """
+        return ModelConfig(**{**self.model_dump(), "path": path})
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -405,6 +415,60 @@ class SinkConfig(Part):
     )
 
 
+class ArmConfig(Part):
+    """One arm of an experiment: another variant, or another model, for a share of the rows."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] = Field(description="of the keys that are this arm's")
+    variant: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="what scores them; the job's own where nothing is said"
+    )
+    model: PathText | None = Field(
+        None, description="the model that scores them, as in `model.path`; the job's own where nothing is said"
+    )
+
+    @model_validator(mode="after")
+    def _differs(self) -> ArmConfig:
+        if self.variant is None and self.model is None:
+            raise ValueError("an arm names a variant or a model of its own; add one, or remove the arm")
+        return self
+
+
+_ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class ExperimentConfig(Part):
+    """An A/B test in the table: every row is one arm's, by its key; the job itself is the arm `control`."""
+
+    arms: dict[_ArmName, ArmConfig] = Field(
+        default_factory=dict,
+        description="by name: `{new: {share: 0.1, model: models:/m@challenger}}`, a share of the keys and a `variant` "
+        "or `model` of its own; the rest is `control`'s, which is the job itself ([decide.md](decide.md#experiment))",
+    )
+    key: str | None = Field(
+        None,
+        description="source column, of texts or whole numbers, whose value decides a row's arm: the same one in every "
+        "run and on every node",
+    )
+    name: str = Field(
+        "experiment",
+        description="what the keys are dealt by: another name deals them anew, independently of this one",
+    )
+    column: Annotated[str, Field(min_length=1)] = Field(
+        "arm",
+        description="column of the output that says whose a row was",
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> ExperimentConfig:
+        if bool(self.arms) != (self.key is not None):
+            raise ValueError("an experiment has arms and a key: give both, or neither")
+        if CONTROL in self.arms:
+            raise ValueError(f"{CONTROL} is the job itself; name the arm otherwise")
+        if (taken := sum(arm.share for arm in self.arms.values())) >= 1:
+            raise ValueError(f"the arms' shares add up to {taken:g}; leave some to {CONTROL}, which is the job itself")
+        return self
+
+
 class TrackingConfig(Part):
     """The MLflow experiment."""
 
@@ -492,6 +556,7 @@ class JobConfig(Part):
     placement: PlacementConfig = PlacementConfig()
     batching: BatchingConfig = BatchingConfig()
     sink: SinkConfig
+    experiment: ExperimentConfig = ExperimentConfig()
     tracking: TrackingConfig = TrackingConfig()
     notify: NotifyConfig = NotifyConfig()
     tuning: TuningConfig = TuningConfig()
@@ -509,10 +574,25 @@ class JobConfig(Part):
             )
         return self
 
+    @property
+    def models(self) -> dict[str, ModelConfig]:
+        """Every model that the job names, by its key: its own first, then those of an experiment's arms."""
+        arms = self.experiment.arms.items()
+        return {
+            "model.path": self.model,
+            **{f"experiment.arms.{name}.model": self.model.at(arm.model) for name, arm in arms if arm.model},
+        }
+
     @model_validator(mode="after")
     def _no_idle_fallback(self) -> JobConfig:
         if self.variant == AUTO and self.gate.fallback:
             raise ValueError("gate.fallback has no use with variant: auto, which ends at the baseline; remove one")
+        return self
+
+    @model_validator(mode="after")
+    def _one_pool_of_arms(self) -> JobConfig:
+        if self.experiment.arms and self.placement.cpu_variant:
+            raise ValueError("each arm of an experiment has one variant; remove placement.cpu_variant")
         return self
 
     @field_validator("variant")

@@ -107,6 +107,11 @@ class Binding:
         """Return the variants that commit rows here, pool by pool; none while none did, or none is known."""
         return tuple(one.variant for one in self._bound() or ())
 
+    def bound_arms(self) -> tuple[str, ...]:
+        """Return the variants of an experiment's further arms that commit rows here, as `bound_variants` does."""
+        bound = self._bound()
+        return tuple(one.variant for one in bound.arms) if bound else ()
+
     def _bound(self) -> Bound | None:
         bound = read_record(self._folder, _VARIANT, partial(decoded, Bound))
         return bound if bound and self._has_parts() else None
@@ -122,7 +127,7 @@ class Binding:
         """
         bound = read_record(self._folder, _VARIANT, partial(decoded, Bound))
         if bound is None and found is not None:
-            self.require_artifacts([one.artifact for one in chosen], found)
+            self.require_artifacts(chosen.artifacts, found)
         elif bound is not None and not bound.agrees(chosen) and self._has_parts():
             raise OutputConflictError(
                 f"{self.shown} is partly filled by {bound.named}, this run would use {chosen.named}: another "

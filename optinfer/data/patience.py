@@ -115,6 +115,8 @@ class Patience(Waiting):
             raise _OutOfReachError from error
         if version and (file.size, file.version) != (size, version):
             file.close()
+            if file.version == version and not is_local(url):  # a local version is a time, which a writer may keep
+                raise _OutOfReachError from OSError(f"{file.size} bytes are told of a version that has {size}")
             raise ChangedError(f"has {file.size} bytes, version {file.version}, and had {size}, version {version}")
         return file
 

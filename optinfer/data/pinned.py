@@ -131,7 +131,10 @@ class _RemoteFile(PinnedFile):
         if self._conditional and self.failure is None:
             return
         details = self._fs.info(self._path)
-        if (int(details["size"]), version_of(details)) != (self.size, self.version):
+        size, version = int(details["size"]), version_of(details)
+        if (size, version) != (self.size, self.version):
+            if version == self.version:
+                raise OSError(f"{size} bytes are told of a version that has {self.size}")
             raise ChangedError("was replaced while it was read")
 
     def _fetch(self, start: int, stop: int) -> bytes:

@@ -80,7 +80,9 @@ class Kept:
 def subject_of(fields: Mapping[str, object]) -> dict[str, object]:
     """Return what of a job's identity its sketch is of."""
     source = fields.get("source")
-    return {"model": fields.get("model"), "columns": source.get("columns") if isinstance(source, Mapping) else None}
+    columns = source.get("columns") if isinstance(source, Mapping) else None
+    arms = {"experiment": fields["experiment"]} if "experiment" in fields else {}
+    return {"model": fields.get("model"), "columns": columns, **arms}
 
 
 def write(folder: Folder, kept: Kept) -> None:

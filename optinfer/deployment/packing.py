@@ -1,4 +1,4 @@
-"""What travels with a job: its file with all changes made, the code it names, and a small model; nothing else does.
+"""What travels with a job: its file with all changes made, the code it names, and small models; nothing else does.
 
 Not the folder it lies in: that has data, environments and secrets.
 """
@@ -31,7 +31,7 @@ class Package:
     """A job as the cluster gets it.
 
     Args:
-        job: with absolute paths, and its model where it lies in the package.
+        job: with absolute paths, and its models where they lie in the package.
         files: what lies beside the job file, by name in the package.
         notes: what a person has to know of it, a line each.
         fingerprint: digest of the job and its files: two packages with the same one are the same job.
@@ -65,16 +65,19 @@ def pack(job: JobConfig, shared: Iterable[str] = ()) -> Package:
         shared: folders that the cluster's nodes have under the same path: what lies there stays there.
 
     Raises:
-        ConfigError: the model or the code is not there, or is too large to travel.
+        ConfigError: a model or the code is not there, or all of it is too large to travel.
     """
     places = tuple(Path(absolute(folder)) for folder in shared)
     files = code.travelling(job.model.own_code) if job.model.own_code else {}
     notes = _code_notes(job.model.own_code, files)
-    path, model = _model(job.model, places)
-    files |= model
-    _require_small(job.model.path, files.values())
-    placed = _placed(job, path)
-    notes += [note for key, url in _local_paths(placed, bool(model)) if (note := _local_note(key, url, places))]
+    paths, stay = {}, []
+    for at, (key, model) in enumerate(job.models.items()):
+        paths[key], found = _model(key, model, places, f"{_MODEL_FOLDER}-{at}" if at else _MODEL_FOLDER)
+        files |= found
+        _require_small(f"{key} {redact(model.path)}", files.values())
+        stay += [(key, paths[key])] if _names_a_file(model.path) and not found else []
+    placed = _placed(job, paths)
+    notes += [note for key, url in _local_paths(placed, stay) if (note := _local_note(key, url, places))]
     return Package(placed, files, tuple(notes), _fingerprint(placed, files))
 
 
@@ -87,8 +90,8 @@ def _code_notes(spec: str | None, files: dict[str, Path]) -> list[str]:
     return notes
 
 
-def _model(config: ModelConfig, places: tuple[Path, ...]) -> tuple[str, dict[str, Path]]:
-    """Return the model's path on the cluster, and its files by name if they travel."""
+def _model(key: str, config: ModelConfig, places: tuple[Path, ...], into: str) -> tuple[str, dict[str, Path]]:
+    """Return a model's path on the cluster, and its files by name, in the folder `into`, if they travel."""
     if not _names_a_file(config.path):
         return config.path, {}
     here = Path(absolute(config.path))
@@ -96,15 +99,15 @@ def _model(config: ModelConfig, places: tuple[Path, ...]) -> tuple[str, dict[str
         return str(here), {}
     from optinfer.models.source import locate
 
-    _require_small(config.path, [here])  # before all of it is read
+    _require_small(f"{key} {redact(config.path)}", [here])  # before all of it is read
     found = locate(config)
     folder = Path(found.path)
     if found.beside is None:
         names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     else:
         names = [found.entry, *found.beside]
-    files = {f"{_MODEL_FOLDER}/{name}": folder / name for name in names if not _is_hidden(name)}
-    return (_MODEL_FOLDER if found.beside is None else f"{_MODEL_FOLDER}/{found.entry}"), files
+    files = {f"{into}/{name}": folder / name for name in names if not _is_hidden(name)}
+    return (into if found.beside is None else f"{into}/{found.entry}"), files
 
 
 def _names_a_file(path: str) -> bool:
@@ -121,7 +124,7 @@ def _require_small(model: str, paths: Iterable[Path]) -> None:
     size = sum(file.stat().st_size for file in files if file.is_file())
     if size > LARGEST:
         raise ConfigError(
-            f"model.path {redact(model)} and the code are {size / 1e6:,.0f} MB, more than the "
+            f"{model} and what travels with it are {size / 1e6:,.0f} MB, more than the "
             f"{LARGEST / 1e6:,.0f} MB that travel with a job; put the model on a store (s3://…), register it "
             "(models:/…), or name a folder that all nodes have under the same path with --shared FOLDER"
         )
@@ -135,18 +138,19 @@ def _whole(job: JobConfig) -> dict[str, Any]:
     return raw
 
 
-def _placed(job: JobConfig, model: str) -> JobConfig:
-    """Return the job with paths that mean the same wherever it starts."""
+def _placed(job: JobConfig, models: Mapping[str, str]) -> JobConfig:
+    """Return the job with paths that mean the same wherever it starts; `models` are those of its models, by key."""
     raw = _whole(job)
     raw["source"]["path"], raw["sink"]["path"] = absolute(job.source.path), absolute(job.sink.path)
-    raw["model"]["path"] = model
+    raw["model"]["path"] = models["model.path"]
+    for name, arm in raw.get("experiment", {}).get("arms", {}).items():
+        if path := models.get(f"experiment.arms.{name}.model"):
+            arm["model"] = path
     return parse_job(raw)
 
 
-def _local_paths(job: JobConfig, travels: bool) -> list[tuple[str, str]]:
-    paths = [("source.path", job.source.path), ("sink.path", job.sink.path)]
-    if _names_a_file(job.model.path) and not travels:
-        paths.append(("model.path", job.model.path))
+def _local_paths(job: JobConfig, models: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    paths = [("source.path", job.source.path), ("sink.path", job.sink.path), *models]
     if uri := job.tracking.uri:
         scheme, has_scheme, rest = uri.partition("://")
         if not has_scheme or scheme in ("file", "sqlite"):

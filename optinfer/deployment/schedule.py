@@ -136,8 +136,8 @@ def _require_reachable(config: JobConfig) -> None:
     """Refuse paths that mean something on this machine only."""
     for key, path in (
         ("source.path", config.source.path),
-        ("model.path", config.model.path),
         ("sink.path", config.sink.path),
+        *((key, model.path) for key, model in config.models.items()),
     ):
         if not re.match(r"/|[a-z0-9+]{2,}:", path):
             raise ConfigError(

@@ -45,9 +45,10 @@ class Grounds:
                 return node
             host, there = known[node.name]
             fit = [one for one in proved if (one.device == "cuda") == bool(node.gpus)] or proved
-            why = unfit(fit[0], there)
-            said = f"{host} would not score with {fit[0].variant}: {why[0]}; {why[1]}" if why else ""
-            return replace(node, unfit=said)
+            for settings in fit:  # several where each replica holds the arms of an experiment
+                if why := unfit(settings, there):
+                    return replace(node, unfit=f"{host} would not score with {settings.variant}: {why[0]}; {why[1]}")
+            return replace(node, unfit="")
 
         return [one(node) for node in nodes]
 

@@ -104,7 +104,7 @@ class Parcels:
 
 def parcels(task: ScoringTask) -> Parcels:
     """Return what replicas of a task may fetch from this process's node."""
-    return _parcels([one for settings in task.pools for one in (settings.artifact, settings.model)])
+    return _parcels([one for settings in task.loaded for one in (settings.artifact, settings.model)])
 
 
 def parcels_of(model: Artifact) -> Parcels:

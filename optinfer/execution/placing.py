@@ -35,6 +35,12 @@ def placed(
         return tuple(replace(one, left_out=left_out) for one in placed(wishes, pools, device, fit, fragments, growing))
     each = pools.each if pools else ()
     needs = needs_of(each[0] if each else None, wishes.max_replicas)
+    for arm in pools.arms.values() if pools else ():  # in every replica, too
+        needs = replace(
+            needs,
+            memory_mb=needs.memory_mb + arm.certificate.peak_rss_mb,
+            gpu_memory_mb=needs.gpu_memory_mb + arm.certificate.gpu_memory_mb,
+        )
     if wishes.cpu_variant and device == "cuda":
         further = [needs_of(one) for one in each[1:]] or [Needs()]
         return place_pools(wishes, nodes, fragments, [needs, *further], growing)

@@ -74,12 +74,16 @@ class FragmentScorer:
         self._task = task
         self._settings = settings or _own_settings(task)
         self._nodes = nodes
-        require_admitted(self._settings, nodes)
+        self._artifact = task.artifact(self._settings)
+        arms = [arm.settings for arm in task.experiment.arms] if task.experiment else []
+        for loaded in (self._settings, *arms):
+            require_admitted(loaded, nodes)
         self._sink = task.output()
         self._attempts = Attempts(task.output_url)
         self._reader = task.reader()
         self._count = _Unfailing(meter, task.labels(self._settings))
         self._loading = Loading(load, self._settings, task.place)
+        self._each = [self._loading, *(Loading(load, settings, task.place) for settings in arms)]
         self._at_hand, self._free = 0, threading.Condition()
 
     def __call__(self, row: Mapping[str, str]) -> dict[str, str]:
@@ -123,11 +127,11 @@ class FragmentScorer:
     def _score(self, fragment: Fragment, part: str) -> Receipt:
         done = self._sink.read([part])[0] if self._task.retry else None
         # A part holds one variant's answers: where two score a job, another replica's rows are left to its like.
-        if done and not (done.rows_quarantined and done.artifact == self._settings.artifact.key):
+        if done and not (done.rows_quarantined and done.artifact == self._artifact):
             return self._receipt(part, done, {}, Stats(rows_in=fragment.rows))
         started = perf_counter()
         try:
-            table = self._reader.read(fragment)
+            table = self._task.with_arms(self._reader.read(fragment))
         except CorruptFileError as error:
             if self._task.on_bad_file == "raise":
                 raise
@@ -136,7 +140,7 @@ class FragmentScorer:
             return self._commit(fragment, part, unreadable(self._task, self._answers, fragment, str(error)), Stats())
         read_seconds = perf_counter() - started
         earlier = Earlier.of(self._task, fragment, *self._sink.rows(part, done)) if done else None
-        scored = self._asked(part, self._task.roles(earlier.left(table) if earlier else table), bool(done))
+        scored = self._asked(part, earlier.left(table) if earlier else table, bool(done))
         if isinstance(scored, Part):
             return self._receipt(part, scored, {}, Stats(rows_in=fragment.rows))
         scored = earlier.with_answers(scored, self._answers) if earlier else scored
@@ -155,15 +159,19 @@ class FragmentScorer:
         """The columns that a row gains; waits for the model."""
         return self._loading.engine.family.schema
 
-    def _asked(self, part: str, roles: pa.Table, again: bool) -> Scored | Part:
+    def _asked(self, part: str, table: pa.Table, again: bool) -> Scored | Part:
         """Return the answers to rows, in isolation where a replica died of them; a part that it had come to put."""
-        engine = self._loading.engine  # what cannot load has not begun the part
+        engines = [loading.engine for loading in self._each]  # what cannot load has not begun the part
         begun_on = self._attempts.begin(part, self._nodes.here())
         if begun_on is not None and not again and (done := self._sink.read([part])[0]) and self._ours(done):
             return done
         if begun_on is None or (self._nodes.gone(begun_on) and self._attempts.excuse(part)):
-            return engine.score(roles)
-        with IsolatedReplica(self._loading.settings, most_rejected=self._task.most_quarantined) as isolated:
+            return self._task.scored(table, lambda arm, roles: engines[arm].score(roles))
+        return self._task.scored(table, self._isolated)
+
+    def _isolated(self, arm: int, roles: pa.Table) -> Scored:
+        settings = self._each[arm].settings
+        with IsolatedReplica(settings, most_rejected=self._task.most_quarantined) as isolated:
             return isolated.score(roles)
 
     def _ours(self, made: Part) -> bool:
@@ -176,7 +184,7 @@ class FragmentScorer:
         ours = Part(
             fragment=fragment.index,
             fingerprint=self._task.fingerprint,
-            artifact=self._settings.artifact.key,
+            artifact=self._artifact,
             variant=self._settings.variant,
             rows_in=fragment.rows,
             rows_in_place=made.in_place,
@@ -204,7 +212,7 @@ class FragmentScorer:
             replica=f"{os.getpid()}@{self._node}",
             node=self._node,
             load_started=self._load_started,
-            load_seconds=self._loading.engine.load_seconds,
+            load_seconds=sum(loading.engine.load_seconds for loading in self._each),
             committed=time.time(),
             peak_rss_mb=peak_rss_mb(),
             max_batch_tokens=tokens,

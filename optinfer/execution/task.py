@@ -11,8 +11,11 @@ import pyarrow as pa
 
 from optinfer.data.sinks import SINKS, Sink
 from optinfer.data.sources import SOURCES, Reader
+from optinfer.execution.arms import Experiment, Score
 from optinfer.families import Columns, as_roles
+from optinfer.inference.answers import Scored
 from optinfer.inference.replica import ReplicaSettings
+from optinfer.records.binding import of_arms
 from optinfer.records.receipt import Receipt
 
 
@@ -100,11 +103,12 @@ class ScoringTask:
         pools: the replica of each pool's actors; without a GPU an actor is of the first pool that needs none.
         source, sink: kinds of tables.
         columns: family role -> source column or columns; `columns_read` names all of these.
-        carried: schema of the source columns in the output.
+        carried: schema of the source columns in the output, and of the experiment's column where there is one.
         most_quarantined: how many more rows of the whole table may be.
         retry: rows that were quarantined are tried again, and the answers of others kept.
         watch: what is kept of rows and answers to be held against other nights'; None keeps nothing.
         place: None where replicas are on the machine that has their files.
+        experiment: None where all rows are the job's own; else the only pool is its control's.
     """
 
     job: str = ""
@@ -122,11 +126,24 @@ class ScoringTask:
     retry: bool = False
     watch: Watch | None = None
     place: Place | None = None
+    experiment: Experiment | None = None
 
     @property
     def artifacts(self) -> frozenset[str]:
         """Those whose answers may be in the output."""
-        return frozenset(settings.artifact.key for settings in self.pools)
+        return frozenset(map(self.artifact, self.pools))
+
+    def artifact(self, settings: ReplicaSettings) -> str:
+        """Name what makes the parts of a replica with these settings."""
+        if self.experiment is None:
+            return settings.artifact.key
+        return of_arms([settings.artifact.key, *(arm.settings.artifact.key for arm in self.experiment.arms)])
+
+    @property
+    def loaded(self) -> tuple[ReplicaSettings, ...]:
+        """Everything that some replica loads."""
+        arms = self.experiment.arms if self.experiment else ()
+        return (*self.pools, *(arm.settings for arm in arms))
 
     def settings(self, gpu: bool) -> ReplicaSettings:
         """Return the replica of an actor that was given a GPU, or none."""
@@ -141,9 +158,24 @@ class ScoringTask:
         """Return what the model is given of a table of the source."""
         return as_roles(table, self.columns)
 
+    def scored(self, table: pa.Table, score: Score) -> Scored:
+        """Return the answers to rows of the source; `score` gives those of one arm, of which most jobs have one."""
+        if self.experiment is None:
+            return score(0, self.roles(table))
+        return self.experiment.scored(table, self.roles, score)
+
     def reader(self) -> Reader:
         """Return what reads fragments: the columns that the model needs, and those that are carried."""
-        return SOURCES.get(self.source).reader(list(dict.fromkeys([*self.columns_read, *self.carried.names])))
+        names = [*self.columns_read, *self.carried.names]
+        if self.experiment:
+            names = [self.experiment.key, *(name for name in names if name != self.experiment.column)]
+        return SOURCES.get(self.source).reader(list(dict.fromkeys(names)))
+
+    def with_arms(self, table: pa.Table) -> pa.Table:
+        """Return a table of the source with the column that says whose each row is, where the job is an experiment."""
+        if self.experiment is None:
+            return table
+        return table.append_column(self.experiment.column, self.experiment.named(self.experiment.of(table)))
 
     def output(self) -> Sink:
         """Return what takes the parts."""

@@ -1,5 +1,7 @@
 """The pools that score a job: one variant, or a second one for the nodes without a GPU (`placement.cpu_variant`).
 
+Where the job is an experiment, each replica holds the variants of all its arms.
+
 Each pool is proved like the first, on the same sample and under the same gate: as the variant of the same job on the
 devices that are its own.
 """
@@ -7,12 +9,11 @@ devices that are its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 from optinfer.config import JobConfig
 from optinfer.errors import GateError
-from optinfer.models.artifact import Artifact
 from optinfer.optimization.asked import jobs_of_further_pools
 from optinfer.optimization.proving import Prover
 from optinfer.optimization.selection import Prepared, known
@@ -20,12 +21,19 @@ from optinfer.optimization.subject import Subject
 from optinfer.optimization.workbench import Workbench
 from optinfer.records.binding import Bound
 
+_NO_ARM: Bound | None = None
+
 
 @dataclass(frozen=True)
 class Pools:
-    """The proved variants that score a job together, each on nodes of its own kind; the first is the job's."""
+    """The proved variants that score a job together, each on nodes of its own kind; the first is the job's.
+
+    Attributes:
+        arms: those of an experiment's further arms, by name, beside the first in every replica.
+    """
 
     each: tuple[Prepared, ...]
+    arms: Mapping[str, Prepared] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Prepared]:
         return iter(self.each)
@@ -38,18 +46,23 @@ class Pools:
         return self.each[0]
 
     @property
-    def artifacts(self) -> list[Artifact]:
-        return [one.artifact for one in self.each]
+    def all(self) -> tuple[Prepared, ...]:
+        """Those of all pools and all arms."""
+        return (*self.each, *self.arms.values())
 
     @property
     def identity(self) -> Bound:
         """Everything that must be the same when an output is resumed: each pool's, the next one inside the last."""
-        return reduce(lambda inner, one: replace(one, beside=inner), reversed([one.identity for one in self.each]))
+        first = reduce(lambda inner, one: replace(one, beside=inner), reversed([one.identity for one in self.each]))
+        arms = reduce(lambda inner, one: replace(one.identity, arm=inner), reversed([*self.arms.values()]), _NO_ARM)
+        return replace(first, arm=arms)
 
     @property
     def params(self) -> dict[str, object]:
         """Describe the variants for a tracker."""
-        return {name: value for at, one in enumerate(self.each) for name, value in prefixed(at, one.params).items()}
+        arms = {f"arm.{name}.{key}": value for name, one in self.arms.items() for key, value in one.params.items()}
+        each = {name: value for at, one in enumerate(self.each) for name, value in prefixed(at, one.params).items()}
+        return {**each, **arms}
 
     @property
     def warnings(self) -> list[str]:
@@ -61,7 +74,7 @@ class Pools:
             *(
                 f"{one.variant.name} is not batch-invariant: the same row differs by up to "
                 f"{one.certificate.largest_difference:.2g} with other neighbours"
-                for one in self.each
+                for one in self.all
                 if not one.certificate.batch_invariant
             ),
         ]
@@ -124,4 +137,4 @@ def _proved(prover: Prover, job: JobConfig, only: str | None) -> Prepared:
 def with_not_chosen(found: Pools, failed: Sequence[tuple[str, str]]) -> Pools:
     """Return the pools, the first with variants that could not be loaded among those not chosen."""
     first = replace(found.first, not_chosen=(*failed, *found.first.not_chosen))
-    return Pools((first, *found.each[1:]))
+    return replace(found, each=(first, *found.each[1:]))

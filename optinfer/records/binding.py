@@ -1,8 +1,9 @@
-"""What an output is bound to: a frozen job, and the artifact that fills it, pool by pool."""
+"""What an output is bound to: a frozen job, and the artifact that fills it, pool by pool, or one for each arm."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,7 @@ class Bound(Record):
 
     Attributes:
         runtime: the backend's packages, with their versions.
+        arm: what the next arm of an experiment has, whose rows lie among these.
     """
 
     variant: str
@@ -47,6 +49,19 @@ class Bound(Record):
     device: str = ""
     runtime: Mapping[str, str] | None = None
     beside: Bound | None = None
+    arm: Bound | None = None
+
+    @property
+    def arms(self) -> tuple[Bound, ...]:
+        """What the further arms have."""
+        return (self.arm, *self.arm.arms) if self.arm else ()
+
+    @property
+    def artifacts(self) -> list[str]:
+        """What made the parts, as they say: pool by pool, or all arms of an experiment together."""
+        if self.arm:
+            return [of_arms([one.artifact for one in (self, *self.arms)])]
+        return [one.artifact for one in self]
 
     def __iter__(self) -> Iterator[Bound]:
         """Yield what each pool is bound to."""
@@ -59,14 +74,21 @@ class Bound(Record):
         runtime = all(mine[name] == theirs[name] for name in mine.keys() & theirs.keys())
         own = (self.variant, self.artifact, self.backend, self.device)
         alike = runtime and own == (other.variant, other.artifact, other.backend, other.device)
-        if self.beside is None or other.beside is None:
-            return alike and self.beside is other.beside
-        return alike and self.beside.agrees(other.beside)
+        return alike and _agree(self.beside, other.beside) and _agree(self.arm, other.arm)
 
     @property
     def named(self) -> str:
         """Name what fills an output: one variant, or more."""
-        return " and ".join(f"{one.variant} (artifact {one.artifact})" for one in self)
+        return " and ".join(f"{one.variant} (artifact {one.artifact})" for one in (*self, *self.arms))
 
     def as_dict(self) -> dict[str, Any]:
         return {name: value for name, value in super().as_dict().items() if value is not None}
+
+
+def _agree(one: Bound | None, other: Bound | None) -> bool:
+    return one is other if one is None or other is None else one.agrees(other)
+
+
+def of_arms(artifacts: Sequence[str]) -> str:
+    """Return what names the artifacts of an experiment's arms together, in their order."""
+    return hashlib.sha256("+".join(artifacts).encode()).hexdigest()[:16]

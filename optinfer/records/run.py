@@ -46,7 +46,7 @@ class Breakdown(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Proof(Record):
-    """What is said of the variant of a further pool."""
+    """What is said of the variant of a further pool, or of an experiment's arm."""
 
     variant: str
     gate: GateResult
@@ -63,6 +63,7 @@ class RunRecord(Record):
 
     Attributes:
         time, gate, certificate, beside: None, and empty in JSON, where nothing was scored, or by one pool alone.
+        arms: of an experiment, beside the control, which is `variant`.
         forecast: None where there was nothing to do.
         drift: None, and not in JSON, where the job is not watched, and in outputs of before.
     """
@@ -94,6 +95,7 @@ class RunRecord(Record):
     gate: GateResult | None = None
     certificate: Certificate | None = None
     beside: Proof | None = None
+    arms: Mapping[str, Proof] = field(default_factory=dict)
     forecast: Compared | None = None
     drift: Drift | None = None
     mlflow: MlflowRun | None = None

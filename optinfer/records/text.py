@@ -29,6 +29,7 @@ def run_text(run: RunRecord) -> str:
         f"{run.rows_out:,} of {run.rows_in:,} rows scored, {run.rows_quarantined:,} quarantined",
         f"  variant     {run.variant}{_gate(run)}",
         *_beside(run),
+        *[f"  arm         {name}: {one.variant}{_gate(one)}" for name, one in run.arms.items()],
         f"  speed       {_speed(run)}",
         *_time(run.time),
         *[f"  forecast    {line}" for line in _forecast_error(run.forecast)],

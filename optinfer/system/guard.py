@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -145,9 +146,13 @@ def _leave_with(parent: int) -> None:
 
 
 def _keep_native_words(words: IO[bytes]) -> None:
-    """Keep stderr for us: what libraries in C and C++ write there goes to a file, read when they end this process."""
+    """Keep stderr for us: what libraries in C and C++ write there goes to a file, read when they end this process.
+
+    So does what each thread is at when one of them crashes, without which nobody could tell where.
+    """
     sys.stderr = open(os.dup(2), "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")  # noqa: SIM115
     os.dup2(words.fileno(), 2)
+    faulthandler.enable(2)
 
 
 def _end_orphans() -> None:

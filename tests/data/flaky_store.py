@@ -51,18 +51,28 @@ def half_the_range(handler: Handler) -> bool:
 def flipped_byte(handler: Handler) -> bool:
     """Change a byte in the middle."""
     status, body = handler.pass_on()
-    middle = len(body) // 2
-    handler.respond(status, handler.unsigned, body[:middle] + bytes([body[middle] ^ 0xFF]) + body[middle + 1 :])
+    handler.respond(status, handler.unsigned, _damaged(body))
     return True
 
 
 def flipped_byte_of_what_is_signed(handler: Handler) -> bool:
     """Change a byte in the middle of an object, whose checksum comes with it; all else passes as it is."""
     status, body = handler.pass_on()
-    middle, signed = len(body) // 2, handler.answered != handler.unsigned and handler.command == "GET"
-    damaged = body[:middle] + bytes([body[middle] ^ 0xFF]) + body[middle + 1 :] if signed and body else body
-    handler.respond(status, handler.answered, damaged)
+    signed = any(name.lower().startswith("x-amz-checksum-") for name in handler.answered)
+    handler.respond(status, handler.answered, _damaged(body) if signed and handler.command == "GET" else body)
     return True
+
+
+def flipped_byte_of_pages(handler: Handler) -> bool:
+    """Change a byte in the middle of an object, or of a part of one, which only the checksums of its pages tell."""
+    status, body = handler.pass_on()
+    handler.respond(status, handler.unsigned, _damaged(body) if handler.command == "GET" else body)
+    return True
+
+
+def _damaged(body: bytes) -> bytes:
+    middle = len(body) // 2
+    return body[:middle] + bytes([body[middle] ^ 0xFF]) + body[middle + 1 :] if body else body
 
 
 def late(handler: Handler) -> bool:

@@ -263,6 +263,17 @@ def test_an_outage_that_lasts_ends_the_job_and_blames_no_file(bucket: str, flaky
         assert not isinstance(raised.value, CorruptFileError)
 
 
+def test_no_size_is_believed_that_the_version_does_not_have(bucket: str, flaky: FlakyStore) -> None:
+    put(f"{bucket}/a.parquet", content())
+    fragment = plan(f"{bucket}/").fragments[1]
+    flaky.meets, flaky.faults = lambda method, *_: method == "HEAD", [flaky_store.cut_short] * 2  # of 0 bytes
+    assert read(fragment, QUICK) == rows()["text"].to_pylist()[16:32]
+    assert not flaky.faults
+    flaky.forever = flaky_store.cut_short
+    with pytest.raises(SourceError, match=r"cannot read .*: OSError: 0 bytes are told of a version that has \d+"):
+        read(fragment, IMPATIENT)
+
+
 @pytest.mark.parametrize("hangs", [flaky_store.never, flaky_store.a_byte_now_and_then])
 def test_a_store_that_does_not_come_to_its_end_is_given_up(bucket: str, flaky: FlakyStore, hangs: Fault) -> None:
     put(f"{bucket}/a.parquet", content())

@@ -79,6 +79,16 @@ class TestModel:
         assert sorted(package.files) == ["_model/config.json", "_model/model.onnx"]
         assert package.job.model.path == "_model/model.onnx"
 
+    def test_the_models_of_an_experiment_travel_each_in_a_folder_of_its_own(self, here: Path) -> None:
+        job = write_tensor_job(here)
+        shutil.copy(here / "model.onnx", here / "other.onnx")
+        arms = "{new: {share: 0.5, model: other.onnx}, old: {share: 0.1, model: 'models:/a@champion'}}"
+        package = packed(job, "experiment.key=id", f"experiment.arms={arms}")
+        assert {"_model/model.onnx", "_model-1/other.onnx"} <= set(package.files)
+        arms_there = package.job.experiment.arms
+        assert (arms_there["new"].model, arms_there["old"].model) == ("_model-1/other.onnx", "models:/a@champion")
+        assert package.fingerprint != packed(job).fingerprint
+
     def test_a_model_folder_travels_without_what_is_hidden(self, here: Path) -> None:
         job = write_tensor_job(here)
         (here / "model" / ".git").mkdir(parents=True)

@@ -38,6 +38,7 @@ from pathlib import Path
 
 import boto3
 import fsspec
+import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -229,7 +230,9 @@ class Soak:
         each = -(-self.rows // FILES)
         for number in range(FILES):
             with self.files.open(f"{BUCKET}/in/{number}.parquet", "wb") as file:
-                pq.write_table(table.slice(number * each, each), file, row_group_size=FRAGMENT_ROWS * 5)
+                # Nothing else tells a byte that flips in a part of a file.
+                pages = {"row_group_size": FRAGMENT_ROWS * 5, "write_page_checksum": True}
+                pq.write_table(table.slice(number * each, each), file, **pages)
 
     @property
     def files(self) -> fsspec.AbstractFileSystem:
@@ -262,6 +265,7 @@ class Soak:
             **os.environ,
             "AWS_ENDPOINT_URL": endpoint,
             "AWS_MAX_ATTEMPTS": "1",
+            "RAY_AUTH_MODE": "token",
             "OPTINFER_HOME": str(self.folder / "home"),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
         }
@@ -283,7 +287,10 @@ class Soak:
 
         def fault(handler: flaky_store.Handler) -> bool:
             self.met += 1
-            return flaky_store.FAULTS[self._choice.choice(names)](handler)
+            name = self._choice.choice(names)
+            if name == "flipped byte" and f"/{BUCKET}/in/" in handler.path:
+                return flaky_store.flipped_byte_of_pages(handler)
+            return flaky_store.FAULTS[name](handler)
 
         self.store.meets = lambda *request: self._choice.random() < self.faults
         self.store.forever = fault
@@ -397,7 +404,7 @@ class Soak:
         if sorted(aside) != sorted(without):
             self.wrong.append(f"quarantined: {aside}, and not {without}")
         if not found.equals(quiet):
-            self.wrong.append("rows are not those of the undisturbed run, bit for bit")
+            self.wrong.append(f"rows are not those of the undisturbed run, bit for bit: {_unlike(found, quiet)}")
         self._judge_files()
 
     def _judge_files(self) -> None:
@@ -414,6 +421,20 @@ class Soak:
         for name in ("_optinfer/lock.json", "_optinfer/ended.json"):
             if name in names:
                 self.wrong.append(f"{name} is left")
+
+
+def _unlike(found: pa.Table, quiet: pa.Table) -> str:
+    """Say where two tables of one order differ, by how much, and first in which rows."""
+    if found.schema != quiet.schema or found.num_rows != quiet.num_rows:
+        return f"{found.num_rows} rows of {found.schema}, and not {quiet.num_rows} of {quiet.schema}"
+    said = []
+    for name in found.column_names:
+        ours, theirs = found[name].to_pylist(), quiet[name].to_pylist()
+        rows = [at for at, (one, other) in enumerate(zip(ours, theirs, strict=True)) if one != other]
+        if rows:
+            far = max(np.abs(np.subtract(ours[at], theirs[at])).max() for at in rows) if name == "embedding" else None
+            said.append(f"{name} of {len(rows)} rows, by up to {far}: {found['id'].take(rows[:20]).to_pylist()} ...")
+    return "; ".join(said)
 
 
 def _lives(process: psutil.Process) -> bool:
