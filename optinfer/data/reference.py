@@ -105,7 +105,8 @@ def reference(about: About) -> Kept | None:
 
 def propose(kept: Kept) -> None:
     """Make a sketch the reference where there is none."""
-    home_store.put(_path(kept.about), kept.to_bytes(), _from_file)
+    if reference(kept.about) is None:
+        home_store.put(_path(kept.about), kept.to_bytes(), _from_file)
 
 
 def replace(kept: Kept) -> None:
