@@ -117,11 +117,12 @@ def test_nights_without_drift_alarm_in_at_most_5_of_100(rows: pa.Table) -> None:
     assert alarms <= DRAWS * 0.05
 
 
-def test_values_of_which_a_few_are_huge_alarm_no_more_often() -> None:
+def test_values_of_which_one_in_a_thousand_is_huge_alarm_no_more_often() -> None:
     """What a reference has not seen of a tail, its own draws do not show either."""
     alarms = 0
     for draw in range(100):
-        values = np.random.default_rng(draw).pareto(1.2, size=(2, ROWS))
+        random = np.random.default_rng(draw)
+        values = random.normal(size=(2, ROWS)) + 300 * (random.random((2, ROWS)) < 0.001)
         alarms += bool(moved(drift.compare(*(pa.table({"size": pa.array(one)}) for one in values), seed=draw)))
     assert alarms <= 5
 
