@@ -139,7 +139,7 @@ bench-images: install $(MODELS) ## photos to classes against the raw loop that d
 bench-tables: install ## a replica against mlflow.pyfunc on models of tables; BENCH_ARGS="--rows 20000"
 	$(BENCH)table_models.py $(BENCH_ARGS)
 
-bench-drift: install ## from which size a change of rows or answers is found, false alarms, cost; SOURCE= BENCH_ARGS=
+bench-drift: install ## from which size a change of rows or answers is found, and false alarms; SOURCE= BENCH_ARGS=
 	$(BENCH)drift.py $(TABLE) $(BENCH_ARGS)
 
 ui: install ## open the demo's MLflow runs on http://127.0.0.1:5000
