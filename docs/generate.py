@@ -15,6 +15,7 @@ import click
 
 from optinfer.cli import cli
 from optinfer.job_file import job_schema
+from optinfer.tracking.metrics import ALL
 
 HERE = Path(__file__).resolve().parent
 
@@ -92,7 +93,13 @@ def _command(command: click.Command, context: click.Context) -> str:
     return f"## `{context.command_path}`\n\n```\n{command.get_help(context)}\n```"
 
 
-PARTS = {"jobs.md": {"keys": keys}, "cli.md": {"commands": commands}}
+def metrics() -> str:
+    """Return a table of every metric that MLflow is given: what it is, and which commands' runs have it."""
+    rows = ["| metric | what it is | of |", "|---|---|---|"]
+    return "\n".join([*rows, *(f"| `{one.name}` | {one.about} | {one.of} |" for one in ALL)])
+
+
+PARTS = {"jobs.md": {"keys": keys}, "cli.md": {"commands": commands}, "mlflow.md": {"metrics": metrics}}
 
 
 def generated(text: str, name: str, content: str) -> str:

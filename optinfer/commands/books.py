@@ -22,7 +22,7 @@ from optinfer.errors import AccountingError
 from optinfer.records.manifest import Manifest
 from optinfer.records.receipt import Receipt
 from optinfer.secrets import clean
-from optinfer.tracking.events import Committed
+from optinfer.tracking.events import Committed, Resumed
 from optinfer.tracking.recorder import Recorder
 from optinfer.tracking.tally import Tally
 
@@ -64,6 +64,11 @@ class Books:
         if len(found.fragments) and total:
             self.say(f"resuming: {len(found.fragments):,} of {total:,} fragments are committed")
         return found
+
+    def note_resumed(self) -> None:
+        """Record how many rows earlier attempts committed, as they are counted now: progress begins there."""
+        if earlier := self.tally.total.rows_in:
+            self.recorder.event(Resumed(earlier))
 
     def left(self, found: Found) -> Indices:
         """Return what is to score; an empty table has one part all the same."""

@@ -29,9 +29,18 @@ from optinfer.system import dates
 
 AUTO: Literal["auto"] = "auto"
 Auto = Literal["auto"]
+# As MLflow takes them, but for `latest` and `v3`, which it refuses itself.
+_ALIAS = r"^[A-Za-z0-9_-]+$"
 PositiveInt = Annotated[int, Field(ge=1)]
 # The arm of an experiment that is the job itself.
 CONTROL = "control"
+# In sink.path: the number of the registered model's version that scores (models/registered.py).
+MODEL_VERSION = "{model_version}"
+
+
+def is_registered(path: str) -> bool:
+    """Tell whether a model's path names a version of a registered model: `models:/NAME@ALIAS`, `models:/NAME/3`."""
+    return path.startswith("models:/") and any(mark in path.removeprefix("models:/") for mark in "@/")
 
 
 def _a_place(path: str) -> str:
@@ -47,6 +56,12 @@ def _of_a_night(path: str, info: ValidationInfo) -> str:
     return dates.filled(path, night or date.today())
 
 
+def _of_a_night_and_a_model(path: str, info: ValidationInfo) -> str:
+    """Put the logical date into the path; the model's version is put in when the registry was asked."""
+    night = (info.context or {}).get("logical_date")
+    return dates.filled(path, night or date.today(), (MODEL_VERSION,))
+
+
 def _a_webhook(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -56,6 +71,7 @@ def _a_webhook(url: str) -> str:
 
 PathText = Annotated[str, AfterValidator(_a_place)]
 DatedPath = Annotated[PathText, AfterValidator(_of_a_night)]
+OutputPath = Annotated[PathText, AfterValidator(_of_a_night_and_a_model)]
 
 
 class SourceConfig(Part):
@@ -221,7 +237,8 @@ class GateConfig(Part):
     metric: str | Auto = Field(
         "auto",
         description="how outputs are compared with the baseline: `cosine`, `top1_agreement`, `r2`, `agreement` (the "
-        "same to rounding), the least of all outputs; with a label `accuracy` or a scikit-learn scorer",
+        "same to rounding), the least of all outputs; `same_answers` (the same set of labels) with "
+        "`model.threshold`; with a label `accuracy` or a scikit-learn scorer",
     )
     min: float | None = Field(
         None,
@@ -366,7 +383,8 @@ class BatchingConfig(Part):
     )
     max_batch_size: PositiveInt | Auto = Field(
         "auto",
-        description="rows in a micro-batch; `auto`: 64 texts, 32 images, 1024 rows of numbers, 4096 of a table",
+        description="rows in a micro-batch; `auto`: 64 texts, 32 images, 1024 rows of numbers (fewer of large ones), "
+        "4096 of a table",
     )
     dedupe: Auto | Literal[False] = Field(
         "auto",
@@ -390,8 +408,9 @@ class BatchingConfig(Part):
 class SinkConfig(Part):
     """Where the scored rows go, and what happens to those that cannot be scored."""
 
-    path: DatedPath = Field(
-        description="folder for the output. `{date}`, `{previous}`: [schedule.md](schedule.md#dates)",
+    path: OutputPath = Field(
+        description="folder for the output. `{date}`, `{previous}`: [schedule.md](schedule.md#dates); "
+        "`{model_version}`: [decide.md](decide.md#promote)",
     )
     format: str = Field(
         AUTO,
@@ -534,6 +553,72 @@ class TuningConfig(Part):
     )
 
 
+class DifferenceRule(Part):
+    """What the interval of challenger minus champion has to show."""
+
+    not_worse_by: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="a loss up to this is none: the interval lies above minus this, in the metric's own units",
+    )
+    better_by: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="instead of `not_worse_by`: the interval lies above this",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> DifferenceRule:
+        if self.not_worse_by is not None and self.better_by is not None:
+            raise ValueError("not_worse_by and better_by are both set; keep one of the two")
+        return self
+
+
+class SlicesRule(Part):
+    """What the interval of every slice has to show."""
+
+    not_worse_by: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="a loss up to this is none, in any slice of `--by`",
+    )
+
+
+class CostRule(Part):
+    """What a million rows may cost."""
+
+    at_most: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="the challenger's cost of a million rows as a multiple of the champion's (1.1: 10% more); takes "
+        "`placement.cost_per_hour`",
+    )
+
+
+class RuleConfig(Part):
+    """What a comparison has to show before an alias is moved; all of it."""
+
+    difference: DifferenceRule = DifferenceRule()
+    slices: SlicesRule = SlicesRule()
+    cost: CostRule = CostRule()
+
+
+class PromoteConfig(Part):
+    """Which alias of the registered model `optinfer promote` moves, and when."""
+
+    alias: Annotated[str, Field(pattern=_ALIAS)] = Field(
+        "champion",
+        description="alias of the registered model that `optinfer promote` moves to the challenger's version",
+    )
+    previous: Annotated[str, Field(pattern=_ALIAS)] = Field(
+        "previous",
+        description="alias that is left at the version it moved from, for `--rollback`",
+    )
+    when: RuleConfig = RuleConfig()
+
+    @model_validator(mode="after")
+    def _two_aliases(self) -> PromoteConfig:
+        if self.alias == self.previous:
+            raise ValueError("alias and previous are the same; name two")
+        return self
+
+
 class JobConfig(Part):
     """One job: the whole of it, frozen."""
 
@@ -560,6 +645,7 @@ class JobConfig(Part):
     tracking: TrackingConfig = TrackingConfig()
     notify: NotifyConfig = NotifyConfig()
     tuning: TuningConfig = TuningConfig()
+    promote: PromoteConfig = PromoteConfig()
     monitor: MonitorSection = Field(
         MonitorConfig(),
         description="whether and how rows and answers are held against those of earlier runs; `false`: not at all",
@@ -587,6 +673,15 @@ class JobConfig(Part):
     def _no_idle_fallback(self) -> JobConfig:
         if self.variant == AUTO and self.gate.fallback:
             raise ValueError("gate.fallback has no use with variant: auto, which ends at the baseline; remove one")
+        return self
+
+    @model_validator(mode="after")
+    def _a_version_to_name(self) -> JobConfig:
+        if MODEL_VERSION in self.sink.path and not is_registered(self.model.path):
+            raise ValueError(
+                f"sink.path has {MODEL_VERSION}, and model.path is no version of a registered model; write it as "
+                "models:/NAME@ALIAS, or leave the word out"
+            )
         return self
 
     @model_validator(mode="after")

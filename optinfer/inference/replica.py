@@ -29,7 +29,7 @@ from optinfer.backends import BACKENDS, Arrays, Backend, Executed, Execution, Se
 from optinfer.errors import ConfigError, LoadError, NoVariantError, OptinferError
 from optinfer.families import FAMILIES, Family, Features
 from optinfer.inference.answers import Piece, Scored, chosen, finished, finite, in_order, require_rows
-from optinfer.inference.at_work import Step, Watch, Watchdog, unwatched
+from optinfer.inference.at_work import Step, UntilToldToLeave, Watch, Watchdog, unwatched
 from optinfer.inference.dedupe import Repeats, comparable, repeats
 from optinfer.inference.feed import Feed, Limits, Rows
 from optinfer.inference.invariance import invariance
@@ -294,9 +294,13 @@ class Replica:
         return invariance(self, sample, scored)
 
 
-def mortal(settings: ReplicaSettings) -> Replica:
-    """Return a replica that takes its process with it when a step of it never ends: for one that is replaced then."""
-    return Replica(settings, watch=Watchdog(settings.limits) if settings.limits else unwatched)
+def mortal(settings: ReplicaSettings, leaving: Callable[[], bool]) -> Replica:
+    """Return a replica for a process that is replaced: a step that never ends takes it, and `leaving` its rows.
+
+    See `UntilToldToLeave`.
+    """
+    watch = Watchdog(settings.limits) if settings.limits else unwatched
+    return Replica(settings, watch=UntilToldToLeave(watch, leaving))
 
 
 @dataclass(frozen=True)

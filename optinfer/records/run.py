@@ -91,6 +91,7 @@ class RunRecord(Record):
     rows_by_node: Mapping[str, int] = field(default_factory=dict)
     rows_by_variant: Mapping[str, int] = field(default_factory=dict)
     out_of_memory: int = 0
+    taken_over: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     placement: tuple[Placement, ...] = ()
     gate: GateResult | None = None
     certificate: Certificate | None = None

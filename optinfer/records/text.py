@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import localtime, strftime
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,13 @@ if TYPE_CHECKING:  # a command prints one of them, and starts without the others
     from optinfer.records.table import TableRecord
     from optinfer.records.tuning import TuneRecord, TuningSample
 
+# By whom fragments were begun that others took over.
+_BEGUN = {
+    "left": "on nodes that were told to leave",
+    "lost": "on nodes that were lost",
+    "died": "by replicas that died",
+}
+
 
 def run_text(run: RunRecord) -> str:
     """Say what was done and where to look."""
@@ -35,10 +42,21 @@ def run_text(run: RunRecord) -> str:
         *[f"  forecast    {line}" for line in _forecast_error(run.forecast)],
         *_drift(run.drift),
         f"  fragments   {run.fragments}, of which {run.fragments_resumed} were committed earlier",
+        *_taken_over(run.taken_over),
         f"  output      {run.output}  (read *.parquet; _manifest.json has the whole account)",
         f"  mlflow      {mlflow_text(run.mlflow)}",
     ]
     return "\n".join(lines)
+
+
+def _taken_over(run: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Say which fragments had been begun before, and what that cost."""
+    lines = []
+    for why, found in run.items():
+        cost = f": {found['rows_scored_twice']:,.0f} rows scored twice" if "rows_scored_twice" in found else ""
+        waited = f", taken up within {found['seconds']:.1f} s" if "seconds" in found else ""
+        lines.append(f"              {found['fragments']:,.0f} had been begun {_BEGUN.get(why, why)}{cost}{waited}")
+    return lines
 
 
 def _beside(run: RunRecord) -> list[str]:
@@ -103,7 +121,7 @@ def _forecast_error(told: Compared | None) -> list[str]:
         return []
     seconds, cost = told.actual.seconds, told.actual.cost
     paid = "" if cost is None else f"; it cost {cost:.4g}"
-    return [f"{_duration(told.seconds)}, it took {_duration(seconds)} ({told.error_percent:+.0f}%){paid}"]
+    return [f"{duration(told.seconds)}, it took {duration(seconds)} ({told.error_percent:+.0f}%){paid}"]
 
 
 def mlflow_text(mlflow: MlflowRun | None) -> str:
@@ -130,10 +148,10 @@ def _forecast(told: Forecast) -> list[str]:
         return [told.basis]
     nodes = "a node" if told.nodes == 1 else f"{told.nodes} nodes"
     price = "" if told.cost is None else f", {told.cost:.4g} for {nodes}"
-    return [f"{_duration(told.seconds)} ({told.rows_per_second:,.1f} rows/s){price}", told.basis]
+    return [f"{duration(told.seconds)} ({told.rows_per_second:,.1f} rows/s){price}", told.basis]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -284,8 +302,8 @@ def _past_run(run: PastRun) -> tuple[str, ...]:
         run.variant,
         f"{run.rows:,}",
         f"{run.rows_per_second:,.1f}",
-        _duration(run.seconds),
-        "" if foretold is None else _duration(foretold) + ("" if error is None else f" ({error:+.0f}%)"),
+        duration(run.seconds),
+        "" if foretold is None else duration(foretold) + ("" if error is None else f" ({error:+.0f}%)"),
         f"{run.quarantined:,}",
         "" if run.cost is None else f"{run.cost:.4g}",
         run.run_id,
@@ -309,7 +327,7 @@ def table_text(record: TableRecord) -> str:
     lines = [
         f"{record.rows:,} rows of {record.files:,} files ({record.kind}) in {record.table}",
         f"  columns     {columns}",
-        f"  size        {record.bytes / 1e6:,.1f} MB, {record.row_groups:,} row groups, in {_duration(record.seconds)}",
+        f"  size        {record.bytes / 1e6:,.1f} MB, {record.row_groups:,} row groups, in {duration(record.seconds)}",
     ]
     most = sorted(record.labels.items(), key=lambda item: (-item[1], item[0]))
     more = f", and {len(most) - 8:,} more" if len(most) > 8 else ""
