@@ -32,11 +32,18 @@ def keys() -> str:
 
 def _keys(schema: dict[str, Any], part: dict[str, Any], prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, described in part["properties"].items():
-        section = _resolved(schema, described)
+        section = _resolved(schema, _section(described))
         if "properties" in section:
             yield from _keys(schema, section, f"{name}.")
         else:
             yield f"{prefix}{name}", described
+
+
+def _section(described: dict[str, Any]) -> dict[str, Any]:
+    """Return the section where a key takes one or a boolean that is short for it."""
+    kinds = described.get("anyOf", [])
+    sections = [kind for kind in kinds if "$ref" in kind]
+    return sections[0] if sections and {"type": "boolean"} in kinds else described
 
 
 def _resolved(schema: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:

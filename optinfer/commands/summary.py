@@ -147,9 +147,13 @@ class Summary:
     def finish(self, job: Resolved, tally: Tally, manifest: Manifest) -> Finished:
         """Return metrics, outputs and artifacts for the run's last event."""
         artifacts = {"manifest.json": json.dumps(manifest.as_dict(), indent=1, default=str)}
+        if manifest.run.drift:
+            artifacts["drift.json"] = json.dumps(manifest.run.drift.as_dict(), indent=1)
         if self._first:
             artifacts["certificate.json"] = json.dumps(self._first.certificate.as_dict(), indent=1)
-        return run_ended(job, tally, manifest, artifacts)
+        ended = run_ended(job, tally, manifest, artifacts)
+        moved = manifest.run.drift.metrics if manifest.run.drift else {}
+        return replace(ended, metrics={**ended.metrics, **moved})
 
     def keep(self, tally: Tally) -> None:
         """Remember what the run took, which is recorded now, for the next forecast."""

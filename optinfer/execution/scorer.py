@@ -185,6 +185,7 @@ class FragmentScorer:
             variant=self._settings.variant,
             rows_in=fragment.rows,
             rows_in_place=made.in_place,
+            sketch=done.sketch if done else made.sketch,
         )
         if done is None:
             there = self._sink.put(part, ours, made.rows, made.aside, self._task.artifacts)

@@ -47,6 +47,10 @@ class Features(ABC):
         """Tell whether two rows may share a micro-batch."""
         return not self.same_length or self.lengths is None or bool(self.lengths[one] == self.lengths[other])
 
+    def traits(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return what is worth watching of the rows, each (rows,): booleans are shares, floats are numbers."""
+        return {} if self.lengths is None else {"tokens": self.lengths.astype(np.float64)}
+
     @abstractmethod
     def collate(self, rows: np.ndarray[Any, Any], pad_to: int = 0) -> Arrays:
         """Return the model inputs for some rows, padded to the longest of them (or to `pad_to`).

@@ -56,7 +56,7 @@ class Receipt:
     def as_dict(self) -> dict[str, Any]:
         """Return it flat, as journals have it."""
         own = {name: value for name, value in vars(self).items() if name not in ("made", "stats", "taken_over")}
-        made = {name: value for name, value in vars(self.made).items() if name != "fingerprint"}
+        made = {name: value for name, value in vars(self.made).items() if name not in ("fingerprint", "sketch")}
         before = {"taken_over": vars(self.taken_over)} if self.taken_over else {}
         return {**made, **own, **before, "stats": self.stats.as_dict()}
 

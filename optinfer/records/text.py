@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # a command prints one of them, and starts without the others
     from optinfer.records.comparison import Candidate, OptimizeRecord
     from optinfer.records.draft import Draft
+    from optinfer.records.drift import Drift
     from optinfer.records.forecast import Compared, Forecast
     from optinfer.records.history import History, PastRun
     from optinfer.records.machine import Check, Offer
@@ -39,6 +40,7 @@ def run_text(run: RunRecord) -> str:
         f"  speed       {_speed(run)}",
         *_time(run.time),
         *[f"  forecast    {line}" for line in _forecast_error(run.forecast, run.seconds)],
+        *_drift(run.drift),
         f"  fragments   {run.fragments}, of which {run.fragments_resumed} were committed earlier",
         *_taken_over(run.taken_over),
         f"  output      {run.output}  (read *.parquet; _manifest.json has the whole account)",
@@ -102,6 +104,15 @@ def _time(time: Breakdown | None) -> list[str]:
         f"              start-up: {start} s",
         f"              {time.advice}",
     ]
+
+
+def _drift(drift: Drift | None) -> list[str]:
+    """Say what moved since the reference."""
+    if drift is None:
+        return []
+    from optinfer.records.drift import drift_lines
+
+    return [f"{'  watch' if at == 0 else '':<14}{line}" for at, line in enumerate(drift_lines(drift))]
 
 
 def _forecast_error(told: Compared | None, run_seconds: float) -> list[str]:

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     ValidationInfo,
@@ -21,6 +20,9 @@ from pydantic import (
     model_validator,
 )
 
+from optinfer.config.monitor import MonitorConfig as MonitorConfig
+from optinfer.config.monitor import MonitorSection
+from optinfer.config.part import Part
 from optinfer.errors import ConfigError
 from optinfer.plugins import Kind
 from optinfer.system import dates
@@ -72,11 +74,7 @@ DatedPath = Annotated[PathText, AfterValidator(_of_a_night)]
 OutputPath = Annotated[PathText, AfterValidator(_of_a_night_and_a_model)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class SourceConfig(_Part):
+class SourceConfig(Part):
     """The table: a Parquet file, a folder (hive-partitioned or not) or a glob, or another kind's; any fsspec URL."""
 
     path: DatedPath = Field(
@@ -124,7 +122,7 @@ class SourceConfig(_Part):
         return list(dict.fromkeys(name for names in given for name in names))
 
 
-class FamilySettings(_Part):
+class FamilySettings(Part):
     """What a job may say of a family's model, under `model`; each family has its own."""
 
     @property
@@ -150,7 +148,7 @@ class _Settled(Protocol):
 FAMILY_SETTINGS: Kind[_Settled] = Kind("family", "families", "optinfer.families", _Settled)  # type: ignore[type-abstract]
 
 
-class ModelConfig(_Part):
+class ModelConfig(Part):
     """The model and what it means; beside these keys a model has those of its family."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -219,7 +217,7 @@ def settings_of(family: str) -> type[FamilySettings] | None:
         return None
 
 
-class RecipeConfig(_Part):
+class RecipeConfig(Part):
     """A variant of the job's own: techniques in order, each a name or `{name: {option: value}}`, and what runs it."""
 
     steps: tuple[str | dict[str, dict[str, Any]], ...] = Field(
@@ -230,7 +228,7 @@ class RecipeConfig(_Part):
     about: str = Field("a recipe of this job", description="what `optinfer optimize` shows of it")
 
 
-class GateConfig(_Part):
+class GateConfig(Part):
     """The quality a variant must keep against the fp32 baseline on a sample of the job's own rows.
 
     One of `min`, `max_drop` and `preset` says how much; without any, `min: 0.99`, or with a label `max_drop: 0.01`.
@@ -299,7 +297,7 @@ class GateConfig(_Part):
         return 0.99 if self.min is None else self.min
 
 
-class SelectionConfig(_Part):
+class SelectionConfig(Part):
     """How `variant: auto` chooses."""
 
     time_budget: Annotated[float, Field(gt=0)] = Field(
@@ -309,7 +307,7 @@ class SelectionConfig(_Part):
     )
 
 
-class PlacementConfig(_Part):
+class PlacementConfig(Part):
     """How many replicas, what each gets, and where they may run."""
 
     device: str = Field(
@@ -375,7 +373,7 @@ class PlacementConfig(_Part):
         return self
 
 
-class BatchingConfig(_Part):
+class BatchingConfig(Part):
     """How rows become micro-batches."""
 
     max_batch_tokens: PositiveInt | Auto = Field(
@@ -407,7 +405,7 @@ class BatchingConfig(_Part):
         return self.model_dump(exclude={"timeout"})
 
 
-class SinkConfig(_Part):
+class SinkConfig(Part):
     """Where the scored rows go, and what happens to those that cannot be scored."""
 
     path: OutputPath = Field(
@@ -436,7 +434,7 @@ class SinkConfig(_Part):
     )
 
 
-class ArmConfig(_Part):
+class ArmConfig(Part):
     """One arm of an experiment: another variant, or another model, for a share of the rows."""
 
     share: Annotated[float, Field(gt=0, lt=1)] = Field(description="of the keys that are this arm's")
@@ -457,7 +455,7 @@ class ArmConfig(_Part):
 _ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
-class ExperimentConfig(_Part):
+class ExperimentConfig(Part):
     """An A/B test in the table: every row is one arm's, by its key; the job itself is the arm `control`."""
 
     arms: dict[_ArmName, ArmConfig] = Field(
@@ -490,7 +488,7 @@ class ExperimentConfig(_Part):
         return self
 
 
-class TrackingConfig(_Part):
+class TrackingConfig(Part):
     """The MLflow experiment."""
 
     experiment: str = Field(
@@ -503,7 +501,7 @@ class TrackingConfig(_Part):
     )
 
 
-class NotifyConfig(_Part):
+class NotifyConfig(Part):
     """Who is told how a run ended."""
 
     url: Annotated[str, AfterValidator(_a_webhook)] | None = Field(
@@ -533,7 +531,7 @@ class NotifyConfig(_Part):
         return self
 
 
-class TuningConfig(_Part):
+class TuningConfig(Part):
     """What `optinfer tune` searches for, and how long."""
 
     objective: Literal["rows_per_second", "cost"] = Field(
@@ -555,7 +553,7 @@ class TuningConfig(_Part):
     )
 
 
-class DifferenceRule(_Part):
+class DifferenceRule(Part):
     """What the interval of challenger minus champion has to show."""
 
     not_worse_by: Annotated[float, Field(ge=0)] | None = Field(
@@ -574,7 +572,7 @@ class DifferenceRule(_Part):
         return self
 
 
-class SlicesRule(_Part):
+class SlicesRule(Part):
     """What the interval of every slice has to show."""
 
     not_worse_by: Annotated[float, Field(ge=0)] | None = Field(
@@ -583,7 +581,7 @@ class SlicesRule(_Part):
     )
 
 
-class CostRule(_Part):
+class CostRule(Part):
     """What a million rows may cost."""
 
     at_most: Annotated[float, Field(gt=0)] | None = Field(
@@ -593,7 +591,7 @@ class CostRule(_Part):
     )
 
 
-class RuleConfig(_Part):
+class RuleConfig(Part):
     """What a comparison has to show before an alias is moved; all of it."""
 
     difference: DifferenceRule = DifferenceRule()
@@ -601,7 +599,7 @@ class RuleConfig(_Part):
     cost: CostRule = CostRule()
 
 
-class PromoteConfig(_Part):
+class PromoteConfig(Part):
     """Which alias of the registered model `optinfer promote` moves, and when."""
 
     alias: Annotated[str, Field(pattern=_ALIAS)] = Field(
@@ -621,7 +619,7 @@ class PromoteConfig(_Part):
         return self
 
 
-class JobConfig(_Part):
+class JobConfig(Part):
     """One job: the whole of it, frozen."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
@@ -648,6 +646,19 @@ class JobConfig(_Part):
     notify: NotifyConfig = NotifyConfig()
     tuning: TuningConfig = TuningConfig()
     promote: PromoteConfig = PromoteConfig()
+    monitor: MonitorSection = Field(
+        MonitorConfig(),
+        description="whether and how rows and answers are held against those of earlier runs; `false`: not at all",
+    )
+
+    @model_validator(mode="after")
+    def _watched_columns_are_read(self) -> JobConfig:
+        read = {*self.source.columns_read, *self.sink.columns}
+        if missing := [name for name in self.monitor.columns if name not in read]:
+            raise ValueError(
+                f"monitor.columns names {', '.join(missing)}, which the job does not read; name it in sink.columns, too"
+            )
+        return self
 
     @property
     def models(self) -> dict[str, ModelConfig]:
