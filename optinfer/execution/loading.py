@@ -17,6 +17,9 @@ from optinfer.inference.engine import Engine
 from optinfer.inference.replica import ReplicaSettings
 
 Load = Callable[[ReplicaSettings], Engine]
+# Models of one process load one after another: a library that takes its own place in `sys.modules` while it is imported
+# (transformers) is half a module to a second thread that imports it meanwhile.
+_TURN = threading.Lock()
 
 
 def require_admitted(settings: ReplicaSettings, nodes: Nodes) -> None:
@@ -38,12 +41,18 @@ class Loading:
 
     Args:
         most_seconds: that it may take once its files are here; nothing ends it then, but nobody waits any more.
+        turn: held while it loads.
     """
 
     def __init__(
-        self, load: Load, settings: ReplicaSettings, place: Place | None = None, most_seconds: float = LOAD_SECONDS
+        self,
+        load: Load,
+        settings: ReplicaSettings,
+        place: Place | None = None,
+        most_seconds: float = LOAD_SECONDS,
+        turn: threading.Lock = _TURN,
     ) -> None:
-        self._most_seconds = most_seconds
+        self._most_seconds, self._turn = most_seconds, turn
         # What it raises, a call says: an actor whose constructor raises would be started again and again.
         self._future: Future[tuple[Engine, ReplicaSettings]] = Future()
         # A daemon: where the cluster ends while files are fetched, Ray never answers, and no process may wait for that.
@@ -57,7 +66,8 @@ class Loading:
             late.daemon = True
             late.start()
             try:
-                self._settle(_loaded(load, settings), settings)
+                with self._turn:
+                    self._settle(_loaded(load, settings), settings)
             finally:
                 late.cancel()
         except BaseException as error:

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,26 @@ def test_a_model_that_hangs_while_it_loads_is_given_up_by_name(tmp_path: Path) -
         family="custom", family_settings=spec, model=model, backend="torch", artifact=model, variant="torch-fp32"
     )
     said = rf"node {socket.gethostname()} does not come to the end of loading torch-fp32: nothing within 0\.5 s"
-    loading = Loading(Replica, settings, most_seconds=0.5)
+    loading = Loading(Replica, settings, most_seconds=0.5, turn=threading.Lock())  # it hangs for good
     for _ in range(2):
         with pytest.raises(LoadError, match=said):
             _ = loading.engine
     wait_until((tmp_path / "begun").exists, "it hangs where a model loads, and nowhere before")
+
+
+def test_models_of_one_process_load_one_after_another() -> None:
+    """Two threads that import transformers at once: one of them may get half of it."""
+    model = located()
+    settings = ReplicaSettings(family="text-embedding", model=model, backend="fake", artifact=model)
+    inside, most = threading.Semaphore(1), []
+
+    def load(given: ReplicaSettings) -> Replica:
+        most.append(inside.acquire(blocking=False))
+        try:
+            return Replica(given)
+        finally:
+            inside.release()
+
+    for loading in [Loading(load, settings) for _ in range(4)]:
+        _ = loading.engine
+    assert most == [True] * 4
