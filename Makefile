@@ -24,7 +24,7 @@ STAMP := $(VENV)/.optinfer-installed
 MODELS := $(VENV)/.optinfer-test-models
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-cluster demo-classifier optimize test fuzz audit test-cluster conformance fuzz-protocol soak-changes soak-schedule soak-storage docs lint bench bench-growth bench-plan bench-scale bench-processes bench-outages bench-images bench-tables ui clean audit-secrets bench-auto bench-forecast soak
+.PHONY: help install demo demo-cluster demo-classifier optimize test fuzz audit test-cluster conformance fuzz-protocol soak-changes soak-schedule soak-storage docs lint bench bench-growth bench-plan bench-scale bench-processes bench-outages bench-images bench-tables ui clean audit-secrets bench-auto bench-drift bench-forecast soak
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -141,6 +141,9 @@ bench-images: install $(MODELS) ## photos to classes against the raw loop that d
 
 bench-tables: install ## a replica against mlflow.pyfunc on models of tables; BENCH_ARGS="--rows 20000"
 	$(BENCH)table_models.py $(BENCH_ARGS)
+
+bench-drift: install ## from which size a change of rows or answers is found, and false alarms; SOURCE= BENCH_ARGS=
+	$(BENCH)drift.py $(TABLE) $(BENCH_ARGS)
 
 ui: install ## open the demo's MLflow runs on http://127.0.0.1:5000
 	"$(VENV)/bin/mlflow" ui --host 127.0.0.1 --backend-store-uri "sqlite:///$(OPTINFER_HOME)/mlflow.db"

@@ -15,6 +15,7 @@ import click
 
 from optinfer.cli import cli
 from optinfer.job_file import job_schema
+from optinfer.tracking.metrics import ALL
 
 HERE = Path(__file__).resolve().parent
 
@@ -31,11 +32,18 @@ def keys() -> str:
 
 def _keys(schema: dict[str, Any], part: dict[str, Any], prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, described in part["properties"].items():
-        section = _resolved(schema, described)
+        section = _resolved(schema, _section(described))
         if "properties" in section:
             yield from _keys(schema, section, f"{name}.")
         else:
             yield f"{prefix}{name}", described
+
+
+def _section(described: dict[str, Any]) -> dict[str, Any]:
+    """Return the section where a key takes one or a boolean that is short for it."""
+    kinds = described.get("anyOf", [])
+    sections = [kind for kind in kinds if "$ref" in kind]
+    return sections[0] if sections and {"type": "boolean"} in kinds else described
 
 
 def _resolved(schema: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +93,13 @@ def _command(command: click.Command, context: click.Context) -> str:
     return f"## `{context.command_path}`\n\n```\n{command.get_help(context)}\n```"
 
 
-PARTS = {"jobs.md": {"keys": keys}, "cli.md": {"commands": commands}}
+def metrics() -> str:
+    """Return a table of every metric that MLflow is given: what it is, and which commands' runs have it."""
+    rows = ["| metric | what it is | of |", "|---|---|---|"]
+    return "\n".join([*rows, *(f"| `{one.name}` | {one.about} | {one.of} |" for one in ALL)])
+
+
+PARTS = {"jobs.md": {"keys": keys}, "cli.md": {"commands": commands}, "mlflow.md": {"metrics": metrics}}
 
 
 def generated(text: str, name: str, content: str) -> str:

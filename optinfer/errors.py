@@ -14,7 +14,8 @@
     │   ├── GateError             4   the variant does not keep the quality the gate asks for
     │   └── LoadError             4   a replica cannot load the variant
     │       └── UnfitNodeError    4   a node is not, or computes not as, what the variant was certified on
-    └── OutputConflictError       5   the output belongs to another fingerprint or to a live run
+    ├── OutputConflictError       5   the output belongs to another fingerprint or to a live run
+    └── AliasMovedError           5   a registry's alias is not where it was when this was decided
 
 A message says what happened, why, and the exact fix.
 """
@@ -97,6 +98,10 @@ class UnfitNodeError(LoadError):
 
 
 class OutputConflictError(OptinferError):
+    exit_code = 5
+
+
+class AliasMovedError(OptinferError):
     exit_code = 5
 
 

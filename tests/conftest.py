@@ -343,7 +343,7 @@ def run_cli(capsys: pytest.CaptureFixture[str]) -> Iterator[RunCli]:
     signal.signal(signal.SIGTERM, handler)
 
 
-def wait_until(happened: Callable[[], Any], what: str, deadline: float = 90.0) -> Any:
+def wait_until(happened: Callable[[], Any], what: str, deadline: float = 240.0) -> Any:
     """Return the first true result of `happened`; fail when it takes longer than `deadline` seconds."""
     pause, until = threading.Event(), time.monotonic() + deadline
     while not (result := happened()):

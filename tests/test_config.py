@@ -83,7 +83,8 @@ def test_a_logical_date_that_changes_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_another_word_in_a_path_is_refused_at_its_line(load: Load) -> None:
     with pytest.raises(
-        ConfigError, match=r"job.yaml:10: sink.path: .*did you mean '\{date\}'\? valid: \{date\}, \{previous\}"
+        ConfigError,
+        match=r"job.yaml:10: sink.path: .*did you mean '\{date\}'\? valid: \{date\}, \{model_version\}, \{previous\}",
     ):
         load(JOB.replace("path: out", "path: out/{dat}"))
 

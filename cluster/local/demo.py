@@ -63,13 +63,14 @@ def free_ports() -> Ports:
 def nodes(folder: Path, ports: Ports) -> list[list[str]]:
     """Return the command of each node, the head's first."""
     each = [f"--node-ip-address={HERE}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
-    head = ["--head", f"--port={ports.gcs}", "--num-cpus=0", f"--temp-dir={folder}", "--dashboard-host=" + HERE,
+    head = ["--head", f"--port={ports.gcs}", "--num-cpus=0", "--dashboard-host=" + HERE,
             f"--dashboard-port={ports.dashboard}", f"--ray-client-server-port={ports.client}"]  # fmt: skip
     worker = [f"--address={HERE}:{ports.gcs}", f"--num-cpus={CPUS_PER_WORKER}", "--include-log-monitor=false"]
     kinds = [head] + [worker] * WORKERS
+    # A folder each, as on three machines: a node unpacks what a submitted job brings over what it finds.
     return [
-        [*RAY, *kind, *each, f"--dashboard-agent-listen-port={agent}"]
-        for kind, agent in zip(kinds, ports.agents, strict=True)
+        [*RAY, *kind, *each, f"--dashboard-agent-listen-port={agent}", f"--temp-dir={folder}/{number}"]
+        for number, (kind, agent) in enumerate(zip(kinds, ports.agents, strict=True), start=1)
     ]
 
 
@@ -124,7 +125,9 @@ def score(ports: Ports, environment: dict[str, str], arguments: Sequence[str]) -
     """Score the job on the cluster; return the exit code."""
     address = f"http://{HERE}:{ports.dashboard}" if COMMAND == "submit" else f"{HERE}:{ports.gcs}"
     job = [] if arguments and not arguments[0].startswith("-") else [JOB]
-    command = [sys.executable, "-m", "optinfer", COMMAND, *job, *arguments, "--address", address]
+    # The head has this interpreter, which need not be the `python` of its PATH.
+    there = ["--python", sys.executable] if COMMAND == "submit" else []
+    command = [sys.executable, "-m", "optinfer", COMMAND, *job, *arguments, *there, "--address", address]
     print("$ optinfer", *command[3:], file=sys.stderr, flush=True)
     return subprocess.run(command, env=environment).returncode
 

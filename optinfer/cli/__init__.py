@@ -50,7 +50,7 @@ def cli() -> None:
     """Score a large table once, with the fastest variant of a model that proved it gives the same answers.
 
     Exit codes: 0 done, 1 failed, 2 usage or job file, 3 too many quarantined rows, 4 no variant may score,
-    5 output belongs to another job or a live run, 130 interrupted.
+    5 output belongs to another job or a live run (promote: the alias was moved by somebody else), 130 interrupted.
     """
 
 

@@ -37,7 +37,8 @@ def outcomes(outputs: tuple[str, ...], table: str, as_json: bool, **given: Any) 
     OUTPUT is the sink.path of a night, or of several; TABLE has an outcome a key. The intervals hold however often one
     looks.
     """
+    from optinfer.commands.outcomes import Measure
     from optinfer.commands.outcomes import outcomes as joined
     from optinfer.records.outcomes import outcomes_text
 
-    answer(joined(outputs, table, say=say, **given), as_json, outcomes_text)
+    answer(joined(outputs, table, Measure(**given), say), as_json, outcomes_text)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 
-from optinfer.config import JobConfig
+from optinfer.config import MODEL_VERSION, JobConfig
 from optinfer.errors import ConfigError
 from optinfer.job_file import load_job
+from optinfer.models.registered import pinned
 from optinfer.system import dates
 
 _JOB_FILES = (".yaml", ".yml")
@@ -31,5 +32,7 @@ def target(text: str, night: date | None = None) -> Target:
         raise ConfigError("nothing is named; give a job file, or the job's sink.path")
     if text.lower().endswith(_JOB_FILES):
         config = load_job(text, (), night)
+        if MODEL_VERSION in config.sink.path:
+            config = pinned(config)[0]
         return Target(config.sink.path, config)
     return Target(dates.argument(text, night))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from optinfer.commands.resolved import Resolved
+from optinfer.commands.watching import Watching
 from optinfer.data.account import Accounts
 from optinfer.data.account import Committed as Found
 from optinfer.data.in_place import COLUMN, REASON
@@ -20,7 +21,8 @@ from optinfer.data.output_listing import few
 from optinfer.errors import AccountingError
 from optinfer.records.manifest import Manifest
 from optinfer.records.receipt import Receipt
-from optinfer.tracking.events import Committed
+from optinfer.secrets import clean
+from optinfer.tracking.events import Committed, Resumed
 from optinfer.tracking.recorder import Recorder
 from optinfer.tracking.tally import Tally
 
@@ -62,6 +64,11 @@ class Books:
         if len(found.fragments) and total:
             self.say(f"resuming: {len(found.fragments):,} of {total:,} fragments are committed")
         return found
+
+    def note_resumed(self) -> None:
+        """Record how many rows earlier attempts committed, as they are counted now: progress begins there."""
+        if earlier := self.tally.total.rows_in:
+            self.recorder.event(Resumed(earlier))
 
     def left(self, found: Found) -> Indices:
         """Return what is to score; an empty table has one part all the same."""
@@ -141,7 +148,12 @@ class Books:
 
     def close(self, manifest: Manifest) -> Manifest:
         """End the output, whose rows all have to be accounted for; return the manifest as it is written."""
-        return self.output.finish(manifest, self.accounts, self.job.plan)
+        watching = Watching(self.job, self.output, self.recorder.warn)
+        run = watching.look(manifest.run, self.accounts.table(), self.tally)
+        told = replace(manifest, run=run, warnings=tuple(self.recorder.warnings))
+        finished = self.output.finish(clean(told), self.accounts, self.job.plan)
+        watching.keep()
+        return finished
 
     def check(self) -> None:
         """Check rows in = rows scored + rows quarantined = rows planned, and that these are not too many.

@@ -9,12 +9,14 @@ from dataclasses import replace
 from optinfer.commands.compared import Question, decided
 from optinfer.commands.readiness import require_places
 from optinfer.commands.rivals import Rival, rivals, tables
+from optinfer.commands.tracked import command_begun
 from optinfer.commands.turns import take_turns
 from optinfer.config import JobConfig
 from optinfer.errors import ConfigError
 from optinfer.records.decision import CompareRecord, Side
 from optinfer.records.decision_text import compare_table
-from optinfer.tracking.events import Finished, Started
+from optinfer.tracking import metrics
+from optinfer.tracking.events import Finished
 from optinfer.tracking.recorder import new_run_id, recorder_of
 
 
@@ -50,9 +52,8 @@ def compare(
     _require_columns(one, by)
     run_id = new_run_id()
     with recorder_of(config.tracking, run_id, say) as recorder:
-        tags = {"optinfer.run_id": run_id}
-        params = {**one.job.params, "champion": one.name, "challenger": other.name, "margin": margin}
-        recorder.event(Started(run_name=f"{config.name} compare", params=params, tags=tags))
+        params = {"champion": one.name, "challenger": other.name, "margin": margin}
+        recorder.event(command_begun(one.job, run_id, "compare", "meets a challenger on the same rows", params))
         parts = tables(one.job, list(dict.fromkeys([*read, *kept])), never_null, rows)
         both = take_turns(one, other, parts, kept, say)
         record = decided(Question(one, other, both, label, margin), run_id, by)
@@ -70,27 +71,35 @@ def _require_columns(champion: Rival, by: Sequence[str]) -> None:
 
 
 def _metrics(side: Side) -> dict[str, float]:
-    metrics = {
-        "rows_per_second": side.rows_per_second,
-        "peak_rss_mb": side.peak_rss_mb,
-        "artifact_mb": side.artifact_mb,
-        "unanswered": float(side.unanswered),
-        **{f"micro_batch_ms.{name}": value for name, value in side.micro_batch_ms.items()},
-    }
-    optional = {"quality": side.value, "cost_per_million_rows": side.cost_per_million_rows}
-    return metrics | {name: value for name, value in optional.items() if value is not None}
+    return metrics.named(
+        {
+            metrics.REPLICA_SPEED: side.rows_per_second,
+            metrics.REPLICA_RSS: side.peak_rss_mb,
+            metrics.REPLICA_P50: side.micro_batch_ms["p50"],
+            metrics.REPLICA_P95: side.micro_batch_ms["p95"],
+            metrics.REPLICA_P99: side.micro_batch_ms["p99"],
+            metrics.ARTIFACT_MB: side.artifact_mb,
+            metrics.UNANSWERED: side.unanswered,
+            metrics.QUALITY: side.value,
+            metrics.COST_PER_MILLION: side.cost_per_million_rows,
+        }
+    )
 
 
 def _finished(record: CompareRecord) -> Finished:
-    metrics = {"rows": float(record.rows), "agreement": record.agreement.value}
+    found: dict[metrics.Metric, float | None] = {
+        metrics.COMPARED_ROWS: record.rows,
+        metrics.AGREEMENT: record.agreement.value,
+    }
     if record.difference:
-        metrics |= {
-            "difference": record.difference.value,
-            "difference.low": record.difference.low,
-            "difference.high": record.difference.high,
+        found |= {
+            metrics.BETTER_BY: record.difference.value,
+            metrics.BETTER_LOW: record.difference.low,
+            metrics.BETTER_HIGH: record.difference.high,
         }
     return Finished(
-        metrics=metrics,
+        metrics=metrics.named(found),
+        note=f"**{record.verdict}**: {record.reason}\n\n{compare_table(record)}",
         tags={"optinfer.verdict": record.verdict, "optinfer.reason": record.reason},
         artifacts={
             "table.md": compare_table(record),

@@ -14,7 +14,7 @@ from optinfer.errors import ConfigError
 from optinfer.forecast.speed import per_million, price
 from optinfer.monitoring import paired
 from optinfer.monitoring.verdict import Decision, decide
-from optinfer.optimization.gate import ACCURACY, against_labels, same_answers
+from optinfer.optimization.gate import ACCURACY, against_labels, same_answers, truth_of
 from optinfer.records.decision import Agreement, CompareRecord, Differing, Interval, Side, Slice
 from optinfer.system.machine import gpu
 
@@ -40,7 +40,7 @@ class Question:
 
     @property
     def labels(self) -> Array | None:
-        return None if self.label is None else _column(self.both, self.label)
+        return None if self.label is None else truth_of(self.both.rows.column(self.label))
 
     @property
     def metric(self) -> str | None:
@@ -150,6 +150,7 @@ def _side(rival: Rival, answered: Answered, value: float | None) -> Side:
         peak_rss_mb=certificate.peak_rss_mb,
         artifact_mb=certificate.artifact_mb,
         cost_per_million_rows=None if hourly is None or not rate else per_million(rate, hourly),
+        version=rival.job.subject.version,
     )
 
 

@@ -17,6 +17,7 @@ from optinfer.config import JobConfig
 from optinfer.errors import OptinferError, redact
 from optinfer.execution.access import require_guarded
 from optinfer.execution.reach import chosen, require_startable
+from optinfer.models.registered import pinned
 from optinfer.optimization.variants import listing
 from optinfer.records.machine import Check
 from optinfer.system import home
@@ -48,7 +49,7 @@ def examine(address: str | None, job: JobConfig | None) -> list[Check]:
         ("mlflow", lambda: _tracking(job.tracking.uri if job and job.tracking.uri else home.default_tracking_uri())),
     ]
     if job:
-        checks += [("source+model", lambda: _plan(job)), ("sink", lambda: _writable(job.sink.path))]
+        checks += [("source+model", lambda: _plan(job)), ("sink", lambda: _writable(pinned(job)[0].sink.path))]
     return list(_run(checks))
 
 

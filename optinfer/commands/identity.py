@@ -13,6 +13,7 @@ from optinfer.data.fragments import Plan
 from optinfer.data.in_place import COLUMN
 from optinfer.data.storage import absolute
 from optinfer.errors import redact
+from optinfer.models import source as model_source
 from optinfer.optimization.asked import recipes, recipes_of_further_pools
 from optinfer.optimization.subject import Subject
 
@@ -59,12 +60,13 @@ def _experiment(config: ExperimentConfig, arms: Mapping[str, Subject]) -> dict[s
 
 def described(subject: Subject, files_digest: str) -> dict[str, object]:
     """Describe job, model and data for a tracker."""
-    config = subject.config
+    config, fetched = subject.config, model_source.origin(subject.model)
     return {
         "job": config.name,
         "family": config.model.family,
         "model.path": redact(config.model.path),
         "model.digest": subject.model.key,
+        **({"model.version": fetched["version"]} if fetched else {}),
         "data.digest": files_digest,
     }
 

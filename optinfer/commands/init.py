@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from optinfer.commands.resolved import resolve
-from optinfer.commands.table_look import Look, ids, look, mapped
+from optinfer.commands.table_look import LABELS, Look, ids, look, mapped
 from optinfer.config import JobConfig
 from optinfer.errors import ConfigError, OptinferError, redact
-from optinfer.families import FAMILIES, Family
+from optinfer.families import FAMILIES, Columns, Family
 from optinfer.job_file import apply, parse_job
 from optinfer.models.source import locate
 from optinfer.optimization.subject import load_family
@@ -26,7 +26,6 @@ from optinfer.system import atomic
 
 Raw = dict[str, Any]
 _ORDER = ("name", "source", "model", "variant", "gate", "sink")
-_LABELS = re.compile(r"label|class|category|target|y|truth|ground_truth", re.IGNORECASE)
 
 
 def init(table: str, model: str, path: str = "job.yaml", answers: Sequence[str] = ()) -> Draft:
@@ -51,9 +50,11 @@ def init(table: str, model: str, path: str = "job.yaml", answers: Sequence[str] 
     raw.setdefault("variant", "auto")
     raw.setdefault("sink", {}).setdefault("path", f"outputs/{raw['name']}")
     config, family = _family(raw, findings)
+    if family.advised:
+        config, family = _advised(raw, family, findings)
     seen = look(config.source)
-    _source(raw, family, seen, findings)
-    _sink(raw, family, seen, findings)
+    columns = _source(raw, family, seen, findings)
+    _sink(raw, family, seen, columns, findings)
     _gate(raw, family, seen, findings)
     resolved = resolve(parse_job(raw))
     try:
@@ -104,6 +105,14 @@ def _family(raw: Raw, findings: list[Finding]) -> tuple[JobConfig, Family]:
     return fitting[first]
 
 
+def _advised(raw: Raw, family: Family, findings: list[Finding]) -> tuple[JobConfig, Family]:
+    """Say of the model what its family advises."""
+    for key, (value, why) in family.advised.items():
+        raw["model"][key] = value
+        findings.append(Finding(key=f"model.{key}", value=value, why=why))
+    return _loaded(raw, raw["model"]["family"])
+
+
 def _loaded(raw: Raw, family: str) -> tuple[JobConfig, Family]:
     config = parse_job({**raw, "model": {**raw["model"], "family": family}})
     model = locate(config.model, config.tracking.uri)
@@ -115,23 +124,29 @@ def _distance(family: Family) -> tuple[bool, bool]:
     return family.classes is None, family.roles == family.inputs
 
 
-def _source(raw: Raw, family: Family, seen: Look, findings: list[Finding]) -> None:
+def _source(raw: Raw, family: Family, seen: Look, findings: list[Finding]) -> Columns:
+    """Map the model's inputs; those that a job finds by name are left out. Returns all of them."""
     given = raw["source"].setdefault("columns", {})
     columns, why = mapped(family, seen, {role: _plain(columns) for role, columns in given.items()})
-    raw["source"]["columns"] = {role: list(c) if isinstance(c, tuple) else c for role, c in columns.items()}
+    known = FAMILIES.get(raw["model"]["family"]).roles_are_columns
+    said = {role: list(c) if isinstance(c, tuple) else c for role, c in columns.items() if not known or role != c}
     if set(given) != set(columns):
-        findings.append(Finding(key="source.columns", value=raw["source"]["columns"], why=why))
+        findings.append(Finding(key="source.columns", value=said, why=why))
+    if said:
+        raw["source"]["columns"] = said
+    else:
+        del raw["source"]["columns"]
+    return columns
 
 
 def _plain(columns: Any) -> str | tuple[str, ...]:
     return columns if isinstance(columns, str) else tuple(columns)
 
 
-def _sink(raw: Raw, family: Family, seen: Look, findings: list[Finding]) -> None:
+def _sink(raw: Raw, family: Family, seen: Look, columns: Columns, findings: list[Finding]) -> None:
     if "columns" in raw["sink"]:
         return
-    given = raw["source"]["columns"].values()
-    used = {name for columns in given for name in ([columns] if isinstance(columns, str) else columns)}
+    used = {name for given in columns.values() for name in ([given] if isinstance(given, str) else given)}
     found, why = ids(seen, used, {name.casefold() for name in family.schema.names})
     raw["sink"]["columns"] = found
     findings.append(Finding(key="sink.columns", value=found, why=why))
@@ -141,7 +156,7 @@ def _gate(raw: Raw, family: Family, seen: Look, findings: list[Finding]) -> None
     """Judge variants by true answers where a column holds such."""
     if "gate" in raw or family.classes is None:
         return
-    for name in filter(_LABELS.fullmatch, seen.sample.column_names):
+    for name in filter(LABELS.fullmatch, seen.sample.column_names):
         values = set(seen.sample.column(name).drop_null().to_pylist())
         if values and values <= set(family.classes):
             raw["gate"] = {"label": name, "metric": "accuracy"}

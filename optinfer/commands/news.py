@@ -68,6 +68,7 @@ class News:
 
     def started(self, job: Resolved) -> None:
         """Tell that a run has begun."""
+        self._config = job.config  # an output by the model's version has its name now
         if not lineage.wanted(self._environ):
             return
         if not lineage.installed():

@@ -6,7 +6,6 @@ the cache where nothing changed, so a run that was cut off goes on where it stop
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -14,17 +13,17 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from optinfer.commands.optimize_answer import answer, below, compared, finished
 from optinfer.commands.readiness import journal_copies, require_places
-from optinfer.commands.resolved import Resolved, resolve
+from optinfer.commands.resolved import resolve
+from optinfer.commands.tracked import command_begun
 from optinfer.config import AUTO, JobConfig, TrackingConfig
 from optinfer.errors import ConfigError
 from optinfer.execution.executor import Executor
 from optinfer.optimization.proving import Here, Prover
 from optinfer.optimization.selection import Prepared, Skipped
-from optinfer.optimization.variants import BASELINES, catalog, get
-from optinfer.records.comparison import Candidate, OptimizeRecord, Registered, Unmeasured
-from optinfer.records.text import optimize_table
-from optinfer.tracking.events import Compared, Finished, Started
+from optinfer.optimization.variants import catalog, get
+from optinfer.records.comparison import OptimizeRecord, Registered
 from optinfer.tracking.plot import draw, drawn, require_drawable
 from optinfer.tracking.recorder import Recorder, new_run_id, recorder_of
 
@@ -64,16 +63,16 @@ def optimize(
     run_id = new_run_id()
     copies = journal_copies(run_id)
     with executor or nullcontext(), recorder_of(config.tracking, run_id, say, copies) as recorder:
-        recorder.event(Started(run_name=f"{config.name} optimize", params=job.params, tags={"optinfer.run_id": run_id}))
+        recorder.event(command_begun(job, run_id, "optimize", "compares the variants of its model on sample rows", {}))
         proving = replace(job.proving, again=again)
         bench = proving.bench(say)
         prover = executor.prover(proving, say) if executor else Here(bench)
         results = list(_measured(prover, names, recorder, say))
-        record = replace(_record(job, run_id, bench.sample.gate.num_rows, results), journal=str(recorder.journal.path))
+        record = replace(answer(job, run_id, bench.sample.gate.num_rows, results), journal=str(recorder.journal.path))
         place = Path(plot) if plot else recorder.folder / "pareto.png"
         images = drawn(draw, record, place, say) if record.candidates else []
         record = replace(record, plot=str(images[0]) if images else None)
-        record = replace(record, mlflow=recorder.finish(_finished(record), images))
+        record = replace(record, mlflow=recorder.finish(finished(record), images))
     if register is None:
         return record
     rows = bench.sample.roles(bench.sample.gate).slice(0, _EXAMPLE_ROWS)
@@ -101,116 +100,17 @@ def _measured(
 ) -> Iterator[Prepared | Skipped]:
     """Prove the variants, and record each as soon as it is measured."""
     for result in prover.everything(names):
-        recorder.event(Compared(_candidate(result) if isinstance(result, Prepared) else _unmeasured(result)))
+        recorder.event(compared(result))
         if isinstance(result, Prepared):
             say(f"{result.variant.name}: {result.certificate.rows_per_second:.1f} rows/s, {_verdict(result)}")
-            recorder.child(result.variant.name, result.params, _metrics(result), _certificate(result))
+            recorder.event(below(result))
         else:
             say(f"{result.name}: {result.reason}")
         yield result
 
 
-def _record(job: Resolved, run_id: str, sample_rows: int, results: list[Prepared | Skipped]) -> OptimizeRecord:
-    baseline = BASELINES[job.subject.model.format]
-    measured = [r for r in results if isinstance(r, Prepared)]
-    passed = sorted((r for r in measured if r.gate.passed), key=lambda r: -r.certificate.rows_per_second)
-    failed = sorted((r for r in measured if not r.gate.passed), key=lambda r: -r.certificate.rows_per_second)
-    skipped = [r for r in results if isinstance(r, Skipped)]
-    base = next((r.certificate.rows_per_second for r in measured if r.variant.name == baseline), None)
-    return OptimizeRecord(
-        run_id=run_id,
-        job=job.config.name,
-        model=job.subject.model.key,
-        family=job.config.model.family,
-        metric=job.subject.metric,
-        label=job.config.gate.label,
-        threshold=job.config.gate.threshold,
-        relative=job.config.gate.largest_drop is not None,
-        sample_rows=sample_rows,
-        baseline=baseline,
-        winner=passed[0].variant.name if passed else None,
-        pareto=pareto(
-            # Differences of rounding are none: beside the baseline nothing else would ever be on the front.
-            [(r.variant.name, r.certificate.rows_per_second, round(r.certificate.fidelity.value, 5)) for r in passed]
-        ),
-        candidates=tuple(_candidate(r, base) for r in (*passed, *failed)),
-        skipped={r.name: r.reason for r in skipped},
-    )
-
-
-def pareto(points: Sequence[tuple[str, float, float]]) -> tuple[str, ...]:
-    """Return the names of the (name, speed, quality) points that no other point beats in both."""
-    front = []
-    for name, speed, quality in points:
-        beaten = any(
-            s >= speed and q >= quality and (s > speed or q > quality) for other, s, q in points if other != name
-        )
-        if not beaten:
-            front.append(name)
-    return tuple(front)
-
-
-def _candidate(result: Prepared, base: float | None = None) -> Candidate:
-    """Return what is said of a measured variant; `base` is the baseline's rows per second."""
-    return Candidate(
-        variant=result.variant.name,
-        passed=result.gate.passed,
-        reason=result.gate.reason,
-        techniques=result.variant.techniques,
-        backend=result.variant.backend,
-        gate=result.gate,
-        certificate=result.certificate,
-        speedup=result.certificate.rows_per_second / base if base else None,
-    )
-
-
-def _unmeasured(result: Skipped) -> Unmeasured:
-    return Unmeasured(variant=result.name, reason=result.reason)
-
-
 def _verdict(result: Prepared) -> str:
     return "passes" if result.gate.passed else result.gate.reason
-
-
-def _metrics(result: Prepared) -> dict[str, float]:
-    """Return the same names for every variant, so that MLflow's compare view lines them up."""
-    certificate, fidelity = result.certificate, result.certificate.fidelity
-    metrics = {
-        "rows_per_second": certificate.rows_per_second,
-        "rows_per_second.low": certificate.rows_per_second_range[0],
-        "rows_per_second.high": certificate.rows_per_second_range[1],
-        "micro_batch_ms.p50": certificate.micro_batch_p50_ms,
-        "micro_batch_ms.p99": certificate.micro_batch_p99_ms,
-        "fidelity": fidelity.value,
-        "fidelity.ci_low": fidelity.ci_low,
-        "fidelity.ci_high": fidelity.ci_high,
-        "fidelity.relative": fidelity.relative,
-        "largest_difference": certificate.largest_difference,
-        "artifact_mb": certificate.artifact_mb,
-        "peak_rss_mb": certificate.peak_rss_mb,
-        "build_seconds": certificate.build_seconds,
-        "load_seconds": certificate.load_seconds,
-        "passed": float(result.gate.passed),
-    }
-    return metrics if fidelity.worst is None else {**metrics, "fidelity.worst": fidelity.worst}
-
-
-def _certificate(result: Prepared) -> dict[str, str]:
-    return {"certificate.json": json.dumps(result.certificate.as_dict(), indent=1)}
-
-
-def _finished(record: OptimizeRecord) -> Finished:
-    return Finished(
-        metrics={
-            "candidates": float(len(record.candidates)),
-            "passed": float(sum(candidate.passed for candidate in record.candidates)),
-        },
-        tags={"optinfer.winner": str(record.winner), "optinfer.pareto": ", ".join(record.pareto)},
-        artifacts={
-            "table.md": optimize_table(record),
-            "record.json": json.dumps(record.as_dict(), indent=1, default=str),
-        },
-    )
 
 
 def _registered(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -23,24 +23,32 @@ from optinfer.records.outcomes import Against, OutcomesRecord
 _ROWS = 100_000
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What counts as an outcome, and when an arm is no worse.
+
+    Attributes:
+        key, outcome: columns of the table of outcomes; `key` is one of the outputs', too.
+        margin: a loss up to this is none, in the outcome's units.
+        planned: keys of two arms together at which intervals are narrowest; the same at every look.
+        lower_is_better: of the outcome.
+    """
+
+    key: str
+    outcome: str
+    margin: float = 0.0
+    planned: int = 10_000
+    lower_is_better: bool = False
+
+
 def outcomes(
-    outputs: Sequence[str],
-    table: str,
-    key: str,
-    outcome: str,
-    margin: float = 0.0,
-    planned: int = 10_000,
-    lower_is_better: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    outputs: Sequence[str], table: str, measure: Measure, say: Callable[[str], None] = lambda line: None
 ) -> OutcomesRecord:
     """Join outcomes to the rows that were scored, and hold each arm against the control.
 
     Args:
         outputs: folders of one experiment's nights.
-        table: any kind that a job reads; `key` and `outcome` are its columns, `key` is one of the outputs', too.
-        margin: a loss up to this is none, in the outcome's units.
-        planned: keys of two arms together at which intervals are narrowest; the same at every look.
-        lower_is_better: of the outcome.
+        table: with the outcomes; any kind that a job reads.
 
     Raises:
         ConfigError: there is no experiment, a column is missing or of a type that is none, a key has two outcomes, or
@@ -48,8 +56,8 @@ def outcomes(
         SourceError: a file cannot be read.
     """
     column, shares = _dealt(outputs)
-    scored = _arms(outputs, key, column)
-    found = _outcomes(table, key, outcome)
+    scored = _arms(outputs, measure.key, column)
+    found = _outcomes(table, measure.key, measure.outcome)
     say(f"{scored.num_rows:,} keys scored, {found.num_rows:,} with an outcome")
     joined = scored.join(found, "key", join_type="inner")
     names = [CONTROL, *sorted({*shares, *scored["arm"].to_pylist()} - {CONTROL})]
@@ -59,19 +67,16 @@ def outcomes(
     level = 1 - (1 - LEVEL) / max(len(names) - 1, 1)  # all of them hold together
     counts = {name: len(one) for name, one in values.items()}
     return OutcomesRecord(
-        outcome=outcome,
+        outcome=measure.outcome,
         column=column,
         control=CONTROL,
         keys=counts,
         means={name: float(one.mean()) if len(one) else float("nan") for name, one in values.items()},
         without_outcome=scored.num_rows - joined.num_rows,
         unknown=found.num_rows - joined.num_rows,
-        planned=planned,
+        planned=measure.planned,
         misdealt=misdealt(counts, {CONTROL: 1 - sum(shares.values()), **shares}),
-        arms={
-            name: _against(values[CONTROL], values[name], level, planned, margin, -1 if lower_is_better else 1)
-            for name in names[1:]
-        },
+        arms={name: _against(values[CONTROL], values[name], level, measure) for name in names[1:]},
     )
 
 
@@ -157,16 +162,16 @@ def _twice(rows: pa.Table) -> str | None:
     return str(more["key"][0].as_py()) if more.num_rows else None
 
 
-def _against(control: Array, arm: Array, level: float, planned: int, margin: float, better: int) -> Against:
+def _against(control: Array, arm: Array, level: float, measure: Measure) -> Against:
     if min(len(control), len(arm)) < FEWEST:
         few = f"{len(control)} and {len(arm)} keys have an outcome; {FEWEST} in each are the least that tells anything"
         return Against(verdict="cannot tell", reason=few, difference=None, at_one_look=None, p_value=None)
-    always, once = at_every_look(control, arm, planned, level), at_one_look(control, arm, level)
-    turned = always if better > 0 else replace(always, value=-always.value, low=-always.high, high=-always.low)
-    decision = decide(turned, len(control) + len(arm), margin)
+    always, once = at_every_look(control, arm, measure.planned, level), at_one_look(control, arm, level)
+    turned = replace(always, value=-always.value, low=-always.high, high=-always.low)
+    decision = decide(turned if measure.lower_is_better else always, len(control) + len(arm), measure.margin)
     return Against(
         verdict=decision.verdict,
-        reason=decision.reason + ("" if better > 0 else " (turned round: lower is better)"),
+        reason=decision.reason + (" (turned round: lower is better)" if measure.lower_is_better else ""),
         difference=_interval(always),
         at_one_look=_interval(once),
         p_value=once.p_value,

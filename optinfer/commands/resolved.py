@@ -11,15 +11,13 @@ import pyarrow as pa
 from optinfer.commands import tables
 from optinfer.commands.arms import jobs_of_arms, require_alike
 from optinfer.commands.identity import described, files_digest, fingerprint, identity
+from optinfer.commands.subject_of import usable_subject
 from optinfer.config import JobConfig
 from optinfer.data.fragments import Plan
 from optinfer.data.output import Output
-from optinfer.models import source as model_source
-from optinfer.optimization.asked import wanted
 from optinfer.optimization.proving import Proving
-from optinfer.optimization.subject import Subject, load_family
+from optinfer.optimization.subject import Subject
 from optinfer.optimization.trial import APART
-from optinfer.optimization.variants import catalog, require_fit
 from optinfer.optimization.workbench import Workbench
 from optinfer.records.binding import FrozenJob
 from optinfer.tuning import kept
@@ -98,26 +96,11 @@ def resolve(config: JobConfig, runs_here: bool = True) -> Resolved:
     """
     began = monotonic()
     source, sink = tables.kinds(config)
-    subject = _subject(config, source, runs_here)
-    arms = {name: _subject(job, source, runs_here) for name, job in jobs_of_arms(subject.config).items()}
+    subject = usable_subject(config, source, runs_here)
+    arms = {name: usable_subject(job, source, runs_here) for name, job in jobs_of_arms(subject.config).items()}
     plan = tables.cut(subject.config, source, sink, subject.model)
     carried, schema = tables.output_columns(subject.config, subject.family, plan.schema, sink)
     for name, arm in arms.items():
         require_alike(name, arm, subject, plan.schema)
     fields, files = identity(subject, plan, arms), files_digest(plan)
     return Resolved(subject, sink, plan, carried, schema, fields, files, arms, began)
-
-
-def _subject(config: JobConfig, source: str, runs_here: bool) -> Subject:
-    """Find the job's model and the variants that it may use; raises as `resolve` does."""
-    settings, known = config.model.settings, catalog(config)
-    variants = wanted(config, known, runs_here)  # what cannot run here is refused before a model is fetched
-    model = model_source.locate(config.model, config.tracking.uri)
-    family = load_family(config, model, settings)
-    config = tables.with_columns_by_name(config, family)
-    subject = Subject(config=config, source=source, model=model, family=family, family_settings=settings, catalog=known)
-    tables.require_roles(config, family)
-    _ = subject.metric  # refuses one that the family has not
-    for variant in variants:
-        require_fit(variant, model.format)
-    return subject

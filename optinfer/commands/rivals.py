@@ -17,6 +17,7 @@ from optinfer.data.sampling import spread
 from optinfer.data.sources import SOURCES
 from optinfer.data.whole_numbers import whole_numbers
 from optinfer.errors import ConfigError, CorruptFileError, redact, suggest
+from optinfer.models.registered import pinned
 from optinfer.optimization.proving import Here
 from optinfer.optimization.selection import Prepared
 from optinfer.optimization.variants import catalog
@@ -46,6 +47,7 @@ def rivals(config: JobConfig, challenger: str, say: Callable[[str], None]) -> tu
         ConfigError: it is neither, or is the champion itself, or the two cannot take the same rows.
         GateError: one has no variant that passes its gate.
     """
+    config, _ = pinned(config)  # once, whatever moves the alias while both are proved
     against = _challenging(config, challenger)
     jobs = resolve(config), resolve(against)
     same_model = jobs[0].subject.model.key == jobs[1].subject.model.key

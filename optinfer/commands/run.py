@@ -78,6 +78,7 @@ def run(
 
 def _told(config: JobConfig, summary: Summary, executor: Executor, say: Say, news: News) -> RunRecord:
     job = resolve(config, runs_here=executor.machine() is not None)
+    config = job.config
     output = job.output()
     if summary.retry:
         output.require_replaceable()
@@ -126,6 +127,7 @@ def _score(run: _Run) -> None:
     left = books.left(found)
     if run.summary.retry:
         left = np.union1d(left, books.take_back(found))
+    books.note_resumed()
     books.check_threshold()  # before anything is proved for rows that nobody wants then
     if run.job.plan.rows == 0:
         return books.until_whole(left, books.commit_nothing)

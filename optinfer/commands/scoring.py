@@ -14,7 +14,7 @@ from optinfer.execution.arms import Arm, Experiment
 from optinfer.execution.executor import Executor
 from optinfer.execution.placement import Node
 from optinfer.execution.placing import placed
-from optinfer.execution.task import ScoringTask
+from optinfer.execution.task import ScoringTask, Watch
 from optinfer.execution.todo import Todo
 from optinfer.optimization.pools import Pools, prefixed
 from optinfer.records.placement import Placement
@@ -106,7 +106,7 @@ def _placement_params(placements: Sequence[Placement]) -> dict[str, object]:
 
 
 def _task(proved: Pools, placements: Sequence[Placement], books: Books, retry: bool) -> ScoringTask:
-    job, config = books.job, books.job.config
+    job, config, watch = books.job, books.job.config, books.job.config.monitor
     # A pool that found no node has replicas on none, and its variant stays one whose rows the output may hold.
     threads = [place.threads_per_replica for place in placements] + [placements[-1].threads_per_replica] * len(proved)
     return ScoringTask(
@@ -122,6 +122,7 @@ def _task(proved: Pools, placements: Sequence[Placement], books: Books, retry: b
         on_error=config.sink.on_error,
         on_bad_file=config.source.on_bad_file,
         retry=retry,
+        watch=Watch(watch.rows / max(job.plan.rows, 1), watch.columns) if watch.enabled else None,
         experiment=_experiment(proved, config.experiment, threads[0]),
         most_quarantined=max(books.tally.allowed - books.tally.total.rows_quarantined, 0),
     )

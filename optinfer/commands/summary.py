@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from optinfer.commands.resolved import Resolved
+from optinfer.commands.tracked import run_begun, run_ended
 from optinfer.data.storage import absolute
 from optinfer.forecast.foretold import Foretold, Placed, nothing_told
 from optinfer.optimization.pools import Pools
@@ -18,9 +19,8 @@ from optinfer.records.manifest import BadFile, Manifest
 from optinfer.records.placement import Placement, on_one_core
 from optinfer.records.run import Breakdown, MlflowRun, Proof, RunRecord
 from optinfer.secrets import clean, redact
-from optinfer.system.machine import peak_rss_mb
 from optinfer.tracking.breakdown import break_down
-from optinfer.tracking.events import Dataset, Finished, Started
+from optinfer.tracking.events import Finished, Started
 from optinfer.tracking.recorder import Recorder
 from optinfer.tracking.tally import Tally
 
@@ -64,21 +64,7 @@ class Summary:
         self.marks[step] = time.time()
 
     def start(self, job: Resolved) -> Started:
-        config = job.config
-        return Started(
-            run_name=f"{config.name} {config.variant}",
-            params={
-                **job.params,
-                "data.rows": job.plan.rows,
-                "data.files": len(job.plan.files),
-                "fragments": len(job.plan.fragments),
-                "batching.max_batch_tokens": config.batching.max_batch_tokens,
-                "batching.max_batch_size": config.batching.max_batch_size,
-                "batching.dedupe": config.batching.dedupe,
-            },
-            tags={"optinfer.run_id": self.run_id, "optinfer.fingerprint": job.fingerprint},
-            inputs=(_dataset(config.source.path, job.files_digest, "input"),),
-        )
+        return run_begun(job, self.run_id)
 
     def record(self, job: Resolved, tally: Tally, mlflow: MlflowRun) -> RunRecord:
         """Return the run as one flat object: the contract of `run --json`."""
@@ -109,6 +95,7 @@ class Summary:
             rows_by_node=tally.rows_by_node(),
             rows_by_variant=dict(tally.rows_by_variant),
             out_of_memory=scored.out_of_memory,
+            taken_over=tally.taken_over,
             placement=self.placements,
             gate=prepared.gate if prepared else None,
             certificate=prepared.certificate if prepared else None,
@@ -138,6 +125,7 @@ class Summary:
             status="nothing to do",
             fragments_resumed=run.fragments,
             fragments_scored_again=0,
+            taken_over={},
             seconds=round(time.time() - self.started, 3),
             startup_seconds=None,
         )
@@ -159,59 +147,22 @@ class Summary:
     def finish(self, job: Resolved, tally: Tally, manifest: Manifest) -> Finished:
         """Return metrics, outputs and artifacts for the run's last event."""
         artifacts = {"manifest.json": json.dumps(manifest.as_dict(), indent=1, default=str)}
+        if manifest.run.drift:
+            artifacts["drift.json"] = json.dumps(manifest.run.drift.as_dict(), indent=1)
         if self._first:
             artifacts["certificate.json"] = json.dumps(self._first.certificate.as_dict(), indent=1)
-        return Finished(
-            metrics=self._metrics(manifest.run, tally),
-            outputs=(_dataset(job.config.sink.path, job.fingerprint, "output"),),
-            artifacts=artifacts,
-        )
+        ended = run_ended(job, tally, manifest, artifacts)
+        moved = manifest.run.drift.metrics if manifest.run.drift else {}
+        return replace(ended, metrics={**ended.metrics, **moved})
 
     def keep(self, tally: Tally) -> None:
         """Remember what the run took, which is recorded now, for the next forecast."""
         if self.foretold and (account := self.marks.get("account")):
             self.foretold.keep(tally, self.marks, account, time.time())
 
-    def _metrics(self, run: RunRecord, tally: Tally) -> dict[str, float]:
-        numbers = {name: float(value) for name, value in vars(run).items() if isinstance(value, int | float)}
-        stats = tally.scored
-        if run.time:
-            numbers |= {f"seconds.{name}": value for name, value in run.time.replica_seconds.items()}
-            numbers |= {f"startup_seconds.{name}": v for name, v in run.time.startup_seconds.items()}
-        numbers |= {f"micro_batch_ms.p{q}": stats.latencies.percentile(q) * 1e3 for q in (50, 95, 99)}
-        if (share := tally.model_share()) is not None:
-            numbers["model_share_of_replica_time"] = share
-        if run.gate and run.certificate:
-            numbers |= {
-                "build_seconds": run.certificate.build_seconds,
-                "artifact_mb": run.certificate.artifact_mb,
-                "gate.value": run.gate.value,
-                "certificate.largest_difference": run.certificate.largest_difference,
-                "certificate.rows_per_second": run.certificate.rows_per_second,
-            }
-        if told := run.forecast:
-            expected = {
-                "seconds": told.seconds,
-                "low_seconds": told.low_seconds,
-                "high_seconds": told.high_seconds,
-                "rows_per_second": told.rows_per_second,
-                "cost": told.cost,
-                "error_percent": told.error_percent,
-            }
-            numbers |= {f"forecast.{name}": value for name, value in expected.items() if value is not None}
-            numbers |= {} if told.actual.cost is None else {"cost": told.actual.cost}
-        numbers["driver_peak_rss_mb"] = peak_rss_mb()
-        numbers["replica_peak_rss_mb"] = tally.replica_peak_rss_mb
-        return numbers
-
 
 def _without_speed(run: RunRecord) -> RunRecord:
     return replace(run, rows_per_second=None, steady_rows_per_second=None, tokens_per_second=None, forecast=None)
-
-
-def _dataset(path: str, digest: str, context: str) -> Dataset:
-    source = redact(absolute(path))
-    return Dataset(name=source.rstrip("/").rpartition("/")[2], digest=digest, source=source, context=context)
 
 
 def _proof(one: Prepared) -> Proof:

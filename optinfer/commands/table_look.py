@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -18,6 +19,11 @@ from optinfer.families import Columns, Family
 
 _ROWS = 1024
 _ID = re.compile(r"(?i:(.+[_-])?(id|key|uuid|guid))|.*[a-z0-9]I[dD]")  # user_id and userId; neither paid nor valid
+# Inputs of which a reason names the columns.
+_NAMED = 3
+# What a model was trained to tell, and the row numbers that pandas stores beside a frame whose rows were chosen.
+LABELS = re.compile(r"label|class|category|target|y|truth|ground_truth", re.IGNORECASE)
+_NO_FEATURE = re.compile(rf"(?i:{LABELS.pattern}|__index_level_\d+__)")
 # A text is longer than what names, dates or classes have, by this much at least.
 _TIMES_LONGER = 3
 
@@ -69,27 +75,37 @@ def mapped(family: Family, seen: Look, given: Columns) -> tuple[dict[str, str | 
                 raise ConfigError(
                     f"source.columns: the table has no column {name!r}" + suggest(name, seen.schema.names)
                 )
-    columns, reasons = dict(given), []
+    columns, reasons = dict(given), defaultdict[str, list[str]](list)
     for role in family.roles:
         if role not in columns:
             columns[role], why = _of_role(family, role, seen, columns)
-            reasons.append(f"{role} <- {columns[role]}: {why}" if isinstance(columns[role], str) else f"{role}: {why}")
+            reasons[why].append(role)
     family.check(seen.schema, columns)
-    return columns, "; ".join(reasons)
+    return columns, "; ".join(f"{_shown(columns, roles)}: {why}" for why, roles in reasons.items())
+
+
+def _shown(columns: Columns, roles: Sequence[str]) -> str:
+    """Return which columns the model's inputs have; of many, the first, and how many there are."""
+    one = [role if isinstance(columns[role], tuple) else f"{role} <- {columns[role]}" for role in roles[:_NAMED]]
+    return ", ".join(one) + (f" and {len(roles) - _NAMED} more" if len(roles) > _NAMED else "")
 
 
 def _of_role(family: Family, role: str, seen: Look, taken: Columns) -> tuple[str | tuple[str, ...], str]:
     suited = [name for name in seen.schema.names if name not in taken.values() and _suits(family, role, seen, name)]
     if role in suited or (role in seen.schema.names and len(family.roles) > 1):
-        return role, "the column of that name"
+        return role, "by that name"
+    like = [name for name in suited if _plain(name) == _plain(role)]
+    if len(like) == 1:
+        return like[0], "by that name, but for spaces, signs and case"
     if len(suited) > 1:
         suited = [name for name in suited if not _ID.fullmatch(name)] or suited
     if len(suited) == 1:
         return suited[0], f"the only column that {role} can be"
     if not suited and (side_by_side := _side_by_side(family, role, seen, taken)):
+        left_out = f" ({', '.join(others)} left out)" if (others := _beside(seen, side_by_side, taken)) else ""
         return (
             side_by_side,
-            "all columns of numbers, in the table's order, are as many as the model takes; see to the order",
+            f"all columns of numbers{left_out}, in the table's order, are as many as the model takes; see to the order",
         )
     if longest := _longest(suited, seen):
         return longest, f"its texts are {_TIMES_LONGER} times as long as any other column's, or more"
@@ -110,15 +126,31 @@ def _suits(family: Family, role: str, seen: Look, column: str | tuple[str, ...])
 
 
 def _side_by_side(family: Family, role: str, seen: Look, taken: Columns) -> tuple[str, ...] | None:
-    """Return all columns of numbers but ids and labels, where the model takes just as many."""
-    numbers = tuple(
+    """Return all columns of numbers but ids, or all but labels and pandas' index, too, where they are as many."""
+    every = _numbers(seen, taken)
+    for numbers in (every, tuple(name for name in every if not _NO_FEATURE.fullmatch(name))):
+        if len(numbers) > 1 and _suits(family, role, seen, numbers):
+            return numbers
+    return None
+
+
+def _numbers(seen: Look, taken: Columns) -> tuple[str, ...]:
+    return tuple(
         field.name
         for field in seen.schema
         if (pa.types.is_floating(field.type) or pa.types.is_integer(field.type))
         and field.name not in taken.values()
         and not _ID.fullmatch(field.name)
     )
-    return numbers if len(numbers) > 1 and _suits(family, role, seen, numbers) else None
+
+
+def _beside(seen: Look, chosen: tuple[str, ...], taken: Columns) -> list[str]:
+    return [name for name in _numbers(seen, taken) if name not in chosen]
+
+
+def _plain(name: str) -> str:
+    """Return a name as libraries rewrite it: LightGBM has _ for white space, others drop what is no letter."""
+    return re.sub(r"[\W_]+", "_", name.casefold()).strip("_")
 
 
 def _longest(names: list[str], seen: Look) -> str | None:

@@ -67,7 +67,7 @@ def tune(
             _say_unlikeness(trials.facts.sample.largest_deviation, say)
             search = opened(trials, config)
             earlier = len(search.outcomes)
-            search_within(search, trials, config.tuning.time_budget, clock, observer(recorder, say))
+            search_within(search, trials, config.tuning.time_budget, clock, observer(trials, recorder, say))
             rounds = meet(trials, search, recorder, say)
             chosen = chosen_settings(node, trials, rounds, say)
             path = kept.write(chosen, trials.facts.model, config, job.subject.metric)

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optinfer.commands.resolved import Resolved
+from optinfer.commands.tracked import command_begun
+from optinfer.records.notes import tune_note
 from optinfer.records.text import tune_table
 from optinfer.records.tuning import Finalist, Tuned, TuneRecord
 from optinfer.tracking.events import Finished, Started
+from optinfer.tracking.measured import of_tuning
 from optinfer.tracking.plot import draw_tuning, drawn
 from optinfer.tuning.node_trials import NodeTrials
 from optinfer.tuning.search import Rounds, Search
@@ -59,22 +62,17 @@ def answer(job: Resolved, run_id: str, searched: Searched, chosen: Tuned, kept: 
 
 def started(job: Resolved, run_id: str) -> Started:
     tuning = {f"tuning.{name}": value for name, value in job.config.tuning.model_dump().items()}
-    return Started(
-        run_name=f"{job.config.name} tune", params={**job.params, **tuning}, tags={"optinfer.run_id": run_id}
-    )
+    return command_begun(job, run_id, "tune", "searches for the fastest settings of a node", tuning)
 
 
 def finished(record: TuneRecord) -> Finished:
-    winner, default = record.winner, record.winner.default_rows_per_second
-    metrics = {
-        "trials": float(len(record.trials)),
-        "rows_per_second": winner.rows_per_second,
-        "sample.largest_deviation": record.sample.largest_deviation,
-    }
-    if default:
-        metrics |= {"default.rows_per_second": default, "gain": winner.rows_per_second / default}
     artifacts = {"table.md": tune_table(record), "record.json": json.dumps(record.as_dict(), indent=1, default=str)}
-    return Finished(metrics=metrics, tags={"optinfer.winner": winner.variant}, artifacts=artifacts)
+    return Finished(
+        metrics=of_tuning(record),
+        tags={"optinfer.winner": record.winner.variant},
+        artifacts=artifacts,
+        note=tune_note(record),
+    )
 
 
 def plotted(record: TuneRecord, folder: Path, say: Say) -> list[Path]:

@@ -8,8 +8,10 @@ from typing import Literal
 from optinfer.config import JobConfig
 from optinfer.errors import NoVariantError
 from optinfer.execution.placing import layout_of
+from optinfer.records.notes import trial_note
 from optinfer.records.tuning import Outcome, Point
 from optinfer.tracking.events import MetAgain, Tried
+from optinfer.tracking.measured import of_trial
 from optinfer.tracking.recorder import Recorder
 from optinfer.tuning import kept
 from optinfer.tuning.node_trials import Effort, NodeTrials
@@ -71,14 +73,14 @@ def search_within(
         observe(len(search.outcomes), outcome)
 
 
-def observer(recorder: Recorder, say: Say) -> Callable[[int, Outcome], None]:
+def observer(trials: NodeTrials, recorder: Recorder, say: Say) -> Callable[[int, Outcome], None]:
     def observe(number: int, outcome: Outcome) -> None:
         point, measured = outcome.point, outcome.measured
         recorder.event(Tried(outcome))
-        metrics = {name: float(value) for name, value in vars(measured).items()} if measured else {}
-        if outcome.value is not None:
-            metrics["objective"] = outcome.value
-        recorder.child(f"{number} {point.variant}", {**point.as_dict(), "reason": outcome.reason}, metrics)
+        proved = trials.proved[point.variant]
+        found = of_trial(outcome, proved.certificate, proved.gate)
+        params = {**point.as_dict(), "reason": outcome.reason}
+        recorder.child(f"{number} {point.variant}", params, found, note=trial_note(outcome))
         rate = f"{measured.rows_per_second:.1f} rows/s" if measured else "failed"
         say(f"trial {number}: {point}: {rate}{f' ({outcome.reason})' if outcome.reason else ''}")
 

@@ -27,7 +27,7 @@ _RECEIPTS_AN_ACCOUNT = 500
 _COUNTS = ("fragment", "rows_in", "rows_out", "rows_quarantined")
 _MAKERS = ("artifact", "variant")
 # Of the files: size, digest and stamp of the part, name and size of its quarantine file,
-# rows of the part that have no answer. Accounts of before lack them.
+# rows of the part that have no answer; what is watched of its rows. Accounts of before lack them.
 _FILES = {
     "bytes": pa.int64(),
     "sha256": pa.string(),
@@ -35,6 +35,7 @@ _FILES = {
     "quarantine_file": pa.string(),
     "quarantine_bytes": pa.int64(),
     "rows_in_place": pa.int64(),
+    "sketch": pa.string(),
 }
 _UNNAMED = "unnamed"  # by a part, or its account, of before variants were recorded
 SCHEMA = pa.schema(

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from optinfer.data.account import PART, Committed
-from optinfer.data.fragments import Plan
+from optinfer.data.fragments import Fragments, Plan, SourceFile
 from optinfer.data.sinks import Sink
 from optinfer.data.state import as_json, parquet_bytes
 from optinfer.data.storage import ASIDE, ASIDE_BEFORE, STATE, Folder
@@ -105,7 +105,11 @@ class Binding:
 
     def bound_variants(self) -> tuple[str, ...]:
         """Return the variants that commit rows here, pool by pool; none while none did, or none is known."""
-        return tuple(one.variant for one in self._bound() or ())
+        return tuple(one.variant for one in self.bound())
+
+    def bound(self) -> tuple[Bound, ...]:
+        """Return what commits rows here, pool by pool; none while none did, or none is known."""
+        return tuple(self._bound() or ())
 
     def bound_arms(self) -> tuple[str, ...]:
         """Return the variants of an experiment's further arms that commit rows here, as `bound_variants` does."""
@@ -160,6 +164,27 @@ class Binding:
         except (pa.ArrowException, OSError):
             return None
 
+    def planned(self) -> Fragments | None:
+        """Return the planned fragments, None where the frozen plan is gone or garbage.
+
+        Their partitions and types are not kept; nor, by earlier versions, their files' sizes and versions.
+        """
+        try:
+            plan = pq.read_table(io.BytesIO(self._plan()[1]))
+            told = json.loads(plan.schema.metadata[b"files"])
+            sized = [one for one in told if "version" in one]
+            return Fragments(
+                paths=tuple(one["path"] for one in told),
+                partitions=((),) * len(told),
+                file=plan["file"].to_numpy(),
+                start=plan["start"].to_numpy(),
+                stop=plan["stop"].to_numpy(),
+                files=tuple(SourceFile(one["path"], one["size"], one["version"], 0) for one in sized),
+                casts=("",) * len(sized),
+            )
+        except (pa.ArrowException, OSError, ValueError, LookupError, TypeError):
+            return None
+
     def planned_rows(self) -> np.ndarray[Any, Any] | None:
         """Return the (fragments,) rows of each planned fragment, None where the frozen plan is gone or garbage."""
         try:
@@ -206,9 +231,10 @@ def fingerprint(fields: Mapping[str, object]) -> str:
 
 def _plan_table(plan: Plan) -> pa.Table:
     cuts = plan.fragments
+    known: list[dict[str, object]] = [{"size": file.size, "version": file.version} for file in cuts.files]
     files = [
-        {"path": path, "partition": {name: value for name, value, _ in partition}}
-        for path, partition in zip(cuts.paths, cuts.partitions, strict=True)
+        {"path": path, "partition": {name: value for name, value, _ in partition}, **at}
+        for path, partition, at in zip(cuts.paths, cuts.partitions, known or [{}] * len(cuts.paths), strict=True)
     ]
     columns = {"file": cuts.file, "start": cuts.start, "stop": cuts.stop}
     return pa.table(columns, metadata={"files": json.dumps(files, default=str)})

@@ -10,6 +10,7 @@ _optinfer/attempts/…              parts begun in this run (see inference/isola
 _optinfer/lease/…                 who is writing now (see lease.py); lock.json is for the version before
 _optinfer/ended.json              how the last run ended, where that was not well
 _optinfer/journals/RUN/…          the journal of each run, in pieces; `optinfer sync` brings it to MLflow
+_optinfer/sketch.pq               measurements of some rows and answers (reference.py), where the job is watched
 _optinfer/parts.pq                every part with its size and digest, when the job had ended (inventory.py)
 _manifest.json, _SUCCESS          the account, written last
 

@@ -12,6 +12,7 @@ from optinfer.data.fragments import Fragment
 from optinfer.data.in_place import COLUMN, REASON, gained, placed
 from optinfer.errors import AccountingError, redact
 from optinfer.execution.task import ScoringTask
+from optinfer.execution.watching import watched
 from optinfer.inference.answers import Rows, Scored
 
 
@@ -24,12 +25,14 @@ class Contents:
         aside: those that could not be scored; None where there is none, or they are in `rows`.
         rejected: row of the fragment -> why it has no answer.
         in_place: how many of `rows` have none.
+        sketch: what is watched of the rows.
     """
 
     rows: pa.Table
     aside: pa.Table | None
     rejected: dict[int, str]
     in_place: int = 0
+    sketch: str | None = None
 
 
 def contents(task: ScoringTask, answers: pa.Schema, fragment: Fragment, table: pa.Table, scored: Scored) -> Contents:
@@ -49,12 +52,14 @@ def contents(task: ScoringTask, answers: pa.Schema, fragment: Fragment, table: p
             f"of {table.num_rows} rows, {len(scored.kept)} are scored and {len(scored.rejected)} rejected, with "
             f"{added.num_rows} answers: they must agree; please report this as a bug"
         )
+    sketch = watched(task, fragment, table, scored)
     if task.on_error == COLUMN:
         added = placed(added, scored.kept, scored.rejected, answers)
-        return Contents(_beside(task, table, added), None, scored.rejected, len(scored.rejected))
+        return Contents(_beside(task, table, added), None, scored.rejected, len(scored.rejected), sketch)
     rows = _beside(task, table.take(pa.array(scored.kept)), added)
     aside = table.take(pa.array(sorted(scored.rejected))) if scored.rejected else None
-    return Contents(rows, _located(aside, fragment, scored.rejected) if aside else None, scored.rejected)
+    set_aside = _located(aside, fragment, scored.rejected) if aside else None
+    return Contents(rows, set_aside, scored.rejected, sketch=sketch)
 
 
 def unreadable(task: ScoringTask, answers: pa.Schema, fragment: Fragment, reason: str) -> Contents:

@@ -10,6 +10,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from optinfer.errors import OptinferError, UnfitNodeError
@@ -69,12 +70,13 @@ def stream(
     context.custom_execution_callback_classes = [_attended(how.stop, placements)]
     replicas, most = (sum(getattr(part, name) for part in placements) for name in ("replicas", "max_replicas"))
     context.max_consecutive_actor_init_deaths = _REFUSALS_A_REPLICA * most
+    nodes = RayNodes(alive(), kept_away.name)
     _hush_ray()
     with ray.data.DataContext.current(context):  # of this dataset alone: the caller's others keep theirs
         dataset = ray.data.read_datasource(_source(todo, replicas), num_cpus=0, override_num_blocks=1).map(
             FragmentScorer,
             fn_constructor_args=(task,),
-            fn_constructor_kwargs={"load": mortal, "meter": RayMeter, "nodes": RayNodes(alive(), kept_away.name)},
+            fn_constructor_kwargs={"load": partial(mortal, leaving=nodes.leaving), "meter": RayMeter, "nodes": nodes},
             compute=ray.data.ActorPoolStrategy(
                 min_size=replicas,
                 initial_size=replicas,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -14,7 +15,8 @@ from optinfer.execution.watchdog import Standing
 
 # What Ray Data calls the class of a pool's actors.
 _REPLICA = "MapWorker"
-_ASK_SECONDS = 2.0
+# For how long a replica takes for true what it was told of its node.
+ASK_SECONDS = 2.0
 # Where the GCS has what replicas say of their nodes.
 _REFUSALS = b"optinfer-refusals"
 
@@ -71,12 +73,17 @@ class RayNodes:
     def gone(self, node: str) -> bool:
         import ray
 
-        return node not in {each["NodeID"] for each in ray.nodes() if each["Alive"]} or node in _draining()
+        return node not in {each["NodeID"] for each in ray.nodes() if each["Alive"]} or node in draining()
 
     def leaving(self) -> bool:
-        """Ask the GCS now and then: a cloud gives half a minute or more, and a thousand replicas ask."""
-        if self._clock() - self._asked >= _ASK_SECONDS:
-            self._asked, self._leaving = self._clock(), self.here() in _draining()
+        """Ask the GCS now and then: a cloud gives half a minute or more, and a thousand replicas ask.
+
+        Where it does not answer, nobody said so; that is no error of the rows that wait meanwhile.
+        """
+        if self._clock() - self._asked >= ASK_SECONDS:
+            self._asked = self._clock()
+            with contextlib.suppress(Exception):
+                self._leaving = self.here() in draining()
         return self._leaving
 
     def leave(self) -> None:
@@ -107,7 +114,7 @@ class KeptAway:
     def look(self) -> Mapping[str, str]:
         """Return node -> why, as the GCS has it now."""
         gcs = _gcs()
-        for key in sorted(gcs.internal_kv_keys(self.name, _REFUSALS)):
+        for key in refused_by(self.name):
             node = key.removeprefix(self.name).decode()
             if node not in self._known:
                 self._known[node] = gcs.internal_kv_get(key, _REFUSALS).decode()
@@ -118,6 +125,11 @@ class KeptAway:
         """Return the reasons that were found since they were told last."""
         told, self.untold = self.untold, []
         return told
+
+
+def refused_by(name: bytes) -> list[bytes]:
+    """Return what the GCS has of refusals, by the name under which they are told; of all jobs where it is empty."""
+    return sorted(_gcs().internal_kv_keys(name, _REFUSALS))
 
 
 def alive() -> frozenset[str]:
@@ -133,11 +145,12 @@ def _gcs() -> Any:
     return global_worker.gcs_client
 
 
-def _draining() -> Mapping[str, int]:
+def draining() -> Mapping[str, int]:
+    """Return the nodes that were told to leave -> until when, in milliseconds since the epoch; 0 where nobody said."""
     from ray._private.state import state
 
-    draining: Mapping[str, int] = state.get_draining_nodes()
-    return draining
+    told: Mapping[str, int] = state.get_draining_nodes()
+    return told
 
 
 def _coming() -> int:

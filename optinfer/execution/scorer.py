@@ -21,7 +21,6 @@ from time import perf_counter
 import pyarrow as pa
 
 from optinfer.data.fragments import Fragment
-from optinfer.data.state import Attempts
 from optinfer.errors import (
     CorruptFileError,
     LoadError,
@@ -30,11 +29,11 @@ from optinfer.errors import (
     UnfitNodeError,
     redact,
 )
+from optinfer.execution.attempt import Attempt
 from optinfer.execution.contents import Contents, Earlier, contents, unreadable
 from optinfer.execution.loading import Load, Loading, require_admitted
 from optinfer.execution.task import MakeMeter, Meter, Nodes, OneNode, ScoringTask
-from optinfer.inference.answers import Scored
-from optinfer.inference.isolation import IsolatedReplica
+from optinfer.inference.at_work import Unneeded
 from optinfer.inference.replica import Replica, ReplicaSettings
 from optinfer.records.part import Part
 from optinfer.records.receipt import Receipt
@@ -79,11 +78,11 @@ class FragmentScorer:
         for loaded in (self._settings, *arms):
             require_admitted(loaded, nodes)
         self._sink = task.output()
-        self._attempts = Attempts(task.output_url)
         self._reader = task.reader()
         self._count = _Unfailing(meter, task.labels(self._settings))
         self._loading = Loading(load, self._settings, task.place)
         self._each = [self._loading, *(Loading(load, settings, task.place) for settings in arms)]
+        self._attempt = Attempt(task, nodes, self._each, self._put_before)
         self._at_hand, self._free = 0, threading.Condition()
 
     def __call__(self, row: Mapping[str, str]) -> dict[str, str]:
@@ -100,6 +99,8 @@ class FragmentScorer:
                 self._nodes.refuse(str(error))
                 answers.append(_told(error))
                 break
+            except Unneeded:
+                self._leave()
             except NoVariantError as error:
                 # It loaded, and cannot run: what is compiled on the first call, say.
                 answers.append(_told(LoadError(str(error))))
@@ -111,11 +112,10 @@ class FragmentScorer:
 
     @contextlib.contextmanager
     def _one_more_at_hand(self) -> Iterator[None]:
-        """Have a fragment at hand for a `with` block; on a node that leaves, take none and end when none is at hand."""
+        """Have a fragment at hand for a `with` block; on a node that leaves, take none."""
         with self._free:
             if self._nodes.leaving():
-                self._free.wait_for(lambda: self._at_hand == 0)
-                self._nodes.leave()
+                self._leave()
             self._at_hand += 1
         try:
             yield
@@ -123,6 +123,12 @@ class FragmentScorer:
             with self._free:
                 self._at_hand -= 1
                 self._free.notify_all()
+
+    def _leave(self) -> None:
+        """End when no fragment is at hand: what is in the model is given back, what is being put comes to its end."""
+        with self._free:
+            self._free.wait_for(lambda: self._at_hand == 0)
+            self._nodes.leave()
 
     def _score(self, fragment: Fragment, part: str) -> Receipt:
         done = self._sink.read([part])[0] if self._task.retry else None
@@ -140,7 +146,8 @@ class FragmentScorer:
             return self._commit(fragment, part, unreadable(self._task, self._answers, fragment, str(error)), Stats())
         read_seconds = perf_counter() - started
         earlier = Earlier.of(self._task, fragment, *self._sink.rows(part, done)) if done else None
-        scored = self._asked(part, earlier.left(table) if earlier else table, bool(done))
+        left = earlier.left(table) if earlier else table
+        scored, before = self._attempt.answers(part, left, bool(done))
         if isinstance(scored, Part):
             return self._receipt(part, scored, {}, Stats(rows_in=fragment.rows))
         scored = earlier.with_answers(scored, self._answers) if earlier else scored
@@ -152,31 +159,21 @@ class FragmentScorer:
             )
         scored.stats.read_seconds = read_seconds
         made = contents(self._task, self._answers, fragment, table, scored)
-        return self._commit(fragment, part, made, scored.stats, done)
+        return replace(self._commit(fragment, part, made, scored.stats, done), taken_over=before)
 
     @property
     def _answers(self) -> pa.Schema:
         """The columns that a row gains; waits for the model."""
         return self._loading.engine.family.schema
 
-    def _asked(self, part: str, table: pa.Table, again: bool) -> Scored | Part:
-        """Return the answers to rows, in isolation where a replica died of them; a part that it had come to put."""
-        engines = [loading.engine for loading in self._each]  # what cannot load has not begun the part
-        begun_on = self._attempts.begin(part, self._nodes.here())
-        if begun_on is not None and not again and (done := self._sink.read([part])[0]) and self._ours(done):
-            return done
-        if begun_on is None or (self._nodes.gone(begun_on) and self._attempts.excuse(part)):
-            return self._task.scored(table, lambda arm, roles: engines[arm].score(roles))
-        return self._task.scored(table, self._isolated)
+    def _put_before(self, part: str) -> Part | None:
+        """Return the part that an attempt had come to put.
 
-    def _isolated(self, arm: int, roles: pa.Table) -> Scored:
-        settings = self._each[arm].settings
-        with IsolatedReplica(settings, most_rejected=self._task.most_quarantined) as isolated:
-            return isolated.score(roles)
-
-    def _ours(self, made: Part) -> bool:
-        """Tell whether a committed part is what this job would make; if not, committing it again says what differs."""
-        return made.fingerprint == self._task.fingerprint and made.artifact in self._task.artifacts
+        Only what this job would make: of any other, committing it again says what differs.
+        """
+        made = self._sink.read([part])[0]
+        ours = made and made.fingerprint == self._task.fingerprint and made.artifact in self._task.artifacts
+        return made if ours else None
 
     def _commit(self, fragment: Fragment, part: str, made: Contents, stats: Stats, done: Part | None = None) -> Receipt:
         """Put a part, or put it in the place of one that is there."""
@@ -188,6 +185,7 @@ class FragmentScorer:
             variant=self._settings.variant,
             rows_in=fragment.rows,
             rows_in_place=made.in_place,
+            sketch=done.sketch if done else made.sketch,
         )
         if done is None:
             there = self._sink.put(part, ours, made.rows, made.aside, self._task.artifacts)

@@ -81,6 +81,19 @@ class OneNode:
 MakeMeter = Callable[[Mapping[str, str]], Meter]
 
 
+@dataclass(frozen=True)
+class Watch:
+    """What is watched.
+
+    Attributes:
+        share: of the rows that is measured; from 1 on all are.
+        columns: source columns beside the model's own.
+    """
+
+    share: float
+    columns: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoringTask:
     """What every replica of a job needs besides the model: where rows come from, and where they go.
@@ -93,6 +106,7 @@ class ScoringTask:
         carried: schema of the source columns in the output, and of the experiment's column where there is one.
         most_quarantined: how many more rows of the whole table may be.
         retry: rows that were quarantined are tried again, and the answers of others kept.
+        watch: what is kept of rows and answers to be held against other nights'; None keeps nothing.
         place: None where replicas are on the machine that has their files.
         experiment: None where all rows are the job's own; else the only pool is its control's.
     """
@@ -110,6 +124,7 @@ class ScoringTask:
     on_bad_file: str
     most_quarantined: float = math.inf
     retry: bool = False
+    watch: Watch | None = None
     place: Place | None = None
     experiment: Experiment | None = None
 

@@ -5,9 +5,11 @@ A family's module holds `family = FamilyKind(...)`, and is cheap to import.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -45,6 +47,10 @@ class Features(ABC):
         """Tell whether two rows may share a micro-batch."""
         return not self.same_length or self.lengths is None or bool(self.lengths[one] == self.lengths[other])
 
+    def traits(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return what is worth watching of the rows, each (rows,): booleans are shares, floats are numbers."""
+        return {} if self.lengths is None else {"tokens": self.lengths.astype(np.float64)}
+
     @abstractmethod
     def collate(self, rows: np.ndarray[Any, Any], pad_to: int = 0) -> Arrays:
         """Return the model inputs for some rows, padded to the longest of them (or to `pad_to`).
@@ -56,6 +62,8 @@ class Features(ABC):
 # Two runtimes, or one row and many, round fp32 in another order: measured up to 4e-6 of the largest number on tiny
 # models and 2.5e-4 on a trained one that enlarges it (Magika). Another prompt, pooling or cut is off by 1e-2 and more.
 ROUNDING = 1e-3
+# The metric of a family whose answer is a set of labels: the share of rows with the baseline's own set.
+SAME_ANSWERS = "same_answers"
 
 
 class Family(ABC):
@@ -73,6 +81,8 @@ class Family(ABC):
         max_batch_size: rows in a micro-batch where the job does not say.
         most_rows: rows that the model takes in one call at most, whatever the job says; None without a limit.
         takes_nulls: a null is a value like another, so that rows with one belong into a sample.
+        advised: key of `model` -> value and reason: what a new job of this model should say, and one that says nothing
+            does without.
     """
 
     roles: tuple[str, ...]
@@ -86,6 +96,7 @@ class Family(ABC):
     max_batch_size: int = 64
     most_rows: int | None = None
     takes_nulls: bool = False
+    advised: Mapping[str, tuple[object, str]] = MappingProxyType({})
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -126,7 +137,7 @@ class Family(ABC):
         return Reference(note="no other library reads this model")
 
     def answers(self, outputs: Arrays) -> np.ndarray[Any, Any]:
-        """Return (rows,) what a label column would hold for these outputs: a class's name, or a number."""
+        """Return (rows,) what a label column would hold: a class's name, a number, or `as_answers` of its lists."""
         raise ConfigError(f"{type(self).__name__} gives no single answer to hold against gate.label; leave it out")
 
 
@@ -160,6 +171,19 @@ class FamilyKind(Generic[S]):
 
 
 FAMILIES: Kind[FamilyKind[Any]] = Kind("family", "families", __name__, FamilyKind)
+
+
+class LabelSet(str):
+    """The labels of one row as one value that is equal to another's where those are the same, in any order."""
+
+    __slots__ = ()
+
+
+def as_answers(rows: Iterable[Iterable[Any]]) -> np.ndarray[Any, Any]:
+    """Return (rows,) each row's labels as a `LabelSet`: what a family answers, and what a column of lists holds."""
+    return np.array(
+        [LabelSet(json.dumps(sorted(set(map(str, row))), ensure_ascii=False)) for row in rows], dtype=object
+    )
 
 
 def as_roles(table: pa.Table, columns: Columns) -> pa.Table:

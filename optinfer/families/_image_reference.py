@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypedDict
@@ -34,22 +35,29 @@ class Label(TypedDict):
 Classify = Callable[[Any], list[Label]]
 
 
-def against_pipeline(folder: Path, images: Sequence[bytes], finished: pa.Table) -> Reference:
+@dataclass(frozen=True)
+class Told:
+    """Encoded images, what was said of them, and above what a label had to score, None where only the best count."""
+
+    images: Sequence[bytes]
+    finished: pa.Table
+    threshold: float | None
+
+
+def against_pipeline(folder: Path, told: Told) -> Reference:
     """Compare with transformers' `pipeline("image-classification")` on a folder."""
     with muted():
-        return _held(lambda: pipeline_of(folder), images, finished)
+        return _held(lambda: pipeline_of(folder), told)
 
 
-def against_onnx(
-    folder: Path, file: Path, images: Sequence[bytes], finished: pa.Table, gives_scores: bool, channels_last: bool
-) -> Reference:
+def against_onnx(folder: Path, file: Path, told: Told, gives_scores: bool, channels_last: bool) -> Reference:
     """Compare with transformers' processor, a plain ONNX Runtime session and transformers' own scores of its logits."""
     found = settings_file(folder)
     config = read_json(folder / "config.json")
     if found is None or not (processor_name(found[1]) or config.get("model_type")):
         return Reference(note=f"{folder} names no image processor of transformers: nobody compared")
     with muted():
-        return _held(lambda: _onnx(folder, file, config, gives_scores, channels_last), images, finished)
+        return _held(lambda: _onnx(folder, file, config, gives_scores, channels_last), told)
 
 
 def pipeline_of(folder: Path) -> Classify:
@@ -107,7 +115,7 @@ def _processor(folder: Path) -> Any:
     return AutoImageProcessor.from_pretrained(folder, backend="pil", **_SAFE)
 
 
-def _held(load: Callable[[], Classify], images: Sequence[bytes], finished: pa.Table) -> Reference:
+def _held(load: Callable[[], Classify], told: Told) -> Reference:
     import transformers
     from PIL import Image
 
@@ -117,27 +125,28 @@ def _held(load: Callable[[], Classify], images: Sequence[bytes], finished: pa.Ta
     except Exception as error:
         return Reference(**known, note=f"it cannot load this model, nobody compared: {error}"[:300])
     largest, scale, note = 0.0, 1.0, ""
-    for i, (image, row) in enumerate(zip(images, finished.to_pylist(), strict=True)):
+    for i, (image, row) in enumerate(zip(told.images, told.finished.to_pylist(), strict=True)):
         try:
             theirs = classify(Image.open(io.BytesIO(image)))
         except Exception as error:
             largest, note = scale, f"it refuses row {i} of the sample: {type(error).__name__}: {error}"[:300]
             break
         scale = max([scale, *(abs(one["score"]) for one in theirs)])
-        apart = _apart(theirs, *_labelled(row))
+        apart = _apart(theirs, *_labelled(row), told.threshold)
         if apart > largest:
             largest, note = apart, f"most in row {i} of the sample: {theirs[0]} there, {row} here"[:300]
-    return Reference(**known, rows=len(images), largest_difference=largest / scale, tolerance=ROUNDING, note=note)
+    return Reference(**known, rows=len(told.images), largest_difference=largest / scale, tolerance=ROUNDING, note=note)
 
 
 def _labelled(row: Mapping[str, Any]) -> tuple[list[str], list[float]]:
     return (row["labels"], row["scores"]) if "labels" in row else ([row["label"]], [row["score"]])
 
 
-def _apart(theirs: list[Label], labels: list[str], scores: list[float]) -> float:
+def _apart(theirs: list[Label], labels: list[str], scores: list[float], threshold: float | None) -> float:
     """Return how far our scores are from the library's for the labels that we gave, and from its best ones.
 
-    Two classes that are equally likely may change places; a label by a wrong name may not.
+    Two classes that are equally likely may change places; a label by a wrong name may not. Where a threshold chose the
+    labels, the worst of them scores no less than that there, and the best of the others no more.
     """
     best = [one["score"] for one in theirs]
     largest = 0.0
@@ -147,4 +156,7 @@ def _apart(theirs: list[Label], labels: list[str], scores: list[float]) -> float
             return 1.0
         nearest = min((abs(score - other) for other in own), default=1.0)
         largest = max(largest, nearest, abs(score - place))
+    if threshold is not None:
+        chosen, others = best[: len(labels)], best[len(labels) :]
+        largest = max([largest, *(threshold - score for score in chosen), *(score - threshold for score in others)])
     return largest

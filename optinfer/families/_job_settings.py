@@ -40,6 +40,19 @@ class ClassSettings(FamilySettings):
     )
 
 
+class LabelSettings(ClassSettings):
+    threshold: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None,
+        description="of a multi-label model: all labels that score above it, best first, as lists, which may be empty",
+    )
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> LabelSettings:
+        if self.threshold is not None and self.top_k is not None:
+            raise ValueError("threshold and top_k are both set; keep one")
+        return self
+
+
 class CodeSettings(FamilySettings):
     class_path: str | None = Field(
         None,

@@ -65,7 +65,13 @@ def sentence_transformers(
 
 
 def against_pipeline(
-    folder: Path, texts: pa.ChunkedArray, finished: pa.Table, *, prompt: str, max_length: int | None
+    folder: Path,
+    texts: pa.ChunkedArray,
+    finished: pa.Table,
+    threshold: float | None,
+    *,
+    prompt: str,
+    max_length: int | None,
 ) -> Reference:
     """Compare labels and scores with transformers' `pipeline("text-classification")`.
 
@@ -73,7 +79,7 @@ def against_pipeline(
     either may be named first, a class by a wrong name is seen.
     """
     scores = text_classification_pipeline(folder, [prompt + text for text in texts.to_pylist()], max_length)
-    theirs, ours = paired(scores, finished)
+    theirs, ours = paired(scores, finished, threshold)
     return _compared("transformers", installed("transformers"), theirs, ours)
 
 
@@ -86,7 +92,7 @@ def against_sentence_classifier(
         return Reference(library=library, note=f"{library} is not installed: nobody compared")
     logits = sentence_transformers(folder, texts.to_pylist(), prompt, None, max_length)
     scores = [list(zip(classes.names, row, strict=True)) for row in classes.scores(logits)]
-    theirs, ours = paired(scores, finished)
+    theirs, ours = paired(scores, finished, classes.threshold)
     return _compared(library, installed(library), theirs, ours)
 
 
@@ -105,10 +111,13 @@ def text_classification_pipeline(folder: Path, texts: list[str], max_length: int
         return [[(str(row["label"]), row["score"]) for row in classify(text, top_k=None, **cut)] for text in texts]
 
 
-def paired(scores: list[Labelled], finished: pa.Table) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def paired(
+    scores: list[Labelled], finished: pa.Table, threshold: float | None = None
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return (rows, 2 x classes given): the library's score for each label of a finished row, its best ones, and ours.
 
-    Of classes of one name (ImageNet has two cranes) the nearest score counts.
+    Of classes of one name (ImageNet has two cranes) the nearest score counts. Where a threshold chose the labels, the
+    worst of them scores no less than that there, and the best of the others no more.
     """
     many = "labels" in finished.column_names
     labels = finished.column("labels" if many else "label").to_pylist()
@@ -121,7 +130,19 @@ def paired(scores: list[Labelled], finished: pa.Table) -> tuple[np.ndarray[Any, 
         best = sorted((score for _, score in row), reverse=True)[: len(own)]
         theirs.append([*(_nearest(row, name, score) for name, score in zip(names, own, strict=True)), *best])
         ours.append([*own, *own])
-    return np.array(theirs, dtype=np.float64), np.array(ours, dtype=np.float64)
+        if threshold is not None:
+            ranked = sorted((score for _, score in row), reverse=True)
+            theirs[-1] += [min([threshold, *ranked[: len(own)]]), max([threshold, *ranked[len(own) :]])]
+            ours[-1] += [threshold, threshold]
+    return _even(theirs), _even(ours)
+
+
+def _even(rows: list[list[float]]) -> np.ndarray[Any, Any]:
+    """Return rows of different lengths as one array, filled up with zeros."""
+    filled = np.zeros((len(rows), max(map(len, rows), default=0)))
+    for row, values in zip(filled, rows, strict=True):
+        row[: len(values)] = values
+    return filled
 
 
 def _nearest(row: Labelled, name: str, score: float) -> float:

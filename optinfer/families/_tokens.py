@@ -34,11 +34,26 @@ from optinfer.system.quiet import hush
 
 @dataclass(kw_only=True)
 class TextFeatures(Features):
-    """Token ids of all rows end to end; row i is `ids[offsets[i]:offsets[i + 1]]`."""
+    """Token ids of all rows end to end; row i is `ids[offsets[i]:offsets[i + 1]]`.
+
+    Attributes:
+        limit: tokens kept of a text; one that has as many was cut off, as good as always.
+        unknown_id: the token for what the tokenizer does not know, None where it has none.
+    """
 
     ids: np.ndarray[Any, Any]
     offsets: np.ndarray[Any, Any]
     pad_id: int
+    limit: int
+    unknown_id: int | None = None
+
+    def traits(self) -> dict[str, np.ndarray[Any, Any]]:
+        lengths = np.diff(self.offsets)
+        found = {"tokens": lengths.astype(np.float64), "tokens.truncated": lengths >= self.limit}
+        if self.unknown_id is not None:
+            unknown = np.concatenate([[0], np.cumsum(self.ids == self.unknown_id)])[self.offsets]
+            found["tokens.unknown"] = np.diff(unknown) / np.maximum(lengths, 1)
+        return found
 
     def collate(self, rows: np.ndarray[Any, Any], pad_to: int = 0) -> Arrays:
         starts, stops = self.offsets[rows], self.offsets[rows + 1]
@@ -162,7 +177,16 @@ class TextTokenizer:
             ids=ids,
             offsets=offsets,
             pad_id=self.facts.pad_id,
+            limit=self.limit,
+            unknown_id=self._unknown_id(),
         )
+
+    def _unknown_id(self) -> int | None:
+        tokenizer, facts = self._load()
+        if not facts.fast:
+            return tokenizer.unk_token_id
+        unknown = getattr(tokenizer.model, "unk_token", None)
+        return None if unknown is None else tokenizer.token_to_id(unknown)
 
     def _encode(self, texts: list[str]) -> list[Any]:
         """Return each text's encoding: of `tokenizers`, or a list of token ids."""

@@ -21,7 +21,7 @@ from optinfer.errors import ConfigError, SourceError, redact, scrubbed, without_
 from optinfer.families import Arrays, Columns, Family, FamilyKind, Features, Reference
 from optinfer.families._classes import OUTPUT, Classes
 from optinfer.families._graph import Port, Signature, rows_a_call
-from optinfer.families._job_settings import ClassSettings
+from optinfer.families._job_settings import LabelSettings
 from optinfer.families._onnx_file import onnx_signature
 from optinfer.families._pixels import LibraryPreparation, Preparation, preparation_of
 from optinfer.families._processors import settings_file
@@ -35,12 +35,12 @@ _WEB = ("http://", "https://")
 _NO_SUCH_FILE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
-class Settings(ClassSettings):
+class Settings(LabelSettings):
     """What a job may say of a classifier of images."""
 
 
 def make(model: Artifact, settings: Settings) -> Family:
-    return ImageClassification(model, settings.top_k)
+    return ImageClassification(model, settings)
 
 
 @dataclass(kw_only=True)
@@ -57,32 +57,33 @@ class ImageFeatures(Features):
 
 
 class ImageClassification(Family):
-    """Columns gained: `label` and `score`; with `top_k`, `labels` and `scores`."""
+    """Columns gained: `label` and `score`; with `top_k` or `threshold`, `labels` and `scores`."""
 
     roles = ("image",)
     outputs: tuple[str, ...] = (OUTPUT,)
     libraries = ("transformers",)
     max_batch_size = 32
 
-    def __init__(self, model: Artifact, top_k: int | None) -> None:
+    def __init__(self, model: Artifact, settings: Settings) -> None:
         self._model = model
         self._folder = _described(model)
         graph = onnx_signature(model.file) if model.format == "onnx" else None
         config = read_json(self._folder / "config.json")
         answer = _answer(graph, model.file) if graph else None
         self._gives_scores = bool(answer and answer.activation)
-        self._classes = Classes(self._folder, top_k, gives_scores=self._gives_scores, must_name=False)
+        self._classes = Classes(self._folder, settings, gives_scores=self._gives_scores, must_name=False)
         self._preparation = preparation_of(self._folder, str(config.get("model_type") or ""))
         self._channels_last = False
         self.schema, self.metrics = self._classes.schema, self._classes.metrics
+        self.advised = self._classes.advised
         self.inputs: tuple[str, ...] = (_INPUT,)
         if graph and answer:
             self._fit(graph, answer, model.file)
         self.dynamic_axes = {self.inputs[0]: {0: "rows"}}
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(self._classes.names)
+    def classes(self) -> tuple[str, ...] | None:
+        return self._classes.single
 
     def check(self, schema: pa.Schema, columns: Columns) -> None:
         given = columns["image"]
@@ -124,10 +125,11 @@ class ImageClassification(Family):
         from optinfer.families import _image_reference
 
         images = [_encoded(value) for value in rows.column("image").to_pylist()]
+        told = _image_reference.Told(images, finished, self._classes.threshold)
         if self._model.format != "onnx":
-            return _image_reference.against_pipeline(self._folder, images, finished)
+            return _image_reference.against_pipeline(self._folder, told)
         return _image_reference.against_onnx(
-            self._folder, self._model.file, images, finished, self._gives_scores, self._channels_last
+            self._folder, self._model.file, told, self._gives_scores, self._channels_last
         )
 
     def load_module(self) -> Any:

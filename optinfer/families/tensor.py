@@ -4,8 +4,9 @@ Roles are the model's own inputs. A source column is a number (or, where the mod
 of numbers that is reshaped to the input's sizes; several columns side by side make one input. An `.onnx` or `.pt2` file
 says itself what it takes and gives; `model.outputs` picks some of an `.onnx` file's outputs, and names a `.pt2` file's
 in order. Weights of a class (`model.class`) need `model.outputs`, and the parameters of its forward are the roles.
-Where sizes vary, all of a row's inputs have the same length, and rows of different lengths never share a call, so
-nothing is padded. An output comes out in its own type: labels stay whole numbers or texts, doubles stay doubles.
+`model.inputs` fixes sizes that vary. Where one still does, all of a row's inputs have the same length, and rows of
+different lengths never share a call, so nothing is padded. An output comes out in its own type: labels stay whole
+numbers or texts, doubles stay doubles.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from optinfer import plugins
 from optinfer.errors import ConfigError, suggest
 from optinfer.families import Arrays, Columns, Family, FamilyKind, Features, Reference
 from optinfer.families._graph import TEXT, Port, Signature, pt2_signature, rows_a_call
-from optinfer.families._job_settings import CodeSettings
+from optinfer.families._job_settings import CodeSettings, PositiveInt
 from optinfer.families._numbers import (
     NumericFeatures,
     Ragged,
@@ -37,10 +38,17 @@ from optinfer.families._numbers import (
 from optinfer.families._onnx_file import onnx_signature
 from optinfer.models.artifact import Artifact
 
+# Of one input in a micro-batch where the job does not say: 1,024 rows of 4,096 numbers, 27 pictures of 3 x 224 x 224.
+_NUMBERS_A_BATCH = 2**22
+
 
 class Settings(CodeSettings):
     """What a job may say of a model of numbers."""
 
+    inputs: dict[str, tuple[PositiveInt, ...]] = Field(
+        default_factory=dict,
+        description="`{input: [sizes of a row]}`, where the file lets several vary or tells none: `{x: [3, 224, 224]}`",
+    )
     outputs: dict[str, int] = Field(
         default_factory=dict,
         description="`{output: numbers a row}`, where the file does not say",
@@ -58,7 +66,7 @@ class Tensor(Family):
 
     def __init__(self, model: Artifact, settings: Settings) -> None:
         self._model, self._spec, self._arguments = model, settings.class_path, settings.arguments
-        signature = self._signature(settings.outputs)
+        signature = _fixed(self._signature(settings.outputs), settings.inputs)
         self._ports = signature.inputs
         self.roles = self.inputs = tuple(port.name for port in signature.inputs)
         self._outputs = signature.outputs
@@ -71,7 +79,13 @@ class Tensor(Family):
         self.most_rows = min((bound for bound in bounds if bound), default=None)
         for port in signature.inputs:
             if len(port.varying) > 1:
-                raise ConfigError(f"input {port.name!r} varies along {len(port.varying)} axes; one is understood")
+                sizes = ", ".join("?" if size is None else str(size) for size in port.dims or ())
+                raise ConfigError(
+                    f"input {port.name!r} varies along {len(port.varying)} axes, and a row's numbers can tell one size "
+                    f"only; say those of this table: model.inputs: {{{port.name}: [{sizes}]}}"
+                )
+        largest = max((port.step for port in signature.inputs), default=1)
+        self.max_batch_size = max(1, min(self.max_batch_size, _NUMBERS_A_BATCH // largest))
 
     def check(self, schema: pa.Schema, columns: Columns) -> None:
         for port in self._ports:
@@ -155,6 +169,22 @@ class Tensor(Family):
         if port.dims is not None:
             return port.dims
         return () if is_number(table.column(port.name).type) else None
+
+
+def _fixed(signature: Signature, sizes: dict[str, tuple[int, ...]]) -> Signature:
+    """Give inputs the sizes that the job says; those that the file says have to be the same."""
+    known = {port.name: port for port in signature.inputs}
+    for name, given in sizes.items():
+        if name not in known:
+            raise ConfigError(f"model.inputs: the model has no input {name!r}" + suggest(name, known))
+        dims = known[name].dims
+        if dims is not None and (
+            len(dims) != len(given) or any(d not in (None, g) for d, g in zip(dims, given, strict=True))
+        ):
+            takes = ", ".join("any" if size is None else str(size) for size in dims)
+            raise ConfigError(f"model.inputs: {name} is {list(given)}, the model takes [{takes}] a row; correct it")
+        known[name] = replace(known[name], dims=given)
+    return replace(signature, inputs=tuple(known.values()))
 
 
 def _parameters(cls: Any) -> list[str]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from optinfer.errors import ConfigError
 from optinfer.families import Arrays, Columns, Family, FamilyKind, Features, Reference
 from optinfer.families._classes import OUTPUT, Classes
-from optinfer.families._job_settings import ClassSettings, TextSettings
+from optinfer.families._job_settings import LabelSettings, TextSettings
 from optinfer.families._limits import check_positions
 from optinfer.families._reference import against_pipeline, against_sentence_classifier
 from optinfer.families._sentence import Sentence, excludes_prompt, read_sentence, width_of
@@ -25,7 +25,7 @@ from optinfer.families._tokens import Reading, TextTokenizer
 from optinfer.models.artifact import Artifact
 
 
-class Settings(TextSettings, ClassSettings):
+class Settings(TextSettings, LabelSettings):
     """What a job may say of a classifier of texts."""
 
 
@@ -34,7 +34,7 @@ def make(model: Artifact, settings: Settings) -> Family:
 
 
 class TextClassification(Family):
-    """Columns gained: `label` and `score`; with `top_k`, `labels` and `scores`."""
+    """Columns gained: `label` and `score`; with `top_k` or `threshold`, `labels` and `scores`."""
 
     roles = ("text",)
     inputs = INPUTS
@@ -44,8 +44,8 @@ class TextClassification(Family):
     def __init__(self, folder: Path, key: str, settings: Settings) -> None:
         self._folder = folder
         self._sentence = read_sentence(folder) if (folder / "modules.json").is_file() else None
-        self._classes = Classes(folder, settings.top_k, must_name=self._sentence is not None)
-        self.metrics = self._classes.metrics
+        self._classes = Classes(folder, settings, must_name=self._sentence is not None)
+        self.metrics, self.advised = self._classes.metrics, self._classes.advised
         self.libraries = ("transformers",) if self._sentence is None else ("sentence-transformers",)
         _check_head(folder, self._sentence, len(self._classes.names))
         sentence = self._sentence or Sentence(layers=(), prompts={}, named=False)
@@ -64,8 +64,8 @@ class TextClassification(Family):
         self.schema = self._classes.schema
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(self._classes.names)
+    def classes(self) -> tuple[str, ...] | None:
+        return self._classes.single
 
     def check(self, schema: pa.Schema, columns: Columns) -> None:
         require_strings(schema, columns)
@@ -89,7 +89,9 @@ class TextClassification(Family):
     def reference(self, rows: pa.Table, finished: pa.Table) -> Reference:
         texts, limit = rows.column("text"), self._tokenize.other_limit
         if self._sentence is None:
-            return against_pipeline(self._folder, texts, finished, prompt=self._prompt, max_length=limit)
+            return against_pipeline(
+                self._folder, texts, finished, self._classes.threshold, prompt=self._prompt, max_length=limit
+            )
         return against_sentence_classifier(
             self._folder, texts, finished, self._classes, prompt=self._prompt, max_length=limit
         )

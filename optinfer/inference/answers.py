@@ -6,8 +6,8 @@ so it ends the variant (LoadError), never a row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ class Scored:
         outputs: of the model, for the rows in `kept` (ascending).
         added: the columns the family makes of them, one row for each kept row.
         rejected: row -> reason, for all others.
+        traits: (rows,) of all rows, what the family says is worth watching; `repeated`: equal to an earlier row. Of
+            those that nothing was made of: NaN.
     """
 
     outputs: Arrays
@@ -37,6 +39,7 @@ class Scored:
     kept: Rows
     rejected: dict[int, str]
     stats: Stats
+    traits: Mapping[str, Rows] = field(default_factory=dict)
 
 
 def joined(parts: list[tuple[Rows, Scored]]) -> Scored:
@@ -50,7 +53,17 @@ def joined(parts: list[tuple[Rows, Scored]]) -> Scored:
         outputs = {name: np.concatenate([scored.outputs[name] for _, scored in answered])[order] for name in first}
         added = pa.concat_tables([scored.added for _, scored in answered]).take(pa.array(order))
     rejected = {int(rows[row]): why for rows, scored in parts for row, why in scored.rejected.items()}
-    return Scored(outputs, added, kept[order], rejected, sum((scored.stats for _, scored in parts), Stats()))
+    stats = sum((scored.stats for _, scored in parts), Stats())
+    return Scored(outputs, added, kept[order], rejected, stats, _joined_traits(parts))
+
+
+def _joined_traits(parts: list[tuple[Rows, Scored]]) -> dict[str, Rows]:
+    total = sum(len(rows) for rows, _ in parts)
+    found: dict[str, Rows] = {}
+    for rows, scored in parts:
+        for name, values in scored.traits.items():
+            found.setdefault(name, np.full(total, np.nan))[rows] = values
+    return found
 
 
 def require_rows(outputs: Arrays, names: Sequence[str], rows: int) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from optinfer.errors import OptinferError
+
 Rows = np.ndarray[Any, Any]
 # A model takes no longer to load, with what is compiled for it.
 LOAD_SECONDS = 1800.0
@@ -38,6 +40,18 @@ class Step:
 
 # Surrounds a step: whoever waits, in this process or another, learns that it began and ended.
 Watch = Callable[[Step], AbstractContextManager[object]]
+
+
+class Unneeded(OptinferError):
+    """The rows at hand are answered elsewhere; for whoever asked for them, and no person reads it.
+
+    Attributes:
+        rows: of those that the model was given already.
+    """
+
+    def __init__(self, rows: int) -> None:
+        super().__init__("the node leaves, its fragments are given back")
+        self.rows = rows
 
 
 def unwatched(step: Step) -> AbstractContextManager[object]:
@@ -100,3 +114,30 @@ class Watchdog:
                 faulthandler.dump_traceback_later(left, exit=True, file=_STDERR)
             else:
                 faulthandler.cancel_dump_traceback_later()
+
+
+class UntilToldToLeave:
+    """Begins no micro-batch any more once somebody says so: what a model has is answered, and the rest is left.
+
+    Made by the thread that loads the replica, whose canaries are scored in any case.
+
+    Args:
+        watch: surrounds the steps that are made.
+        leaving: asked before each micro-batch.
+    """
+
+    def __init__(self, watch: Watch, leaving: Callable[[], bool]) -> None:
+        self._watch, self._leaving = watch, leaving
+        self._loader = threading.get_ident()
+        self._given: dict[int, int] = {}
+
+    def __call__(self, step: Step) -> AbstractContextManager[object]:
+        """Raise `Unneeded` instead of a micro-batch."""
+        me = threading.get_ident()
+        if not len(step.rows):
+            self._given[me] = 0  # a table begins, or ends
+        elif me != self._loader:
+            if self._leaving():
+                raise Unneeded(self._given.get(me, 0))
+            self._given[me] = self._given.get(me, 0) + step.count
+        return self._watch(step)

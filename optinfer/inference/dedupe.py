@@ -47,6 +47,11 @@ class Repeats:
     def rows_saved(self) -> int:
         return len(self.kind) - len(self.first)
 
+    @property
+    def repeated(self) -> np.ndarray[Any, Any]:
+        """Return (rows,) whether a row equals an earlier one."""
+        return self.first[self.kind] != np.arange(len(self.kind))
+
     def without(self, table: pa.Table) -> pa.Table:
         """Return the first row of each kind."""
         chosen = np.zeros(table.num_rows, dtype=bool)
@@ -70,7 +75,7 @@ class Repeats:
 
 def repeats(table: pa.Table) -> Repeats | None:
     """Find rows that are equal in every column; None where there are none, or where values cannot be compared."""
-    if table.num_rows < 2 or not all(_comparable(kind) for kind in table.schema.types):
+    if table.num_rows < 2 or not comparable(table):
         return None
     kind = np.zeros(table.num_rows, dtype=np.int64)
     for column in table.columns:
@@ -81,6 +86,11 @@ def repeats(table: pa.Table) -> Repeats | None:
         return None
     order = np.argsort(first)
     return Repeats(first[order], np.argsort(order)[kind])
+
+
+def comparable(table: pa.Table) -> bool:
+    """Tell whether rows of a table can be held against each other."""
+    return all(_comparable(kind) for kind in table.schema.types)
 
 
 def _comparable(kind: pa.DataType) -> bool:

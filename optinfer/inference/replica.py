@@ -29,12 +29,12 @@ from optinfer.backends import BACKENDS, Arrays, Backend, Executed, Execution, Se
 from optinfer.errors import ConfigError, LoadError, NoVariantError, OptinferError
 from optinfer.families import FAMILIES, Family, Features
 from optinfer.inference.answers import Piece, Scored, chosen, finished, finite, in_order, require_rows
-from optinfer.inference.at_work import Step, Watch, Watchdog, unwatched
-from optinfer.inference.dedupe import Repeats, repeats
+from optinfer.inference.at_work import Step, UntilToldToLeave, Watch, Watchdog, unwatched
+from optinfer.inference.dedupe import Repeats, comparable, repeats
 from optinfer.inference.feed import Feed, Limits, Rows
 from optinfer.inference.invariance import invariance
 from optinfer.inference.memory import ROW_TOO_LARGE, out_of_memory
-from optinfer.inference.preparing import culprits, described, prepare
+from optinfer.inference.preparing import Prepared, culprits, described, prepare
 from optinfer.inference.settings import ReplicaSettings as ReplicaSettings
 from optinfer.records.placement import on_one_core
 from optinfer.records.stats import Stats
@@ -117,6 +117,7 @@ class Replica:
         refused = rejected or (ready.refused if self._settings.canary is not None else {})
         if refused and not len(kept):
             self._doubt(next(iter(refused.values())), len(refused))
+        traits = self._traits(table, ready, repeated)
         kept, rejected = ready.rows[kept], ready.refused | {int(ready.rows[r]): why for r, why in rejected.items()}
         if repeated:
             stats.rows_deduplicated = repeated.rows_saved
@@ -124,7 +125,20 @@ class Replica:
             outputs, added = chosen(outputs, places), added.take(pa.array(places))
         stats.postprocess_seconds = self._clock() - started
         stats.rows_out, stats.rows_quarantined = len(kept), len(rejected)
-        return Scored(outputs, added, kept, rejected, stats)
+        return Scored(outputs, added, kept, rejected, stats, traits)
+
+    def _traits(self, table: pa.Table, ready: Prepared, repeated: Repeats | None) -> dict[str, Rows]:
+        """Return what is worth watching of all rows of the table: those that are equal share it."""
+        found: dict[str, Rows] = {}
+        for name, values in ready.features.traits().items():
+            whole = np.full(len(repeated.first) if repeated else table.num_rows, np.nan)
+            whole[ready.rows] = values
+            found[name] = whole[repeated.kind] if repeated else whole
+        if repeated:
+            found["repeated"] = repeated.repeated.astype(np.float64)
+        elif self._dedupe and comparable(table):
+            found["repeated"] = np.zeros(table.num_rows)
+        return found
 
     def answer(self, features: Features, rows: Rows, pad_to: int = 0) -> Arrays:
         """Return the model's outputs for some rows of `features` as one micro-batch, whatever the limits."""
@@ -280,9 +294,13 @@ class Replica:
         return invariance(self, sample, scored)
 
 
-def mortal(settings: ReplicaSettings) -> Replica:
-    """Return a replica that takes its process with it when a step of it never ends: for one that is replaced then."""
-    return Replica(settings, watch=Watchdog(settings.limits) if settings.limits else unwatched)
+def mortal(settings: ReplicaSettings, leaving: Callable[[], bool]) -> Replica:
+    """Return a replica for a process that is replaced: a step that never ends takes it, and `leaving` its rows.
+
+    See `UntilToldToLeave`.
+    """
+    watch = Watchdog(settings.limits) if settings.limits else unwatched
+    return Replica(settings, watch=UntilToldToLeave(watch, leaving))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from typing import Any
 from optinfer import plugins
 from optinfer.config import ModelConfig
 from optinfer.data.storage import absolute, file_system, is_local
-from optinfer.errors import ConfigError, redact, without_secrets
-from optinfer.models import tables
+from optinfer.errors import ConfigError, redact
+from optinfer.models import registered, tables
 from optinfer.models.artifact import Artifact
 from optinfer.models.safety import PICKLES, check_onnx, check_pt2, check_safetensors, refuse_pickle
 from optinfer.system import contents, home, yaml_file
@@ -212,41 +212,57 @@ def _remote(url: str) -> Path:
 
 
 def _from_mlflow(uri: str, tracking: str) -> Path:
-    from mlflow import MlflowClient, artifacts
+    from mlflow import artifacts
 
     # Opening a logged pickle is MLflow's default; nothing here does it, and nothing it calls may.
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    try:
-        registry = os.environ.get("MLFLOW_REGISTRY_URI") or tracking
-        exact, made, place = _mlflow_version(MlflowClient(tracking_uri=tracking, registry_uri=registry), uri)
-        return _fetched(
+    with registered.asking(uri, tracking):
+        exact, made, place, model_id = _mlflow_version(registered.client(tracking), uri)
+        folder = _fetched(
             f"{redact(tracking)} {exact} {made}",
             lambda out: artifacts.download_artifacts(artifact_uri=place, dst_path=str(out), tracking_uri=tracking),
         )
-    except Exception as error:
-        raise ConfigError(
-            f"model.path {uri} cannot be fetched from {redact(tracking)}: {without_secrets(tracking, str(error))}; "
-            "check the name, and tracking.uri or MLFLOW_TRACKING_URI"
-        ) from error
+        noted = {"version": exact, "tracking": redact(tracking), "model_id": model_id}
+        if home.read_json(_noted(folder), dict) != noted:
+            home.put(_noted(folder), json.dumps(noted).encode())
+        return folder
 
 
-def _mlflow_version(client: Any, uri: str) -> tuple[str, str, str]:
-    """Return the URI with the version that an alias or `latest` stands for now, when and from what it was made, where.
+def _mlflow_version(client: Any, uri: str) -> tuple[str, str, str, str]:
+    """Return the URI with the version that an alias or `latest` stands for now, when and from what it was made, where
+    it lies, and the id of the logged model that it is ("" where MLflow names none).
 
     To find a version's files MLflow's own download asks the default store of this process, whatever store it is given.
     """
     from mlflow.store.artifact.utils.models import get_model_name_and_version
 
     if not uri.startswith("models:/"):
-        return uri, "", uri
+        return uri, "", uri, ""
     name, *number = get_model_name_and_version(client, uri)
     if not number:  # models:/m-…, a logged model that nothing changes
-        return uri, "", client.get_logged_model(name).artifact_location
+        return uri, "", client.get_logged_model(name).artifact_location, name
     version, place = client.get_model_version(name, number[0]), client.get_model_version_download_uri(name, number[0])
+    logged = version.source.removeprefix("models:/") if version.source.startswith("models:/m-") else ""
     if place.startswith("models:/m-"):
         place = client.get_logged_model(place.removeprefix("models:/")).artifact_location
     # A model that was deleted and registered anew counts from 1 again.
-    return f"models:/{name}/{number[0]}", f"{version.source} {version.creation_timestamp}", place
+    return f"models:/{name}/{number[0]}", f"{version.source} {version.creation_timestamp}", place, logged
+
+
+def _noted(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.origin.json")
+
+
+def origin(model: Artifact) -> Mapping[str, str]:
+    """Return which `version` of a model that MLflow has was fetched, its `model_id` and whose `tracking` that is.
+
+    Empty for a model from elsewhere.
+    """
+    path = Path(model.path)
+    if not path.is_relative_to(home.models()):
+        return {}
+    folder = home.models() / path.relative_to(home.models()).parts[0]
+    return home.read_json(_noted(folder), dict) or {}
 
 
 def _flavor(folder: Path) -> Path:

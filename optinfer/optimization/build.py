@@ -89,6 +89,17 @@ def cached(variant: Variant, baseline: Artifact, calibration_digest: str) -> Art
     return _followed(variant, baseline, calibration_digest, lambda step, source, folder: _brought(folder))
 
 
+def by_key(key: str, model: Artifact) -> Artifact | None:
+    """Return the artifact of a key as it was built once, from the cache or our home's store; None where neither has it.
+
+    Args:
+        model: the user's, whose files it uses where its steps wrote none.
+    """
+    folder = home.artifacts() / key
+    found = _kept(folder) or _brought(folder)
+    return _located(found, model, folder) if found else None
+
+
 def _followed(
     variant: Variant,
     baseline: Artifact,

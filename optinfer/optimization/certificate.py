@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from optinfer.backends import BACKENDS, Executed
 from optinfer.errors import LoadError
-from optinfer.families import FAMILIES, Arrays
+from optinfer.families import FAMILIES, SAME_ANSWERS, Arrays
 from optinfer.inference.answers import Scored, joined
 from optinfer.inference.engine import Engine
 from optinfer.inference.invariance import scale
@@ -110,6 +110,8 @@ def _filled_in(
     ran = (settings.artifact.precision, *seen.executed["precisions"])
     within, worst = _tolerance(ran, baseline), max(seen.cases.values(), default=0.0)
     truth = None if exam.labels is None else Truth(exam.labels[baseline.kept], engine.family.answers)
+    if exam.metric == SAME_ANSWERS:
+        truth = Truth(engine.family.answers(baseline.outputs), engine.family.answers)
     outputs, answered = aligned(scored, baseline)
     used, total = gpu_memory_mb() if settings.device == "cuda" else (0.0, 0.0)
     return Certificate(

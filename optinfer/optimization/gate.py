@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from optinfer.config import GateConfig
 from optinfer.errors import ConfigError, GateError, suggest
-from optinfer.families import Arrays
+from optinfer.families import SAME_ANSWERS, Arrays, LabelSet, as_answers
 from optinfer.records.proof import Fidelity, GateResult
 
 ACCURACY = "accuracy"
@@ -136,7 +137,7 @@ BY_ROW: dict[str, Callable[[Arrays, Arrays], Array]] = {
     "top1_agreement": top1_agreement,
     "agreement": agreement,
 }
-UNLABELLED = (*BY_ROW, "r2")
+UNLABELLED = (*BY_ROW, "r2", SAME_ANSWERS)
 
 
 def metric_of(gate: GateConfig, family_metrics: Sequence[str]) -> str:
@@ -176,7 +177,7 @@ def measure(
     given = _answered(candidate, np.ones(rows, dtype=bool) if answered is None else answered)
     draws = np.random.default_rng(0).integers(rows, size=(_RESAMPLES, rows))
     worst = None
-    if metric in BY_ROW or metric == ACCURACY:
+    if metric in BY_ROW or metric in (ACCURACY, SAME_ANSWERS):
         ours, theirs = _by_row(metric, baseline, candidate, given, truth)
         value, base, worst = float(ours.mean()), float(theirs.mean()), float(ours.min())
         values, bases = ours[draws].mean(axis=1), theirs[draws].mean(axis=1)
@@ -239,6 +240,14 @@ def _correct(truth: Truth, outputs: Arrays, answered: Array) -> Array:
     return np.asarray(same_answers(truth.answers(outputs), truth.labels) & answered, dtype=np.float64)
 
 
+def truth_of(column: pa.ChunkedArray) -> Array:
+    """Return (rows,) what a label column says: texts as objects, numbers as they are, a list as a set of labels."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return as_answers(column.to_pylist())
+    return np.asarray(column.to_pandas() if pa.types.is_dictionary(column.type) else column.to_numpy())
+
+
 def same_answers(some: Array, others: Array) -> Array:
     """Return (rows,) whether two columns of answers or labels agree; texts and numbers compare as texts."""
     if some.dtype == object or others.dtype == object:
@@ -273,7 +282,15 @@ def against_labels(metric: str, candidate: Array, baseline: Array, labels: Array
 
     Args:
         candidate, baseline, labels: (rows,) each.
+
+    Raises:
+        ConfigError: it is no scorer, or a row's answer is a set of labels.
     """
+    if any(isinstance(value, LabelSet) for value in labels[:1]):
+        raise ConfigError(
+            f"gate.metric: {metric} takes one label a row, here are lists; use {ACCURACY}: the share of rows with "
+            "all of the labels and no other"
+        )
     scorer, ours, theirs = _scorer(metric), _given(candidate), _given(baseline)
     return lambda rows: (float(scorer(ours, rows, labels[rows])), float(scorer(theirs, rows, labels[rows])))
 

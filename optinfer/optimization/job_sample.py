@@ -14,6 +14,7 @@ from optinfer.data.sources import SOURCES, Reader
 from optinfer.errors import ConfigError
 from optinfer.families import Features, as_roles
 from optinfer.inference.preparing import prepare
+from optinfer.optimization.gate import truth_of
 from optinfer.optimization.probing import probe_rows
 from optinfer.optimization.subject import Subject
 from optinfer.records.tuning import Lengths
@@ -93,9 +94,8 @@ class JobSample:
 
     @property
     def labels(self) -> np.ndarray[Any, Any] | None:
-        """The true answers of the gate's rows: texts as objects, numbers as they are; None without a label."""
+        """The true answers of the gate's rows (`truth_of`); None without a label."""
         label = self._subject.config.gate.label
         if not label:
             return None
-        column = self.gate.column(label)
-        return np.asarray(column.to_pandas() if pa.types.is_dictionary(column.type) else column.to_numpy())
+        return truth_of(self.gate.column(label))

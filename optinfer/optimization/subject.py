@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from optinfer.config import JobConfig
 from optinfer.families import FAMILIES, Family
+from optinfer.inference.settings import ReplicaSettings, TimeLimits
 from optinfer.models.artifact import Artifact
 from optinfer.optimization.gate import metric_of
-from optinfer.optimization.variants import Catalog
+from optinfer.optimization.variants import Catalog, Variant
+from optinfer.records.model_version import ModelVersion
+from optinfer.records.tuning import Tuned
+
+# Raised when the same files of a model give other answers than before.
+_ANSWERS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +31,7 @@ class Subject:
         model: on this machine.
         family: made for this model; `family_settings` are the job's.
         catalog: variants that the job may use, by name.
+        version: of its model in a registry; None where it is in none.
     """
 
     config: JobConfig
@@ -31,6 +40,7 @@ class Subject:
     family: Family
     family_settings: Mapping[str, object]
     catalog: Catalog
+    version: ModelVersion | None = None
 
     @property
     def metric(self) -> str:
@@ -40,6 +50,33 @@ class Subject:
             ConfigError: the job names one that the family has not.
         """
         return metric_of(self.config.gate, self.family.metrics)
+
+    @property
+    def keyed(self) -> Artifact:
+        """The model under the key that artifacts are built from: what the family makes of the files is part of it."""
+        settings = json.dumps([_ANSWERS, self.config.model.family, self.family_settings], sort_keys=True)
+        return replace(self.model, key=hashlib.sha256(f"{self.model.key} {settings}".encode()).hexdigest()[:16])
+
+    def replica(
+        self, variant: Variant, artifact: Artifact, threads: int = 1, tuned: Tuned | None = None
+    ) -> ReplicaSettings:
+        """Describe a replica of a variant; `tuned` sets what the job leaves to optinfer."""
+        batching = self.config.batching
+        tokens, size = (tuned.max_batch_tokens, tuned.max_batch_size) if tuned else (0, 0)
+        return ReplicaSettings(
+            family=self.config.model.family,
+            family_settings=self.family_settings,
+            model=self.keyed,
+            backend=variant.backend,
+            artifact=artifact,
+            variant=variant.name,
+            device=variant.device,
+            threads=threads,
+            max_batch_tokens=tokens if batching.max_batch_tokens == "auto" else batching.max_batch_tokens,
+            max_batch_size=size if batching.max_batch_size == "auto" else batching.max_batch_size,
+            dedupe=bool(batching.dedupe),
+            limits=None if batching.timeout == "auto" else TimeLimits(micro_batch=batching.timeout),
+        )
 
     def for_job(self, config: JobConfig) -> Subject:
         """Return it for a job that differs only in which variants it allows."""

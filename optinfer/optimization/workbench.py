@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from optinfer.config import JobConfig
 from optinfer.families import Family
-from optinfer.inference.settings import ReplicaSettings, TimeLimits
+from optinfer.inference.settings import ReplicaSettings
 from optinfer.models.artifact import Artifact
 from optinfer.optimization import baseline as baselines
 from optinfer.optimization import kept
@@ -34,8 +34,6 @@ LookUp = Callable[[str, JobConfig, str, Lengths, int], Tuned | None]
 
 # Raised when certificates hold other facts: older ones are then measured anew.
 _LAYOUT = 5
-# Raised when the same files of a model give other answers than before.
-_ANSWERS = 3
 _SHORTEST_TRIAL = 600.0
 
 
@@ -64,10 +62,7 @@ class Workbench:
             again: what others than this bench measured counts for nothing.
             cpus: those that replicas share on this node; None takes all.
         """
-        self.subject, config, model = subject, subject.config, subject.model
-        # What the family makes of the files is part of what every artifact is built from.
-        settings = json.dumps([_ANSWERS, config.model.family, subject.family_settings], sort_keys=True)
-        self.model = replace(model, key=hashlib.sha256(f"{model.key} {settings}".encode()).hexdigest()[:16])
+        self.subject, self.model = subject, subject.keyed
         self.sample = sample
         self.cpus = os.cpu_count() or 1 if cpus is None else cpus
         self.say, self._look_up, self._trials = say, look_up, trials
@@ -105,22 +100,7 @@ class Workbench:
         self, variant: Variant, artifact: Artifact, threads: int = 1, tuned: Tuned | None = None
     ) -> ReplicaSettings:
         """Describe a replica; `tuned` sets what the job leaves to optinfer."""
-        batching = self.config.batching
-        tokens, size = (tuned.max_batch_tokens, tuned.max_batch_size) if tuned else (0, 0)
-        return ReplicaSettings(
-            family=self.config.model.family,
-            family_settings=self.subject.family_settings,
-            model=self.model,
-            backend=variant.backend,
-            artifact=artifact,
-            variant=variant.name,
-            device=variant.device,
-            threads=threads,
-            max_batch_tokens=tokens if batching.max_batch_tokens == "auto" else batching.max_batch_tokens,
-            max_batch_size=size if batching.max_batch_size == "auto" else batching.max_batch_size,
-            dedupe=bool(batching.dedupe),
-            limits=None if batching.timeout == "auto" else TimeLimits(micro_batch=batching.timeout),
-        )
+        return self.subject.replica(variant, artifact, threads, tuned)
 
     def certificate(self, settings: ReplicaSettings) -> Certificate | None:
         """Return what was measured of these settings before, on the same sample."""

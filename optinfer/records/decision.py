@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from optinfer.records.model_version import ModelVersion
 from optinfer.records.record import Record
 from optinfer.records.run import MlflowRun
 
@@ -15,6 +16,7 @@ class Side(Record):
 
     Attributes:
         name: what tells it from the other: a variant, or a model.
+        version: of a registered model; None where it is none.
         value: the metric on these rows; None without labels.
         unanswered: rows that it has no answer for; they count as wrong.
         rows_per_second: of one replica on one thread, both scoring these rows in turns.
@@ -34,6 +36,7 @@ class Side(Record):
     peak_rss_mb: float
     artifact_mb: float
     cost_per_million_rows: float | None
+    version: ModelVersion | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

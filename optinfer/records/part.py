@@ -14,6 +14,7 @@ class Part:
     Attributes:
         artifact, variant: what scored them; None in parts of before this was recorded.
         rows_in_place: those of `rows_quarantined` that are in the part all the same, without an answer.
+        sketch: what is watched of its rows (monitoring/sketch.py); None where nothing is.
         quarantine_file: name of the file with the rows that could not be scored, and its bytes; None without one.
         bytes, sha256: of the part as it was put; None where nobody read all of it.
         stamp: changes when the part is written again; 0 or None where it is not known.
@@ -27,6 +28,7 @@ class Part:
     rows_out: int = 0
     rows_quarantined: int = 0
     rows_in_place: int = 0
+    sketch: str | None = None
     quarantine_file: str | None = None
     quarantine_bytes: int | None = None
     bytes: int | None = None
@@ -41,7 +43,8 @@ class Part:
     @property
     def footer(self) -> dict[str, Any]:
         """What its file says of itself: all but what is known only when the file is there."""
-        return {name: getattr(self, name) for name in _IN_FOOTERS}
+        said = {name: getattr(self, name) for name in _IN_FOOTERS}
+        return {name: value for name, value in said.items() if name != "sketch" or value is not None}
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> Part:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from optinfer.records.drift import Drift
 from optinfer.records.forecast import Compared
 from optinfer.records.placement import Placement, placements, told
 from optinfer.records.proof import Certificate, GateResult
@@ -53,6 +54,9 @@ class Proof(Record):
     variants_not_chosen: Mapping[str, str]
 
 
+_EMPTY = ("time", "gate", "certificate", "beside", "mlflow")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunRecord(Record):
     """One attempt of a job, as docs/jobs.md explains it key by key.
@@ -61,6 +65,7 @@ class RunRecord(Record):
         time, gate, certificate, beside: None, and empty in JSON, where nothing was scored, or by one pool alone.
         arms: of an experiment, beside the control, which is `variant`.
         forecast: None where there was nothing to do.
+        drift: None, and not in JSON, where the job is not watched, and in outputs of before.
     """
 
     status: str = "done"
@@ -86,17 +91,20 @@ class RunRecord(Record):
     rows_by_node: Mapping[str, int] = field(default_factory=dict)
     rows_by_variant: Mapping[str, int] = field(default_factory=dict)
     out_of_memory: int = 0
+    taken_over: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     placement: tuple[Placement, ...] = ()
     gate: GateResult | None = None
     certificate: Certificate | None = None
     beside: Proof | None = None
     arms: Mapping[str, Proof] = field(default_factory=dict)
     forecast: Compared | None = None
+    drift: Drift | None = None
     mlflow: MlflowRun | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        empty = {name: plain(getattr(self, name)) or {} for name in ("time", "gate", "certificate", "beside", "mlflow")}
-        return {**super().as_dict(), **empty, "placement": told(self.placement)}
+        empty = {name: plain(getattr(self, name)) or {} for name in _EMPTY}
+        found = {**super().as_dict(), **empty, "placement": told(self.placement)}
+        return {name: value for name, value in found.items() if name != "drift" or value is not None}
 
     @classmethod
     def of(cls, raw: Mapping[str, object]) -> RunRecord:

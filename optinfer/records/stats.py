@@ -49,6 +49,7 @@ class Stats:
     Attributes:
         rows_deduplicated: rows that took an identical row's answer, or its reason; tokens are those the model saw.
         out_of_memory: how often memory did not suffice for a micro-batch, or for a row alone.
+        watch_seconds: of measuring what is kept of rows and answers.
         preprocess_seconds: rows to inputs; on a device, of collating only what the model had to wait for.
     """
 
@@ -67,6 +68,7 @@ class Stats:
     infer_seconds: float = 0.0
     postprocess_seconds: float = 0.0
     commit_seconds: float = 0.0
+    watch_seconds: float = 0.0
     latencies: Latencies = field(default_factory=Latencies)
 
     def __add__(self, other: Stats) -> Stats:

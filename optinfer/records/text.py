@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import localtime, strftime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # a command prints one of them, and starts without the others
     from optinfer.records.comparison import Candidate, OptimizeRecord
     from optinfer.records.draft import Draft
+    from optinfer.records.drift import Drift
     from optinfer.records.forecast import Compared, Forecast
     from optinfer.records.history import History, PastRun
     from optinfer.records.machine import Check, Offer
@@ -18,6 +19,13 @@ if TYPE_CHECKING:  # a command prints one of them, and starts without the others
     from optinfer.records.sync import SyncRecord
     from optinfer.records.table import TableRecord
     from optinfer.records.tuning import TuneRecord, TuningSample
+
+# By whom fragments were begun that others took over.
+_BEGUN = {
+    "left": "on nodes that were told to leave",
+    "lost": "on nodes that were lost",
+    "died": "by replicas that died",
+}
 
 
 def run_text(run: RunRecord) -> str:
@@ -32,11 +40,23 @@ def run_text(run: RunRecord) -> str:
         f"  speed       {_speed(run)}",
         *_time(run.time),
         *[f"  forecast    {line}" for line in _forecast_error(run.forecast, run.seconds)],
+        *_drift(run.drift),
         f"  fragments   {run.fragments}, of which {run.fragments_resumed} were committed earlier",
+        *_taken_over(run.taken_over),
         f"  output      {run.output}  (read *.parquet; _manifest.json has the whole account)",
         f"  mlflow      {mlflow_text(run.mlflow)}",
     ]
     return "\n".join(lines)
+
+
+def _taken_over(run: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Say which fragments had been begun before, and what that cost."""
+    lines = []
+    for why, found in run.items():
+        cost = f": {found['rows_scored_twice']:,.0f} rows scored twice" if "rows_scored_twice" in found else ""
+        waited = f", taken up within {found['seconds']:.1f} s" if "seconds" in found else ""
+        lines.append(f"              {found['fragments']:,.0f} had been begun {_BEGUN.get(why, why)}{cost}{waited}")
+    return lines
 
 
 def _beside(run: RunRecord) -> list[str]:
@@ -86,6 +106,15 @@ def _time(time: Breakdown | None) -> list[str]:
     ]
 
 
+def _drift(drift: Drift | None) -> list[str]:
+    """Say what moved since the reference."""
+    if drift is None:
+        return []
+    from optinfer.records.drift import drift_lines
+
+    return [f"{'  watch' if at == 0 else '':<14}{line}" for at, line in enumerate(drift_lines(drift))]
+
+
 def _forecast_error(told: Compared | None, run_seconds: float) -> list[str]:
     """Say how far off the forecast was, where there was one."""
     if told is None or told.seconds is None or told.error_percent is None:
@@ -93,7 +122,7 @@ def _forecast_error(told: Compared | None, run_seconds: float) -> list[str]:
     seconds, cost = told.actual.seconds, told.actual.cost
     since = " after the proof" if seconds < run_seconds - 1 else ""
     paid = "" if cost is None else f"; it cost {cost:.4g}"
-    return [f"{expected(told)}{since}, it took {_duration(seconds)} ({told.error_percent:+.0f}%){paid}"]
+    return [f"{expected(told)}{since}, it took {duration(seconds)} ({told.error_percent:+.0f}%){paid}"]
 
 
 def mlflow_text(mlflow: MlflowRun | None) -> str:
@@ -125,10 +154,10 @@ def _forecast(told: Forecast) -> list[str]:
 
 def expected(told: Forecast) -> str:
     """Say between what a run's time is expected to be; one number where an earlier version gave one, or both agree."""
-    likely = _duration(told.seconds or 0.0)
+    likely = duration(told.seconds or 0.0)
     if told.low_seconds is None or told.high_seconds is None:
         return likely
-    low, high = _duration(told.low_seconds), _duration(told.high_seconds)
+    low, high = duration(told.low_seconds), duration(told.high_seconds)
     if low == high:
         return likely
     (number, *unit), (_, *other) = low.split(), high.split()
@@ -144,7 +173,7 @@ def _costs(told: Forecast) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -295,8 +324,8 @@ def _past_run(run: PastRun) -> tuple[str, ...]:
         run.variant,
         f"{run.rows:,}",
         f"{run.rows_per_second:,.1f}",
-        _duration(run.seconds),
-        "" if foretold is None else _duration(foretold) + ("" if error is None else f" ({error:+.0f}%)"),
+        duration(run.seconds),
+        "" if foretold is None else duration(foretold) + ("" if error is None else f" ({error:+.0f}%)"),
         f"{run.quarantined:,}",
         "" if run.cost is None else f"{run.cost:.4g}",
         run.run_id,
@@ -320,7 +349,7 @@ def table_text(record: TableRecord) -> str:
     lines = [
         f"{record.rows:,} rows of {record.files:,} files ({record.kind}) in {record.table}",
         f"  columns     {columns}",
-        f"  size        {record.bytes / 1e6:,.1f} MB, {record.row_groups:,} row groups, in {_duration(record.seconds)}",
+        f"  size        {record.bytes / 1e6:,.1f} MB, {record.row_groups:,} row groups, in {duration(record.seconds)}",
     ]
     most = sorted(record.labels.items(), key=lambda item: (-item[1], item[0]))
     more = f", and {len(most) - 8:,} more" if len(most) > 8 else ""

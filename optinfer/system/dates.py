@@ -16,15 +16,18 @@ _BRACES = re.compile(r"\{\s*([A-Za-z_]\w*)\s*(?:[:!.][^{}]*)?\}")
 _WORD = re.compile(r"\{(date|previous)\}")
 
 
-def filled(path: str, night: date) -> str:
+def filled(path: str, night: date, left: tuple[str, ...] = ()) -> str:
     """Return a path with its dates.
 
+    Args:
+        left: other words, braces included, that are left for somebody else to put in.
+
     Raises:
-        ValueError: a word in braces is none of the two, or has more than its name there.
+        ValueError: a word in braces is none of these, or has more than its name there.
     """
     for found in _BRACES.finditer(path):
-        if not _WORD.fullmatch(found[0]):
-            raise ValueError(f"{found[0]} in a path is unknown{suggest(found[0], ('{date}', '{previous}'))}")
+        if not _WORD.fullmatch(found[0]) and found[0] not in left:
+            raise ValueError(f"{found[0]} in a path is unknown{suggest(found[0], ('{date}', '{previous}', *left))}")
     known = {"date": night, "previous": night - timedelta(days=1)}
     return _WORD.sub(lambda found: known[found[1]].isoformat(), path)
 

@@ -34,6 +34,8 @@ def hush() -> None:
     # What these log as an error, traceback and all, they raise, too, and then a person reads it in one line.
     for name in ("mlflow.store.db.utils", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # In a notebook, of bars that nobody draws there.
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 _lock = threading.Lock()

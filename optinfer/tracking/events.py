@@ -23,21 +23,37 @@ class Event(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset(Record):
-    """A table that a run read or wrote; `context` is `input` or `output`."""
+    """A table that a run read or wrote; `context` is `input` or `output`.
+
+    Attributes:
+        rows: of the table; None where nobody counted, and in journals of before.
+        columns: name -> type, as Arrow writes it.
+    """
 
     name: str
     digest: str
     source: str
     context: str
+    rows: int | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Started(Event):
+    """A run began.
+
+    Attributes:
+        note: its description until it ends, in Markdown.
+        model_id: MLflow's id of the logged model that it scores with, where the tracker's store has it.
+    """
+
     kind: ClassVar[str] = "start"
     run_name: str
     params: Params
     tags: Mapping[str, str]
     inputs: tuple[Dataset, ...] = ()
+    note: str = ""
+    model_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +92,14 @@ class Selected(Event):
     chosen: str
     others: Mapping[str, str]
     why: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resumed(Event):
+    """An output held rows already, which earlier attempts committed."""
+
+    kind: ClassVar[str] = "resumed"
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -118,11 +142,16 @@ class MetAgain(Tried):
 
 @dataclass(frozen=True, kw_only=True)
 class Below(Event):
-    """One of those that a run compares, as a run of its own below it; names are unique in a run."""
+    """One of those that a run compares, as a run of its own below it; names are unique in a run.
+
+    Attributes:
+        note: its description, in Markdown.
+    """
 
     kind: ClassVar[str] = "child"
     name: str
     params: Params
+    note: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)
 
@@ -156,7 +185,11 @@ class NotDelivered(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Finished(Event):
-    """A run ended; `status` is `done`, `failed` or `interrupted`. `artifacts` are files by name."""
+    """A run ended; `status` is `done`, `failed` or `interrupted`. `artifacts` are files by name.
+
+    Attributes:
+        note: its description, in Markdown.
+    """
 
     kind: ClassVar[str] = "finish"
     status: str = "done"
@@ -164,10 +197,13 @@ class Finished(Event):
     outputs: tuple[Dataset, ...] = ()
     artifacts: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 # Those that MLflow is fed from, and that are read back; receipts are more than can be decoded one by one.
-_READ_BACK: tuple[type[Event], ...] = (Started, Tracked, ParamsKnown, Selected, Below, Attached, Finished)
+_READ_BACK: tuple[type[Event], ...] = (
+    Started, Tracked, ParamsKnown, Selected, Resumed, Below, Attached, Finished
+)  # fmt: skip
 
 
 def read_back(raw: Mapping[str, Any]) -> Event | None:

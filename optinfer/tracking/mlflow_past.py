@@ -9,6 +9,7 @@ from optinfer.config import TrackingConfig
 from optinfer.errors import redact, without_secrets
 from optinfer.records.history import MLFLOW, PastRun
 from optinfer.system import home
+from optinfer.tracking import metrics as names
 from optinfer.tracking.mlflow_store import RUN_ID, bound, database
 from optinfer.tracking.past import Asked
 
@@ -53,23 +54,22 @@ def _found(uri: str, experiment: str, asked: Asked, last: int) -> list[Any]:
 def _run(found: Any, alive: Callable[[float], bool]) -> PastRun:
     info, metrics, tags = found.info, found.data.metrics, found.data.tags
     started = info.start_time / 1000
-    seconds = metrics.get("seconds") or ((info.end_time or info.start_time) / 1000 - started)
-    speed = metrics.get("rows_per_second", 0.0)
-    resumed = bool(metrics.get("fragments_resumed", 1))
-    seen = metrics.get("progress/rows", 0.0)
-    rows = metrics["rows_in"] if not resumed else speed * seconds or seen
+    seconds = names.SECONDS.read(metrics) or ((info.end_time or info.start_time) / 1000 - started)
+    speed = names.SPEED.read(metrics) or 0.0
+    counted = names.ROWS.read(metrics) if names.RESUMED.read(metrics) == 0 else None
+    rows = counted if counted is not None else speed * seconds or names.PROGRESS_ROWS.read(metrics) or 0.0
     return PastRun(
         run_id=tags.get(RUN_ID, info.run_id),
         started=started,
         status=_STATUS.get(info.status) or ("running" if alive(started) else "cut off"),
         variant=found.data.params.get("variant", ""),
         rows=round(rows),
-        quarantined=int(metrics.get("rows_quarantined", 0)),
+        quarantined=int(names.QUARANTINED.read(metrics) or 0),
         seconds=round(seconds, 3),
         rows_per_second=speed or (round(rows / seconds, 2) if seconds > 0 else 0.0),
-        forecast_seconds=metrics.get("forecast.seconds"),
-        forecast_error_percent=metrics.get("forecast.error_percent"),
-        cost=metrics.get("forecast.cost"),
+        forecast_seconds=names.FORECAST_SECONDS.read(metrics),
+        forecast_error_percent=names.FORECAST_ERROR.read(metrics),
+        cost=names.FORECAST_COST.read(metrics),
         error=tags.get("optinfer.error", "").partition("\n")[0],
         known_from=MLFLOW,
     )

@@ -10,49 +10,29 @@ import base64
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from optinfer.tracking import metrics, origin
 from optinfer.tracking.events import Attached, Below, Dataset, Event, Finished, Params, ParamsKnown, Selected, Started
-from optinfer.tracking.mlflow_store import RUN_ID, Store
+from optinfer.tracking.mlflow_dataset import as_input
+from optinfer.tracking.mlflow_store import RUN_ID, Store, is_unknown
+from optinfer.tracking.points import Point
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 # The time of the last event that a run has; set when it has all before it, too.
 RECORDED = "optinfer.recorded_until"
-_PARENT = "mlflow.parentRunId"
+# MLflow's own tags: above a run, its description, its name, and the tables that its page shows.
+_PARENT, _NOTE, _NAME, _TABLES = (
+    "mlflow.parentRunId", "mlflow.note.content", "mlflow.runName", "mlflow.loggedArtifacts"
+)  # fmt: skip
+# Why variants were not chosen, as `mlflow.load_table` reads it.
+NOT_CHOSEN = "not_chosen.json"
 _STATUS = {"done": "FINISHED", "interrupted": "KILLED"}
-# A point costs some 5 ms of the driver, which shares the machine with replicas.
-_POINT_EVERY_SECONDS = 5.0
 # MLflow's own limit for one batch of parameters, and of tags.
 _A_CALL = 100
-
-
-@dataclass(frozen=True)
-class Point:
-    """Rows, and rows per second since the point before, some seconds into a run."""
-
-    seconds: int
-    rows: int
-    rows_per_second: float | None
-
-
-class Points:
-    """Makes points of receipts, at most one every few seconds: of the same receipts always the same.
-
-    Args:
-        started: when the run began; all times are in seconds since the epoch.
-    """
-
-    def __init__(self, started: float) -> None:
-        self._started, self._rows = started, 0
-        self._last: tuple[float, int] | None = None
-
-    def add(self, now: float, rows: int) -> Point | None:
-        self._rows += rows
-        if self._last and now - self._last[0] < _POINT_EVERY_SECONDS:
-            return None
-        rate = (self._rows - self._last[1]) / (now - self._last[0]) if self._last else None
-        self._last = (now, self._rows)
-        return Point(int(now - self._started), self._rows, rate)
 
 
 class FedRun:
@@ -66,7 +46,8 @@ class FedRun:
     def __init__(self, store: Store, run_id: str | None = None, again: bool = False) -> None:
         self._store, self._again = store, again
         self.run_id = run_id
-        self._our_id = ""
+        self._begun = Started(run_name="", params={}, tags={})
+        self._selected: Selected | None = None
 
     def feed(self, time: float, event: Event | Point) -> None:
         """Bring an event of that time to MLflow; all of it is there when this returns."""
@@ -77,7 +58,7 @@ class FedRun:
         elif isinstance(event, ParamsKnown):
             self._params(event.params)
         elif isinstance(event, Selected):
-            self._tags({f"optinfer.not_chosen.{name}": reason for name, reason in event.others.items()})
+            self._selected = event  # its table is a file, and no file is sent before the run's end is known
         elif isinstance(event, Below):
             self._child(time, event)
         elif isinstance(event, Attached):
@@ -85,12 +66,18 @@ class FedRun:
         elif isinstance(event, Finished):
             self._finish(time, event)
 
+    @property
+    def _our_id(self) -> str:
+        return self._begun.tags.get(RUN_ID, "")
+
     def _start(self, time: float, event: Started) -> None:
-        self._our_id = event.tags.get(RUN_ID, "")
+        self._begun = event
         if self.run_id is None:
-            self.run_id = self._found() or self._made(time, event)
+            self.run_id = self._found() or self._made(time)
         self._params(event.params)
         self._datasets(event.inputs)
+        if event.model_id:
+            self._model(event.model_id)
 
     def _found(self) -> str | None:
         """Return the run that an earlier attempt made, though nobody heard of it: MLflow may answer too late."""
@@ -98,9 +85,10 @@ class FedRun:
         found = self._store.run_of(self._our_id) if again and self._our_id else None
         return str(found.info.run_id) if found else None
 
-    def _made(self, time: float, event: Started) -> str:
-        store, start = self._store, int(time * 1000)
-        made = store.ask(store.client.create_run, store.experiment_id, start, dict(event.tags), event.run_name)
+    def _made(self, time: float) -> str:
+        store, begun = self._store, self._begun
+        tags = {**begun.tags, **({_NOTE: begun.note} if begun.note else {})}
+        made = store.ask(store.client.create_run, store.experiment_id, int(time * 1000), tags, begun.run_name)
         one = store.run_of(self._our_id) if self._our_id else None
         return str((one or made).info.run_id)
 
@@ -127,31 +115,34 @@ class FedRun:
         self._store.ask(self._store.client.log_batch, self.run_id, **entries)
 
     def _datasets(self, datasets: Sequence[Dataset]) -> None:
-        from mlflow.entities import Dataset as MlflowDataset
-        from mlflow.entities import DatasetInput, InputTag
+        if datasets:
+            self._store.ask(self._store.client.log_inputs, self.run_id, [as_input(one) for one in datasets])
 
-        if not datasets:
-            return
-        given = [
-            DatasetInput(
-                MlflowDataset(name=d.name, digest=d.digest[:36], source_type="parquet", source=d.source),
-                [InputTag("mlflow.data.context", d.context)],
-            )
-            for d in datasets
-        ]
-        self._store.ask(self._store.client.log_inputs, self.run_id, given)
+    def _model(self, model_id: str) -> None:
+        """Link the model that MLflow logged; one that is gone, or a server from before there were such, links none."""
+        from mlflow.entities import LoggedModelInput
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._store.ask(self._store.client.log_inputs, self.run_id, None, [LoggedModelInput(model_id)])
+        except MlflowException as error:
+            if not is_unknown(error):
+                raise
 
     def _progress(self, time: float, point: Point) -> None:
-        values = {"progress/rows": float(point.rows)}
-        if point.rows_per_second is not None:
-            values["progress/rows_per_second"] = point.rows_per_second
-        self._metrics(values, time, point.seconds)
+        values: metrics.Measured = {
+            metrics.PROGRESS_PERCENT: point.percent,
+            metrics.PROGRESS_ROWS: point.rows,
+            metrics.PROGRESS_SPEED: point.rows_per_second,
+        }
+        self._metrics(metrics.named(values), time, point.seconds)
 
     def _child(self, time: float, event: Below) -> None:
         below = FedRun(self._store, again=True)
-        tags = {_PARENT: str(self.run_id), RUN_ID: f"{self._our_id}/{event.name}"}
-        below.feed(time, Started(run_name=event.name, params=event.params, tags=tags))
-        below.feed(time, Finished(metrics=event.metrics, artifacts=event.artifacts))
+        tags = {**origin.of(self._begun.tags), _PARENT: str(self.run_id), RUN_ID: f"{self._our_id}/{event.name}"}
+        name = run_name(self._begun.params, event.name)
+        below.feed(time, Started(run_name=name, params=event.params, tags=tags, note=event.note))
+        below.feed(time, Finished(metrics=event.metrics, artifacts=event.artifacts, note=event.note))
 
     def _files(self, files: Mapping[str, bytes]) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -162,12 +153,44 @@ class FedRun:
     def _finish(self, time: float, event: Finished) -> None:
         """End the run: what is most missed where MLflow goes away now, first."""
         self._metrics(event.metrics, time)
-        self._tags(event.tags)
+        self._tags({**event.tags, **self._said(event)})
         status = _STATUS.get(event.status, "FAILED")
         self._store.ask(self._store.client.set_terminated, self.run_id, status, end_time=int(time * 1000))
         self._datasets(event.outputs)
-        self._files({name: text.encode() for name, text in event.artifacts.items()})
+        artifacts = {name: text.encode() for name, text in event.artifacts.items()}
+        if self._selected and self._selected.others:
+            self._files({**artifacts, NOT_CHOSEN: _table(self._selected)})
+            self._tags({_TABLES: json.dumps([{"path": NOT_CHOSEN, "type": "table"}])})
+        else:
+            self._files(artifacts)
         self._tags({RECORDED: repr(time)})
+
+    def _said(self, event: Finished) -> dict[str, str]:
+        """Return description and name as they are at the end; what somebody wrote meanwhile stays."""
+        error = event.tags.get("optinfer.error", "")
+        note = event.note or (f"**{event.status}**: {error}" if error else "")
+        name = run_name(self._begun.params, self._selected.chosen) if self._selected else ""
+        if note == self._begun.note and name in ("", self._begun.run_name):
+            return {}
+        run: Run = self._store.ask(self._store.client.get_run, self.run_id)
+        said = {}
+        if note and run.data.tags.get(_NOTE, "") in ("", self._begun.note):
+            said[_NOTE] = note
+        if name and run.info.run_name == self._begun.run_name:
+            said[_NAME] = name
+        return said
+
+
+def run_name(params: Params, what: str) -> str:
+    """Return the name of a run of a job, by its parameters: of a variant, or of a command."""
+    job = params.get("job")
+    return f"{job} · {what}" if job else what
+
+
+def _table(selected: Selected) -> bytes:
+    """Return why the others were not chosen, as MLflow keeps tables."""
+    rows = [[name, selected.why.get(name, ""), reason] for name, reason in selected.others.items()]
+    return json.dumps({"columns": ["variant", "why", "reason"], "data": rows}).encode()
 
 
 def _text(value: object) -> str:

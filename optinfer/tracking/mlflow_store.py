@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# MLflow's own tag, which no constant of it names: as what its pages show an experiment. This one is "Model training".
+EXPERIMENT_KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
+
 # The tag with our own id of a run.
 RUN_ID = "optinfer.run_id"
 _SQLITE = "sqlite:///"
@@ -94,6 +97,7 @@ class Store:
         self.ask = silence.ask
         if file := database(uri):
             self.ask(_require_usable, file)
+        hush()
         from mlflow import MlflowClient
 
         hush()  # after the import, which sets up MLflow's loggers anew
@@ -149,6 +153,12 @@ def is_refusal(error: BaseException) -> bool:
     return status is not None and status() == 400
 
 
+def is_unknown(error: BaseException) -> bool:
+    """Tell whether MLflow refused because it knows no such thing, or no such question."""
+    status: Callable[[], int] | None = getattr(error, "get_http_status_code", None)
+    return status is not None and status() in (400, 404)
+
+
 def reason(uri: str, error: BaseException) -> str:
     """Say in a line why MLflow did not take something: what lies at the bottom, as MLflow quotes whole requests."""
     while not is_refusal(error) and (below := error.__cause__ or error.__context__):
@@ -175,14 +185,18 @@ def open_experiment(uri: str, name: str) -> str:
 
 
 def _experiment_id(client: MlflowClient, name: str) -> str:
-    """Return the id; artifacts of a local SQLite store stay beside it, not in the working directory."""
+    """Return the id; artifacts of a local SQLite store stay beside it, not in the working directory.
+
+    One that is there already stays as whoever made it wants it shown.
+    """
     from mlflow.exceptions import MlflowException
 
     if found := client.get_experiment_by_name(name):
         return str(found.experiment_id)
     file = database(client.tracking_uri)
     try:
-        return str(client.create_experiment(name, artifact_location=f"{file}-artifacts" if file else None))
+        place, kind = f"{file}-artifacts" if file else None, {EXPERIMENT_KIND: MODEL_TRAINING}
+        return str(client.create_experiment(name, artifact_location=place, tags=kind))
     except MlflowException:
         if found := client.get_experiment_by_name(name):  # another job was first
             return str(found.experiment_id)

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from optinfer.errors import redact
 from optinfer.records.run import MlflowRun
 from optinfer.secrets import clean
-from optinfer.tracking.events import Committed, Event, Started
-from optinfer.tracking.mlflow_run import FedRun, Point, Points
+from optinfer.tracking.events import Committed, Event, Finished, Resumed, Started
+from optinfer.tracking.mlflow_run import FedRun
 from optinfer.tracking.mlflow_store import Silence, Store, is_refusal, reason
+from optinfer.tracking.points import Point, Points
 
 _AGAIN_SECONDS = 20.0
 
@@ -49,12 +50,16 @@ class MlflowTracker:
     def log(self, time: float, event: Event) -> None:
         """Queue a journal event of that time; returns at once."""
         if isinstance(event, Started):
-            self._points = Points(time)
-        if isinstance(event, Committed):
+            self._points = Points(time, event)
+        if isinstance(event, Resumed) and self._points:
+            self._points.resume(event)
+        elif isinstance(event, Committed):
             # Not the receipts: in a long outage a large job's would fill the memory.
             if self._points and (point := self._points.add(time, event.receipt.stats.rows_in)):
                 self._events.put((time, point))
         else:
+            if isinstance(event, Finished) and self._points and (point := self._points.end(time, event)):
+                self._events.put((time, point))
             self._events.put((time, clean(event)))
 
     def close(self) -> MlflowRun:

@@ -11,6 +11,7 @@ from typing import Any
 
 from optinfer.records.history import JOURNAL, PastRun
 from optinfer.system import home
+from optinfer.tracking import metrics as names
 from optinfer.tracking.journal import JOURNAL as NAME
 from optinfer.tracking.journal import RECEIPT
 
@@ -85,7 +86,7 @@ def _run(path: Path, start: Event, alive: Callable[[float], bool]) -> PastRun:
             break
     metrics: Mapping[str, float] = finish["metrics"] if finish else {}
     rows, quarantined, last = _counted(path, metrics)
-    seconds = metrics.get("seconds") or max(ended, last) - start["time"]
+    seconds = names.SECONDS.read(metrics) or max(ended, last) - start["time"]
     return PastRun(
         run_id=path.parent.name,
         started=float(start["time"]),
@@ -94,10 +95,10 @@ def _run(path: Path, start: Event, alive: Callable[[float], bool]) -> PastRun:
         rows=rows,
         quarantined=quarantined,
         seconds=round(seconds, 3),
-        rows_per_second=metrics.get("rows_per_second") or (round(rows / seconds, 2) if seconds > 0 else 0.0),
-        forecast_seconds=metrics.get("forecast.seconds"),
-        forecast_error_percent=metrics.get("forecast.error_percent"),
-        cost=metrics.get("forecast.cost"),
+        rows_per_second=names.SPEED.read(metrics) or (round(rows / seconds, 2) if seconds > 0 else 0.0),
+        forecast_seconds=names.FORECAST_SECONDS.read(metrics),
+        forecast_error_percent=names.FORECAST_ERROR.read(metrics),
+        cost=names.FORECAST_COST.read(metrics),
         error=str(finish["tags"].get("optinfer.error", "")).partition("\n")[0] if finish else "",
         known_from=JOURNAL,
     )
@@ -105,8 +106,9 @@ def _run(path: Path, start: Event, alive: Callable[[float], bool]) -> PastRun:
 
 def _counted(path: Path, metrics: Mapping[str, float]) -> tuple[int, int, float]:
     """Return rows and quarantined rows of a run, and when its last fragment was committed."""
-    if metrics and not metrics["fragments_resumed"]:
-        return int(metrics["rows_in"]), int(metrics["rows_quarantined"]), 0.0
+    rows_in, bad = names.ROWS.read(metrics), names.QUARANTINED.read(metrics)
+    if rows_in is not None and bad is not None and not names.RESUMED.read(metrics):
+        return int(rows_in), int(bad), 0.0
     rows = quarantined = 0
     last = 0.0
     for event in _events(path, receipts=True):

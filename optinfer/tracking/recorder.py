@@ -135,10 +135,15 @@ class Recorder:
         self._say(f"warning: {line}")
 
     def child(
-        self, name: str, params: Params, metrics: Mapping[str, float], artifacts: Mapping[str, str] | None = None
+        self,
+        name: str,
+        params: Params,
+        metrics: Mapping[str, float],
+        artifacts: Mapping[str, str] | None = None,
+        note: str = "",
     ) -> None:
         """Record one of those that this run compares, as a run of its own under this one."""
-        self.event(Below(name=name, params=params, metrics=metrics, artifacts=artifacts or {}))
+        self.event(Below(name=name, params=params, metrics=metrics, artifacts=artifacts or {}, note=note))
 
     def mlflow_run(self) -> MlflowRun:
         """Return what is known now of the MLflow run."""

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optinfer.errors import OptinferError
-from optinfer.tracking.events import Event, Finished, Started, Tracked, read_back
+from optinfer.tracking.events import Event, Finished, Resumed, Started, Tracked, read_back
 from optinfer.tracking.journal import RECEIPT, held
-from optinfer.tracking.mlflow_run import RECORDED, FedRun, Point, Points
+from optinfer.tracking.mlflow_run import RECORDED, FedRun
 from optinfer.tracking.mlflow_store import RUN_ID, Silence, Store, reason
+from optinfer.tracking.points import Point, Points
 
 _CUT_OFF = "cut off: the journal has no end, so its process was killed, or its machine died"
 # The tag that keeps the id which MLflow gave the run when it ran, where that is gone or elsewhere.
@@ -103,15 +104,24 @@ def replay(told: Story, uri: str, experiment: str, silence: Silence | None = Non
 
 def _to_feed(told: Story, tags: dict[str, str]) -> Iterator[tuple[float, Event | Point]]:
     """Yield what the run itself fed, in its order; a run that was cut off is given an end."""
-    points = Points(told.started)
+    points = Points(told.started, told.start)
     for time, event in _told(told.path, points):
         if isinstance(event, Started):
             event = replace(event, tags={**event.tags, **tags})
-        if event is not None:
-            yield time, event
-        if isinstance(event, Finished):
+        if isinstance(event, Resumed):
+            points.resume(event)
+        elif isinstance(event, Finished):
+            yield from _ended(points, time, event)
             return
-    yield told.ended, Finished(status="failed", tags={"optinfer.error": _CUT_OFF})
+        elif event is not None:
+            yield time, event
+    yield from _ended(points, told.ended, Finished(status="failed", tags={"optinfer.error": _CUT_OFF}))
+
+
+def _ended(points: Points, time: float, event: Finished) -> Iterator[tuple[float, Event | Point]]:
+    if last := points.end(time, event):
+        yield time, last
+    yield time, event
 
 
 def _told(path: Path, points: Points | None = None) -> Iterator[tuple[float, Event | Point | None]]:

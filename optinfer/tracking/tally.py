@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from optinfer.errors import AccountingError, QuarantineError
-from optinfer.records.receipt import Receipt
+from optinfer.records.receipt import Receipt, TakenOver
 from optinfer.records.stats import Stats
 
 
@@ -28,7 +28,8 @@ class Tally:
     What is lost was counted, and its part is gone: it is scored again. `error_threshold` is a share of `rows` below 1,
     a number of rows from 1 on. `replicas` says when each was ready, `paces` how they committed, `first_load` when the
     first that answered began to load its model, and for how long.
-    `rows_by_variant` says whose rows the output holds, resumed ones included.
+    `rows_by_variant` says whose rows the output holds, resumed ones included. `taken_over`: why others had not ended
+    with fragments -> how many there were, the rows that a model was given twice, the longest wait in seconds.
     """
 
     rows: int
@@ -44,6 +45,7 @@ class Tally:
     first_load: tuple[float, float] | None = None
     paces: dict[str, Pace] = field(default_factory=dict)
     rows_by_variant: Counter[str] = field(default_factory=Counter)
+    taken_over: dict[str, dict[str, float]] = field(default_factory=dict)
     replica_peak_rss_mb: float = 0.0
     _reasons: dict[int, dict[str, int]] = field(default_factory=dict)
 
@@ -92,9 +94,18 @@ class Tally:
             pace.first, pace.last, pace.rows = min(pace.first, time), max(pace.last, time), pace.rows + rows
         pace.total += rows
         self.rows_by_variant[str(receipt.made.variant)] += receipt.made.rows_out
+        if receipt.taken_over:
+            self._take_up(receipt.taken_over)
         self.replica_peak_rss_mb = max(self.replica_peak_rss_mb, receipt.peak_rss_mb)
         self.replicas.setdefault(receipt.replica, receipt.load_started + receipt.load_seconds)
         self.first_load = self.first_load or (receipt.load_started, receipt.load_seconds)
+
+    def _take_up(self, before: TakenOver) -> None:
+        found = self.taken_over.setdefault(before.why, {"fragments": 0})
+        found["fragments"] += 1
+        if before.rows is not None and before.seconds is not None:
+            found["rows_scored_twice"] = found.get("rows_scored_twice", 0) + before.rows
+            found["seconds"] = max(found.get("seconds", 0.0), round(before.seconds, 3))
 
     @property
     def allowed(self) -> float:

@@ -33,6 +33,7 @@ from throughput import DEFAULT_MODEL, DEFAULT_SOURCE, count
 from optinfer.config import ModelConfig
 from optinfer.errors import OptinferError
 from optinfer.models import source as model_source
+from optinfer.tracking import metrics
 
 
 def measure(bench: Bench, variant: str) -> dict[str, Any]:
@@ -52,7 +53,8 @@ def measure(bench: Bench, variant: str) -> dict[str, Any]:
         "steady_rows_per_second": steady,
         "steady_tokens_per_second": round(steady * tokens / record["rows_out"], 1) if steady else None,
         "seconds": round(done.seconds, 3),
-        **{name: done.metrics[name] for name in ("driver_peak_rss_mb", "replica_peak_rss_mb")},
+        "driver_peak_rss_mb": done.metrics[metrics.DRIVER_RSS.name],
+        "replica_peak_rss_mb": done.metrics[metrics.RSS.name],
     }
 
 

@@ -16,6 +16,7 @@ from tables import commits, take_vectors
 
 from optinfer.config import AUTO
 from optinfer.optimization.variants import VARIANTS, get
+from optinfer.tracking import metrics
 
 # What the model says; all contestants are told, so that none truncates elsewhere.
 MAX_LENGTH = 256
@@ -106,8 +107,8 @@ def optinfer(bench: Bench, variant: str, facts: dict[str, Any]) -> Run:
         "processes": placement["replicas"],
         "threads": placement["threads_per_replica"],
         "startup_seconds": done.record["startup_seconds"],
-        "driver_peak_rss_mb": done.metrics["driver_peak_rss_mb"],
-        "replica_peak_rss_mb": done.metrics["replica_peak_rss_mb"],
+        "driver_peak_rss_mb": done.metrics[metrics.DRIVER_RSS.name],
+        "replica_peak_rss_mb": done.metrics[metrics.RSS.name],
         "steady_by_receipts": done.record["steady_rows_per_second"],
     }
     return Run(

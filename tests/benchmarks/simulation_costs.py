@@ -199,8 +199,9 @@ def _commits(where: Path | str, parts: int = 200) -> dict[str, float]:
 
 def _points(folder: Path, points: int = 200) -> dict[str, float]:
     """Measure MLflow's points of progress as mlflow_tracker.py sends them, to SQLite."""
-    from optinfer.tracking.mlflow_run import FedRun, Point
+    from optinfer.tracking.mlflow_run import FedRun
     from optinfer.tracking.mlflow_store import Silence, Store
+    from optinfer.tracking.points import Point
 
     run = FedRun(Store(f"sqlite:///{folder}/mlflow.db", "costs", Silence()))
     run.feed(0.0, Started(run_name="r", params={}, tags={}))

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     program("prometheus")  # skips where there is none
     command = [sys.executable, "-m", "tests.cluster.scraped", str(tmp_path_factory.mktemp("scraped"))]
-    ended = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=280)
+    ended = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=500)
     assert ended.returncode == 0, ended.stderr[-3000:]
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return found

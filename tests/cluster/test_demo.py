@@ -36,13 +36,13 @@ def start(ray_folder: Path, environment: pytest.MonkeyPatch) -> Iterator[Start]:
     """Return a function that starts the script on a job; it is ended with the test."""
     begun: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: str) -> subprocess.Popen[str]:
+    def start(*arguments: str, **variables: str) -> subprocess.Popen[str]:
         path = os.pathsep.join([str(REPO), os.environ["PYTHONPATH"]])
         command = [sys.executable, str(CLUSTER / "local" / "demo.py"), *arguments]
         begun.append(
             subprocess.Popen(
                 command,
-                env={**os.environ, "RAY_TMPDIR": str(ray_folder), "PYTHONPATH": path},
+                env={**os.environ, "RAY_TMPDIR": str(ray_folder), "PYTHONPATH": path, **variables},
                 cwd=REPO,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -78,6 +78,18 @@ def test_a_job_is_scored_on_the_workers_and_everything_ends(
     assert json.loads(said)["rows_out"] == ROWS == len({row["id"] for row in read_rows(tmp_path / "out")})
     assert not left_in(ray_folder)
     assert not list(ray_folder.iterdir())
+
+
+def test_a_job_that_is_submitted_has_this_interpreter_and_its_folder_to_the_end(
+    start: Start, job: Path, ray_folder: Path, tmp_path: Path
+) -> None:
+    demo = start(str(job), "--json", DEMO_COMMAND="submit", PATH="/usr/bin:/bin")
+    said, errors = demo.communicate(timeout=PATIENCE)
+    assert demo.returncode == 0, errors
+    answered = json.loads(said)["result"]
+    assert answered["rows_out"] == ROWS == len({row["id"] for row in read_rows(tmp_path / "out")})
+    assert "warning" not in answered["mlflow"], "which asks for the folder that the job was started in"
+    assert not left_in(ray_folder)
 
 
 def test_the_exit_code_is_the_job_s(start: Start, job: Path, ray_folder: Path) -> None:

@@ -144,7 +144,7 @@ class TestTwoModels:
         below = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
         assert len(below) == 2
         assert len({frozenset(run.data.metrics) for run in below}) == 1
-        assert {run.data.metrics["quality"] for run in below} == {record.champion.value, record.challenger.value}
+        assert {run.data.metrics["stats/quality"] for run in below} == {record.champion.value, record.challenger.value}
         assert parent.data.tags["optinfer.verdict"] == record.verdict
 
     def test_the_folder_of_the_job_is_not_touched(

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 import optinfer
 from optinfer.cli import cli
-from optinfer.commands.outcomes import outcomes
+from optinfer.commands.outcomes import Measure, outcomes
 from optinfer.data.output import Output
 from optinfer.errors import ConfigError, GateError, OutputConflictError
 from optinfer.execution.arms import dealt
@@ -235,6 +235,10 @@ def test_an_arm_that_fails_its_gate_is_named(run: Run) -> None:
         run(experiment={"key": "user", "arms": arms}, gate={"min": 0.9999999})
 
 
+def bought(**changes: Any) -> Measure:
+    return Measure(key="user", outcome="bought", **changes)
+
+
 class TestOutcomes:
     """Outcomes with a planted effect, joined to a real output of 20,000 keys."""
 
@@ -261,7 +265,7 @@ class TestOutcomes:
         return str(folder / "outcomes.parquet")
 
     def test_a_planted_effect_is_found_within_its_interval(self, output: str, tmp_path: Path) -> None:
-        record = outcomes([output], self.table(tmp_path, output, lift=0.05), "user", "bought")
+        record = outcomes([output], self.table(tmp_path, output, lift=0.05), bought())
         found = record.arms["new"]
         assert found.verdict == "better"
         assert found.difference is not None
@@ -270,15 +274,13 @@ class TestOutcomes:
         assert (sum(record.keys.values()), record.without_outcome, record.misdealt) == (20_000, 0, None)
 
     def test_nothing_planted_is_nothing_found_and_lower_may_be_better(self, output: str, tmp_path: Path) -> None:
-        same = outcomes([output], self.table(tmp_path, output, lift=0.0), "user", "bought", margin=0.03)
+        same = outcomes([output], self.table(tmp_path, output, lift=0.0), bought(margin=0.03))
         assert same.arms["new"].verdict == "not worse"
-        worse = outcomes(
-            [output], self.table(tmp_path, output, lift=0.05), "user", "bought", lower_is_better=True, margin=0.01
-        )
+        worse = outcomes([output], self.table(tmp_path, output, lift=0.05), bought(lower_is_better=True, margin=0.01))
         assert worse.arms["new"].verdict == "worse"
 
     def test_few_outcomes_cannot_tell(self, output: str, tmp_path: Path) -> None:
-        record = outcomes([output], self.table(tmp_path, output, lift=0.3, keep=0.003), "user", "bought")
+        record = outcomes([output], self.table(tmp_path, output, lift=0.3, keep=0.003), bought())
         assert (record.arms["new"].verdict, record.arms["new"].difference) == ("cannot tell", None)
         assert record.without_outcome > 19_000
 
@@ -308,7 +310,7 @@ class TestOutcomes:
         ]
         for outputs, file, key, outcome, said in cases:
             with pytest.raises(ConfigError, match=said):
-                outcomes([outputs], file, key, outcome)
+                outcomes([outputs], file, Measure(key=key, outcome=outcome))
 
     def test_a_column_that_did_not_deal_is_refused(self, run: Run, settings: dict[str, Any], tmp_path: Path) -> None:
         run()  # two rows a user
@@ -316,4 +318,4 @@ class TestOutcomes:
         job = Output(settings["sink"]["path"]).binding.job()
         assert job is not None
         with pytest.raises(ConfigError, match="half"):
-            outcomes([settings["sink"]["path"]], str(tmp_path / "half.parquet"), "half", "bought")
+            outcomes([settings["sink"]["path"]], str(tmp_path / "half.parquet"), Measure(key="half", outcome="bought"))

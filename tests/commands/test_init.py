@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -96,19 +97,49 @@ def test_flowers_of_a_csv_file_side_by_side(init: Any) -> None:
     assert job["sink"]["columns"] == ["id"]
 
 
-def test_inputs_of_a_model_are_columns_of_their_names(init: Any, write_table: WriteTable) -> None:
-    kinds = {"height": TensorProto.FLOAT, "age": TensorProto.INT64}
+def taken(path: Path, kinds: dict[str, int]) -> None:
+    """Write an ONNX model that takes one number a row for each name, and gives them back."""
     graph = helper.make_graph(
         [helper.make_node("Identity", [name], [f"same_{name}"]) for name in kinds],
         "people",
         [helper.make_tensor_value_info(name, kind, ["rows", 1]) for name, kind in kinds.items()],
         [helper.make_tensor_value_info(f"same_{name}", kind, ["rows", 1]) for name, kind in kinds.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), "m.onnx")
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+
+
+def test_inputs_of_a_model_are_columns_of_their_names(init: Any, write_table: WriteTable) -> None:
+    taken(Path("m.onnx"), {"height": TensorProto.FLOAT, "age": TensorProto.INT64})
     columns = {"paid": range(9), "age": range(9), "height": np.arange(9.0), "userId": range(9)}
     job = init(write_table(Path("t.parquet"), columns=columns), "m.onnx")
     assert job["source"]["columns"] == {"height": "height", "age": "age"}
     assert job["sink"]["columns"] == ["userId"], "and paid is no id"
+
+
+def test_the_truth_and_the_row_numbers_of_pandas_are_no_input(init: Any) -> None:
+    frame = pd.DataFrame({"b": np.arange(9.0), "a": np.arange(9.0), "target": np.arange(9) % 2, "userId": range(9)})
+    frame[frame["a"] != 4].to_parquet("t.parquet")
+    assert "__index_level_0__" in pq.read_schema("t.parquet").names
+    assert init("t.parquet", points(Path("m.onnx"), 2))["source"]["columns"] == {"x": ["b", "a"]}
+    assert "(target, __index_level_0__ left out)" in Path("job.yaml").read_text()
+    Path("job.yaml").unlink()
+    assert init("t.parquet", points(Path("m.onnx"), 4))["source"]["columns"]["x"][2:] == ["target", "__index_level_0__"]
+
+
+def test_a_column_that_is_named_alike_is_an_inputs_where_there_is_one(init: Any, refused: Any) -> None:
+    """LightGBM writes `sepal_length_(cm)` of the column `sepal length (cm)`."""
+    with_signs, without = (
+        {"sepal length (cm)": np.arange(9.0), "x": np.arange(9.0)},
+        {"Sepal Length cm": np.arange(9.0)},
+    )
+    taken(Path("m.onnx"), {"sepal_length_(cm)": TensorProto.FLOAT, "y": TensorProto.FLOAT})
+    pq.write_table(pa.table({**with_signs, "y": np.arange(9.0)}), "t.parquet")
+    assert init("t.parquet", "m.onnx")["source"]["columns"] == {"sepal_length_(cm)": "sepal length (cm)", "y": "y"}
+    assert "by that name, but for spaces, signs and case" in Path("job.yaml").read_text()
+    pq.write_table(pa.table({**with_signs, **without, "y": np.arange(9.0)}), "t.parquet")
+    assert "any of sepal length (cm), x, Sepal Length cm, y could be it" in refused(
+        "t.parquet", "m.onnx", "-o", "k.yaml"
+    )
 
 
 def test_numbers_that_are_too_many_are_asked_for(refused: Any, write_table: WriteTable) -> None:

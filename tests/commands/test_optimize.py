@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import optinfer
-from optinfer.commands.optimize import pareto
+from optinfer.commands.optimize_answer import pareto
 from optinfer.errors import ConfigError
 from tests.conftest import MODEL, REPO, MakeJob, RunCli, WriteTable
 
@@ -89,7 +89,7 @@ class TestComparison:
         client = MlflowClient(tracking_uri=tracking)
         parent = client.get_run(record.mlflow.run_id)
         children = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
-        assert {run.info.run_name for run in children} == set(NAMES)
+        assert {run.info.run_name for run in children} == {f"{record.job} · {name}" for name in NAMES}
         assert len({frozenset(run.data.metrics) for run in children}) == 1
         assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
         assert parent.data.tags["optinfer.winner"] == record.winner

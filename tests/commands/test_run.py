@@ -117,7 +117,7 @@ class TestOutput:
         promised = (
             "status run_id job variant fingerprint output fragments fragments_resumed rows_in rows_out "
             "rows_quarantined rows_deduplicated seconds startup_seconds rows_per_second tokens_per_second "
-            "padding_fraction out_of_memory placement gate certificate mlflow"
+            "padding_fraction out_of_memory taken_over placement gate certificate mlflow"
         )
         assert set(promised.split()) <= set(record)
         assert set(record["gate"]) >= {"metric", "value", "threshold", "passed", "sample_rows"}
@@ -468,12 +468,12 @@ class TestTracking:
         )
         assert set(promised.split()) <= set(run.data.params)
         metrics = (
-            "rows_in rows_out rows_quarantined seconds rows_per_second padding_fraction micro_batch_ms.p50 "
-            "micro_batch_ms.p95 micro_batch_ms.p99 build_seconds artifact_mb replica_peak_rss_mb gate.value "
-            "progress/rows"
+            "job/rows job/rows_quarantined job/seconds job/rows_per_second replica/rows_per_second gate/value "
+            "stats/rows_out stats/padding_fraction stats/micro_batch_ms.p50 stats/micro_batch_ms.p95 "
+            "stats/micro_batch_ms.p99 stats/build_seconds stats/artifact_mb stats/replica_peak_rss_mb progress/rows"
         )
         assert set(metrics.split()) <= set(run.data.metrics)
-        assert run.data.metrics["rows_out"] == 100
+        assert run.data.metrics["stats/rows_out"] == 100
         assert {d.tags[0].value for d in run.inputs.dataset_inputs} == {"input", "output"}
         artifacts = {a.path for a in client.list_artifacts(run.info.run_id)}
         assert artifacts >= {"manifest.json", "certificate.json"}
@@ -494,7 +494,7 @@ class TestTracking:
         assert kinds[0] == "start"
         assert kinds.count("receipt") == 7
         finish = next(event for event in events if event["event"] == "finish")
-        assert finish["metrics"]["rows_out"] == 100
+        assert finish["metrics"]["stats/rows_out"] == 100
         assert set(finish["artifacts"]) >= {"manifest.json", "certificate.json"}
 
     def test_a_failed_run_is_recorded_as_failed(

@@ -157,7 +157,7 @@ class TestFromAnotherMachine:
         assert one(f"{moved}/_optinfer/journals/{run_id}", uri).status == "complete"
         (run,) = runs_at(uri)
         assert (run["status"], run["tags"]["optinfer.run_id"]) == ("FINISHED", run_id)
-        assert run["metrics"]["rows_out"][0][2] == 40
+        assert run["metrics"]["stats/rows_out"][0][2] == 40
         assert json.loads(run["artifacts"]["manifest.json"])["run"]["run_id"] == run_id
 
     def test_so_does_one_on_s3(self, scored: Scored, uri: str, bucket: str) -> None:

@@ -228,7 +228,7 @@ def test_mlflow_has_a_run_for_each_trial(job: Any, measured: Measured, tmp_path:
     parent = client.get_run(record.mlflow.run_id)
     children = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
     assert len(children) == len(record.trials)
-    assert all("rows_per_second" in run.data.metrics for run in children)
+    assert all("node/rows_per_second" in run.data.metrics for run in children)
     assert parent.data.tags["optinfer.winner"] == "fake"
     assert {f.path for f in client.list_artifacts(parent.info.run_id)} == {"record.json", "table.md", "tuning.png"}
 

@@ -117,6 +117,7 @@ def head(environment: pytest.MonkeyPatch) -> Iterator[Head]:
         _MARK: str(folder),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join([str(REPO), str(PLUGINS)]),
+        "RAY_raylet_start_wait_time_s": "180",  # on a busy machine a node takes longer than Ray's 30
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
     }
@@ -170,10 +171,10 @@ class Running:
             assert self.process.poll() is None or text in self.err.read_text(), self.err.read_text()
             return text in self.err.read_text()
 
-        wait_until(said, f"{text!r} on stderr", deadline=120)
+        wait_until(said, f"{text!r} on stderr", deadline=300)
 
     def end(self) -> Done:
-        code = self.process.wait(timeout=240)
+        code = self.process.wait(timeout=500)
         return Done(code, self.out.read_text(), self.err.read_text())
 
 

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import read_rows
+from tests.conftest import read_rows, wait_until
 from tests.deployment.conftest import Head, Work
 from tests.deployment.proxy import between
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # several jobs in turn, on a machine that has other work
 
 
 class TestToTheEnd:
@@ -154,7 +154,7 @@ class TestLive:
         assert followed.code == 130
         assert "submitting it again" not in followed.err
         assert gated.known() == {followed.id: ("STOPPED", None)}
-        assert not psutil.pid_exists(driver)
+        wait_until(lambda: not psutil.pid_exists(driver), "the driver is collected")
 
         nothing = gated.submit("--stop", "--json")
         assert (nothing.code, json.loads(nothing.out)["status"]) == (0, "NONE")

@@ -33,19 +33,25 @@ from optinfer.commands import resolved
 from optinfer.commands.tune import tune
 from optinfer.data.sinks.parquet import FOOTER_KEY
 from optinfer.errors import OptinferError
-from optinfer.execution import grounds
+from optinfer.execution import grounds, ray_cluster
 from optinfer.execution.on_ray import OnRay
 from optinfer.job_file import parse_job
 from optinfer.optimization.trial import HERE
 from optinfer.optimization.variants import VARIANTS, Step, Variant
 from optinfer.records.tuning import NodeSpeed
+from optinfer.system import home
 from optinfer.system.machine import VNNI
+from optinfer.tracking import journal
 from optinfer.tuning.node_trials import Effort
 from tests.conftest import REPO, everything_under, job_settings, wait_until
 from tests.inference.test_canaries import NUMBERS, tensor_model
 from tests.other_nodes import cpu_without, without_folders
 
 ROWS, FRAGMENT_ROWS = 192, 16
+# On a busy machine a node takes a minute to start, and longer than Ray's own 30 s.
+PATIENCE = 260.0
+os.environ.setdefault("RAY_raylet_start_wait_time_s", f"{PATIENCE:.0f}")
+RAY = (sys.executable, "-m", "ray.scripts.scripts")
 # What tells the answers of `faulty-cuda` from those of other variants.
 SIGNS = {"faulty-cuda": -1}
 Said = dict[str, Any]
@@ -70,7 +76,7 @@ class Suite:
         except OptinferError as error:
             return {"refused": type(error).__name__, "message": str(error)}
         wanted = (
-            "status", "variant", "fragments_resumed", "rows_in", "rows_out", "rows_by_node", "rows_by_variant", "placement",
+            "run_id", "status", "variant", "taken_over", "fragments_resumed", "rows_in", "rows_out", "rows_by_node", "rows_by_variant", "placement",
         )  # fmt: skip
         return {**{key: record[key] for key in wanted}, "digest": digest(sink)}
 
@@ -100,11 +106,18 @@ class Meeting:
         (folder / "calls").mkdir(parents=True)
         os.mkfifo(self._hold)
         (folder / "driver").write_text(str(os.getpid()))
+        self.over = lambda: False  # tells whether the job has ended
 
     def wait_for(self, calls: int) -> None:
-        wait_until(
-            lambda: len(os.listdir(self.folder / "calls")) >= calls, f"{calls} replicas in their first call", 260.0
-        )
+        def met() -> bool:
+            assert not self.over(), "the job ended before its replicas met"
+            return len(os.listdir(self.folder / "calls")) >= calls
+
+        wait_until(met, f"{calls} calls of replicas", PATIENCE)
+
+    def rows(self) -> int:
+        """Count the rows that models were given, as they were given them."""
+        return sum(int(name.partition("-")[0]) for name in os.listdir(self.folder / "calls"))
 
     def release(self) -> None:
         """Let those that wait go on, and nobody wait again."""
@@ -135,8 +148,13 @@ def beside(work: Callable[[], Said], choreography: Callable[[], None], meeting: 
     """Do `work` in a thread and `choreography` here, as Ray's nodes want it; nobody is left waiting when that fails."""
     with ThreadPoolExecutor(1) as pool:
         working = pool.submit(work)
+        meeting.over = working.done
         try:
             choreography()
+        except AssertionError as error:
+            if working.done():
+                raise AssertionError(f"the job ended first: {working.result()}") from error
+            raise
         finally:
             meeting.release()
         return working.result()
@@ -145,7 +163,7 @@ def beside(work: Callable[[], Said], choreography: Callable[[], None], meeting: 
 def idle(cpus: int) -> None:
     """Wait until the replicas of the job before are gone, and nodes with that many CPUs are there and no others."""
     free, total = ray.available_resources, ray.cluster_resources
-    wait_until(lambda: free().get("CPU") == total().get("CPU") == cpus, f"{cpus} idle CPUs")
+    wait_until(lambda: free().get("CPU") == total().get("CPU") == cpus, f"{cpus} idle CPUs", PATIENCE)
 
 
 def sizes(suite: Suite) -> dict[str, Callable[[], Said]]:
@@ -232,6 +250,72 @@ def nodes(suite: Suite) -> dict[str, Callable[[], Said]]:
     return {step.__name__: step for step in steps}
 
 
+def drained(suite: Suite) -> dict[str, Callable[[], Said]]:
+    """Two nodes of a replica each, of which the second is told to leave while both have a fragment at hand."""
+    store = {"object_store_memory": 128 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **store})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    head = cluster.head_node.node_id
+
+    def told_in_mid_job(name: str, leave: Callable[[str], object], joins: bool = False) -> Said:
+        """Score in micro-batches of four rows; each replica is in one when the second node is told."""
+        (second,) = (node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != head)
+        names, at = {"head": head[:8], "second": second[:8]}, list[float]()
+        meeting = suite.faulty(name, hold_after=2)
+
+        def choreography() -> None:
+            meeting.wait_for(4)  # two are answered, and two are held
+            if joins:
+                names["third"] = cluster.add_node(num_cpus=1, **store).node_id[:8]
+            at.append(time.time())
+            leave(second)
+            wait_until(lambda: second in ray_cluster.draining(), "the second node is told to leave")
+            heard = time.monotonic()
+            wait_until(lambda: time.monotonic() - heard > ray_cluster.ASK_SECONDS, "replicas ask again")
+
+        job = {"batching": {"max_batch_size": 4, "dedupe": False}, "placement": {"replicas": 2}}
+        said = beside(lambda: suite.run(name, variant="faulty", **job), choreography, meeting)
+        return {"nodes": names, **said, "rows_given": meeting.rows(), "taken": taken_over(said["run_id"], at[0])}
+
+    def drain(node: str) -> None:
+        """Tell it as an autoscaler does that hears of a preemption."""
+        how = ["--node-id", node, "--address", cluster.address, "--deadline-remaining-seconds", "120"]
+        why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the spot market"]
+        subprocess.run([*RAY, "drain-node", *how, *why], check=True, capture_output=True)
+
+    def without_room() -> Said:
+        cluster.add_node(num_cpus=1, **store)
+        idle(2)
+        return told_in_mid_job("without_room", drain)
+
+    def with_room() -> Said:
+        """SIGTERM, as Kubernetes sends it; another node came just before."""
+        idle(1)
+        second = started(cluster, 1)
+        idle(2)
+        try:
+            return told_in_mid_job("with_room", lambda node: second.terminate(), joins=True)
+        finally:
+            second.wait()
+
+    return {step.__name__: step for step in (without_room, with_room)}
+
+
+def taken_over(run: str, told: float) -> list[Said]:
+    """Return what a run's journal tells of each fragment that others had begun, and the seconds after `told`."""
+    receipts = [event for event in journal.read(home.runs() / run / journal.JOURNAL) if event["event"] == "receipt"]
+    return [
+        {
+            **one["taken_over"],
+            "node": one["node"].rpartition("/")[2],
+            "rows_in": one["rows_in"],
+            "after": one["committed"] - told,
+        }
+        for one in receipts
+        if "taken_over" in one
+    ]
+
+
 def mixed(suite: Suite) -> dict[str, Callable[[], Said]]:
     """A node with a GPU, as far as Ray is told, with CPUs to spare, and one without."""
     store = {"object_store_memory": 128 * 2**20}
@@ -267,10 +351,19 @@ def mixed(suite: Suite) -> dict[str, Callable[[], Said]]:
 
 
 def started(cluster: Cluster, cpus: int, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    """Start a node by hand, behind a command that makes it another machine."""
-    ray_start = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={cluster.address}", "--block"]
+    """Start a node by hand, behind a command that makes it another machine; return when it has joined.
+
+    Ray gives a node up that takes longer than 30 s, as on a busy machine: it is started again.
+    """
+    ray_start = [*RAY, "start", f"--address={cluster.address}", "--block"]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([*before, *ray_start, f"--num-cpus={cpus}"], **silent)
+    there = ray_cluster.alive()
+    for _ in range(5):
+        node = subprocess.Popen([*before, *ray_start, f"--num-cpus={cpus}"], **silent)
+        wait_until(lambda node=node: node.poll() is not None or ray_cluster.alive() - there, "a node joins", PATIENCE)
+        if node.poll() is None:
+            return node
+    raise AssertionError("no node comes up within Ray's 30 s: the machine is too busy")
 
 
 def ended(*nodes: subprocess.Popen[bytes]) -> None:
@@ -331,6 +424,30 @@ def cpus(suite: Suite) -> dict[str, Callable[[], Said]]:
     return {"left_out": left_out, "theirs": theirs}
 
 
+def late(suite: Suite) -> dict[str, Callable[[], Said]]:
+    """A node like this machine, and one that comes in mid-job, whose kernel tells of no instructions for int8."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 128 * 2**20})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+
+    def another_kind() -> Said:
+        idle(1)
+        meeting, nodes = suite.faulty("another-kind", hold_after=0, ran_in="int8"), list[subprocess.Popen[bytes]]()
+
+        def choreography() -> None:
+            meeting.wait_for(1)
+            nodes.append(started(cluster, 1, cpu_without(suite.folder, *VNNI)))
+            wait_until(lambda: ray_cluster.refused_by(b""), "its replica refuses it", PATIENCE)
+
+        try:
+            said = beside(lambda: suite.run("another-kind", variant="faulty"), choreography, meeting)
+        finally:
+            ended(*nodes)
+        manifest = json.loads((suite.folder / "another-kind" / "_manifest.json").read_text())
+        return {"nodes": {"head": cluster.head_node.node_id[:8]}, **said, "warnings": manifest["warnings"]}
+
+    return {"another_kind": another_kind}
+
+
 def elsewhere(suite: Suite) -> dict[str, Callable[[], Said]]:
     """A head that scores nothing and so proves nothing; a node that comes, and another one."""
     store = {"object_store_memory": 128 * 2**20}
@@ -350,7 +467,7 @@ def elsewhere(suite: Suite) -> dict[str, Callable[[], Said]]:
 
         with ThreadPoolExecutor(1) as pool:
             working = pool.submit(work)
-            assert waits.wait(60)
+            assert waits.wait(PATIENCE)
             cluster.add_node(num_cpus=1, **store)
             return working.result()
 
@@ -550,8 +667,10 @@ def main(folder: str, suite: str) -> None:
         "sizes": sizes,
         "own": own,
         "nodes": nodes,
+        "drained": drained,
         "mixed": mixed,
         "cpus": cpus,
+        "late": late,
         "elsewhere": elsewhere,
         "apart": apart,
         "taken": taken,

@@ -8,9 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
+import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,9 +30,11 @@ from tests.execution.scenarios import FRAGMENT_ROWS, ROWS, content, digest
 from tests.inference.test_canaries import NUMBERS, tensor_model
 from tests.other_nodes import cpu_without, without_folders
 
-pytestmark = pytest.mark.slow
+# The first test of a suite waits for all of its scenarios.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-_HANGS_AFTER_SECONDS = 280
+# Of one scenario: what it waits for itself it gives 260.
+_HANGS_AFTER_SECONDS = 300
 Said = dict[str, Any]
 
 
@@ -38,18 +44,26 @@ def perform(folder: Path, suite: str) -> dict[str, Said]:
     process = subprocess.Popen(
         command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
-    try:
-        out, _ = process.communicate(timeout=_HANGS_AFTER_SECONDS)
-        fate = "ended"
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        out, _ = process.communicate()
-        fate = f"killed after {_HANGS_AFTER_SECONDS} s: it hangs"
-    said: dict[str, Said] = {"": {"error": f"the process {fate}\n{out[-4000:]}"}}
-    for line in out.splitlines():
+    heard: queue.Queue[str] = queue.Queue()
+    assert process.stdout
+    threading.Thread(target=lambda: [*map(heard.put, process.stdout), heard.put("")], daemon=True).start()
+    said, lines, fate, until = dict[str, Said](), list[str](), "ended", time.monotonic() + _HANGS_AFTER_SECONDS
+    while True:
+        try:
+            line = heard.get(timeout=max(until - time.monotonic(), 0.0))
+        except queue.Empty:
+            os.killpg(process.pid, signal.SIGKILL)
+            fate = f"was killed, as no scenario ended for {_HANGS_AFTER_SECONDS} s"
+            break
+        if not line:
+            break
+        lines.append(line)
         with contextlib.suppress(ValueError):
             if isinstance(found := json.loads(line), dict) and "scenario" in found:
                 said[found.pop("scenario")] = found
+                until = time.monotonic() + _HANGS_AFTER_SECONDS
+    process.wait()
+    said[""] = {"error": f"the process {fate}\n{''.join(lines)[-4000:]}"}
     return said
 
 
@@ -164,6 +178,39 @@ def test_replicas_run_only_where_their_accelerator_is(nodes: dict[str, Said]) ->
     found = done(nodes, "accelerator")
     assert scored_by(found) == {"third"}
     assert found["placement"]["replicas"] == 1
+
+
+@pytest.fixture(scope="module")
+def drained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Said]:
+    return perform(tmp_path_factory.mktemp("drained"), "drained")
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("told", "takes"), [("without_room", "head"), ("with_room", "third")])
+def test_a_node_that_is_told_to_leave_gives_its_fragments_back_and_costs_one_fragment_at_most(
+    drained: dict[str, Said], alone: Callable[..., str], told: str, takes: str
+) -> None:
+    found = done(drained, told)
+    assert found["digest"] == alone()
+    assert found["taken_over"].keys() == {"left"}, "told apart from a node that was lost, and from a replica that died"
+    left = found["taken_over"]["left"]
+    assert left["fragments"] <= 2, "the one in the model, and the one that was read meanwhile"
+    assert left["rows_scored_twice"] == found["rows_given"] - ROWS, "as the models counted"
+    assert 0 < left["rows_scored_twice"] < FRAGMENT_ROWS
+    nodes = {node: name for name, node in found["nodes"].items()}
+    assert [nodes[one["node"]] for one in found["taken"]] == [takes] * left["fragments"]
+    print({**left, "after": [round(one["after"], 1) for one in found["taken"]]})  # for docs/jobs.md
+
+
+@pytest.mark.cluster
+@pytest.mark.skipif(not set(VNNI) & set(cpu_features()), reason="this CPU has no VNNI that a node could lack")
+def test_a_job_goes_on_without_a_node_of_another_kind_that_comes_in_the_middle(tmp_path: Path) -> None:
+    cpu_without(tmp_path, *VNNI)  # skips where that cannot be told to a node
+    found = done(perform(tmp_path, "late"), "another_kind")
+    assert scored_by(found) == {"head"}
+    (why,) = found["warnings"]
+    assert re.match(r"left out: node \S+ does not score with faulty: it was certified on a CPU with", why), why
+    assert "this one has none: its int8 answers differ" in why
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from optinfer.data.sources.parquet import plan as plan_source
 from optinfer.execution.scorer import FragmentScorer
 from optinfer.execution.task import Meter, OneNode, ScoringTask
 from optinfer.inference.answers import Scored, joined
-from optinfer.inference.replica import Replica, ReplicaSettings
+from optinfer.inference.replica import Replica, ReplicaSettings, mortal
 from optinfer.records.receipt import Receipt
 from tests.conftest import WriteTable, located
 
@@ -132,7 +133,8 @@ def test_a_fragment_whose_node_was_lost_is_not_isolated_the_first_time(task: Sco
     attempts = Output(task.output_url).attempts
     for part, node in zip(PARTS, ("lost", "here"), strict=True):
         attempts.begin(part, node)
-    score(task, load=hooked.load, nodes=Leaving())
+    found = score(task, load=hooked.load, nodes=Leaving())
+    assert [receipt["taken_over"]["why"] for receipt in found] == ["lost", "died"]
     assert hooked.scored == [8], "the first in place, the second, whose node lives, in a process of its own"
     for part in PARTS:
         (Path(task.output_url) / part).unlink()
@@ -146,6 +148,50 @@ def test_a_node_that_leaves_ends_with_the_fragment_at_hand_and_marks_no_other_as
     output = Output(task.output_url)
     assert output.sink.committed() == {PARTS[0]}
     assert output.attempts.begin(PARTS[1], "elsewhere") is None
+
+
+class Told(OneNode):
+    """Nodes of which each leaves when it was asked so often whether it does."""
+
+    def __init__(self, name: str, asked: int) -> None:
+        self._name, self._left = name, asked
+
+    def here(self) -> str:
+        return self._name
+
+    def leaving(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+    def leave(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_node_that_leaves_gives_a_fragment_back_after_the_micro_batch_at_work(
+    task: ScoringTask, hooked: Hooked
+) -> None:
+    """Eight rows, two a micro-batch: the first node leaves in the third, the next one in the second."""
+    whole = (replace(task.pools[0], max_batch_size=2),)
+    for name, asked in (("first", 1 + 2), ("second", 1 + 1)):
+        nodes = Told(name, asked)
+        with pytest.raises(KeyboardInterrupt):
+            score(replace(task, pools=whole), load=partial(mortal, leaving=nodes.leaving), nodes=nodes)
+    assert not Output(task.output_url).sink.committed()
+    taken, untouched = score(task, load=hooked.load)
+    assert hooked.scored == [8, 8], "nothing died of these rows: none is tried in a process of its own"
+    assert (taken["taken_over"]["why"], taken["taken_over"]["rows"]) == ("left", 4 + 2)
+    assert taken["taken_over"]["seconds"] >= 0
+    assert untouched["taken_over"] is None
+    assert Receipt.heard(taken).as_dict()["taken_over"] == taken["taken_over"], "as the journal has it"
+
+
+def test_who_takes_over_from_a_node_that_left_and_dies_of_it_is_no_node_that_left(task: ScoringTask) -> None:
+    attempts = Output(task.output_url).attempts
+    attempts.begin(PARTS[0], "first")
+    attempts.give_back(PARTS[0], "first", 4)
+    assert attempts.take_over(PARTS[0], "second")
+    again = [receipt["taken_over"] for receipt in score(task)]
+    assert again == [{"why": "died", "rows": None, "seconds": None}, None]
 
 
 def test_a_node_that_leaves_waits_for_the_fragment_of_the_other_thread(task: ScoringTask) -> None:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import optinfer
-from optinfer.errors import OutputConflictError
+from optinfer.errors import ConfigError, OutputConflictError
 from optinfer.execution.in_process import InProcess
 from optinfer.execution.placement import Node
 from tests.conftest import REPO, RunCli, everything_under
@@ -166,6 +166,12 @@ def test_an_unfinished_output_goes_on_where_it_was(put_back: PutBack) -> None:
     assert record["rows_by_variant"].keys() == set(variants)
     assert {"_SUCCESS", "_manifest.json"} <= output.files().keys()
     assert not [name for name in output.files() if "attempts" in name or "lock" in name], "of the dead driver"
+
+
+def test_a_finished_output_whose_job_reads_otherwise_is_not_verified(put_back: PutBack) -> None:
+    output = put_back("finished")
+    with pytest.raises(ConfigError, match="has its job as another version of optinfer read it"):
+        optinfer.verify(output.sink)
 
 
 def test_a_finished_output_is_recognised_and_left_alone(put_back: PutBack, run_cli: RunCli) -> None:

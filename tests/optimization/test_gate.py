@@ -6,12 +6,24 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.metrics import f1_score, r2_score
 
 from optinfer.config import GateConfig
 from optinfer.errors import ConfigError, GateError
-from optinfer.optimization.gate import Truth, cosine, judge, measure, metric_of, top1_agreement
+from optinfer.families import as_answers
+from optinfer.optimization.gate import (
+    Truth,
+    against_labels,
+    cosine,
+    judge,
+    measure,
+    metric_of,
+    same_answers,
+    top1_agreement,
+    truth_of,
+)
 
 RNG = np.random.default_rng(7)
 BASE = {"v": RNG.normal(size=(200, 16)).astype(np.float32)}
@@ -45,6 +57,31 @@ def test_a_row_without_an_answer_agrees_with_nothing(metric: str) -> None:
     missing = {"v": BASE["v"].copy()}
     missing["v"][3] = np.nan
     assert measure(metric, BASE, missing).worst == 0.0
+
+
+def test_same_answers_is_the_share_of_rows_with_the_same_set_of_labels() -> None:
+    """Whatever the metric of the best one says: a second label that is lost makes another answer."""
+
+    def labels(outputs: Any) -> Any:
+        return as_answers([CLASSES[row] for row in outputs["v"] > 0.5])
+
+    other = {"v": BASE["v"].copy()}
+    first = BASE["v"].argmax(axis=1)
+    second = np.argsort(BASE["v"], axis=1)[:, -2]
+    lost = np.flatnonzero(BASE["v"][np.arange(200), second] > 0.5)[:50]
+    other["v"][lost, second[lost]] = -1
+    assert measure("top1_agreement", BASE, other).value == 1.0
+    assert (other["v"].argmax(axis=1) == first).all()
+    fidelity = measure("same_answers", BASE, other, Truth(labels(BASE), labels))
+    assert (fidelity.value, fidelity.baseline, fidelity.worst) == (0.75, 1.0, 0.0)
+
+
+def test_a_list_column_is_a_set_of_labels_in_any_order() -> None:
+    column = pa.chunked_array([pa.array([["b", "a"], [], ["a", "a"], ["c"]])])
+    answers = as_answers([["a", "b"], [], ["a"], ["c", "d"]])
+    assert same_answers(answers, truth_of(column)).tolist() == [True, True, True, False]
+    with pytest.raises(ConfigError, match="f1_macro takes one label a row, here are lists; use accuracy"):
+        against_labels("f1_macro", answers, answers, truth_of(column))
 
 
 def test_a_row_without_an_answer_is_no_right_answer() -> None:

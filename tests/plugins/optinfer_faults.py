@@ -1,7 +1,8 @@
 """The fake backend with faults, installed for tests as a third party's plugin would be, by entry point.
 
 Options (they arrive in the artifact's load_options):
-    folder: where replicas of one job meet; every call leaves a file in `calls` there. The process whose id is in
+    folder: where replicas of one job meet; every call leaves a file in `calls` there, whose name
+        begins with its rows. The process whose id is in
         `driver` there, and those it starts to certify, stay healthy: faults happen in replicas only.
     hold_after: calls after which every further one blocks until somebody writes to the FIFO `hold`.
     (a file `refuse` there): replicas cannot be loaded as long as it exists.
@@ -11,6 +12,7 @@ Options (they arrive in the artifact's load_options):
     raise_at_width: a replica that sees a micro-batch of just this many tokens raises.
     die_at_rows: a replica that sees a micro-batch of at least this many rows is killed.
     sign: what a replica's answers are multiplied with, so that they tell one variant from another.
+    ran_in: the precision that a replica says it ran in.
     ran_on: the device that a replica says it ran on, where that is not the one it was asked to.
 
 On the device `cuda` it stands for a GPU that is not there: Ray is told of one, nothing runs on it.
@@ -53,6 +55,7 @@ class FaultySession(FakeSession):
         hang_at_width: int | None = None,
         raise_at_width: int | None = None,
         sign: int = 1,
+        ran_in: str | None = None,
         ran_on: str | None = None,
     ) -> None:
         super().__init__(execution)
@@ -64,6 +67,7 @@ class FaultySession(FakeSession):
         self._hang_at_width = hang_at_width
         self._raise_at_width = raise_at_width
         self._sign = sign
+        self._ran_in = ran_in
         self._ran_on = ran_on
 
     def __call__(self, inputs: Arrays) -> Arrays:
@@ -83,13 +87,15 @@ class FaultySession(FakeSession):
             certified = 1 if (self._folder / "driver").exists() else self._sign
             return {name: certified * values for name, values in super().__call__(inputs).items()}
         calls = self._folder / "calls"
-        (calls / uuid.uuid4().hex).touch()
+        (calls / f"{rows}-{uuid.uuid4().hex}").touch()
         if self._hold_after is not None and len(os.listdir(calls)) > self._hold_after:
             (self._folder / "hold").read_bytes()
         return {name: self._sign * values for name, values in super().__call__(inputs).items()}
 
     def executed(self) -> Executed:
         found = super().executed()
+        if self._ran_in:
+            found = {**found, "precisions": {self._ran_in: 1}}
         return {**found, "device": self._ran_on} if self._ran_on else found
 
     def _claimed(self, name: str) -> bool:

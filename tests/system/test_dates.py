@@ -49,6 +49,12 @@ def test_a_path_with_its_dates_is_not_changed_again(night: date, around: str) ->
     assert dates.filled(once, date(2000, 1, 1)) == once
 
 
+def test_a_word_of_somebody_elses_is_left_alone() -> None:
+    assert dates.filled("{date}/{model_version}", NIGHT, ("{model_version}",)) == "2026-03-01/{model_version}"
+    with pytest.raises(ValueError, match=r"valid: {date}, {model_version}, {previous}"):
+        dates.filled("{modelversion}", NIGHT, ("{model_version}",))
+
+
 def test_the_day_before_knows_leap_years() -> None:
     assert dates.filled("{previous}", date(2028, 3, 1)) == "2028-02-29"
 

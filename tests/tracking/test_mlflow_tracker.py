@@ -107,7 +107,7 @@ def test_a_run_is_recorded_as_it_was(tmp_path: Path, uri: str, said: list[str]) 
     client = MlflowClient(tracking_uri=uri)
     assert [a.path for a in client.list_artifacts(where.run_id)] == ["manifest.json"]
     steps = client.get_metric_history(where.run_id, "progress/rows")
-    assert [(m.step, m.value) for m in steps] == [(1, 10.0), (6, 60.0)]
+    assert [(m.step, m.value) for m in steps] == [(1, 10.0), (6, 60.0), (7, 70.0)]
     assert where.warning == ""
     assert said == []
 

@@ -123,7 +123,7 @@ def test_one_that_was_away_at_the_start_and_in_the_middle_has_all_of_it_in_the_e
     assert capfd.readouterr().out == ""  # which belongs to `--json`
     (run,) = runs_at(server.url, "away")
     assert run["status"] == "FINISHED"
-    assert [value for _, _, value in run["metrics"]["progress/rows"]] == [10.0]
+    assert [value for _, _, value in run["metrics"]["progress/rows"]] == [10.0, 10.0]
     assert set(run["artifacts"]) == {"manifest.json"}
 
 

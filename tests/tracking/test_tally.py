@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from optinfer.errors import AccountingError, QuarantineError
+from optinfer.records.receipt import TakenOver
 from optinfer.records.stats import Stats
 from optinfer.tracking.tally import Tally
 from tests.data.committing import receipt
@@ -122,3 +125,19 @@ def test_what_is_lost_and_scored_again_counts_once() -> None:
     tally.check_complete("out")
     assert (tally.counted, tally.scored_again, tally.reasons) == (3, 2, {"odd": 2})
     assert (tally.total.rows_out, tally.total.rows_quarantined, tally.scored.rows_in) == (28, 2, 40)
+
+
+def test_what_others_had_begun_is_told_by_why_they_did_not_end() -> None:
+    tally = Tally(rows=40, error_threshold=0)
+    before = (
+        None,
+        TakenOver(why="left", rows=4, seconds=2.5),
+        TakenOver(why="died"),
+        TakenOver(why="left", rows=8, seconds=1.0),
+    )
+    for fragment, one in enumerate(before):
+        tally.add(replace(receipt(fragment, scored(10), {}, time=1.0), taken_over=one))
+    assert tally.taken_over == {
+        "left": {"fragments": 2, "rows_scored_twice": 12, "seconds": 2.5},
+        "died": {"fragments": 1},
+    }

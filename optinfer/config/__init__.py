@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     ValidationInfo,
@@ -21,15 +20,27 @@ from pydantic import (
     model_validator,
 )
 
+from optinfer.config.monitor import MonitorConfig as MonitorConfig
+from optinfer.config.monitor import MonitorSection
+from optinfer.config.part import Part
 from optinfer.errors import ConfigError
 from optinfer.plugins import Kind
 from optinfer.system import dates
 
 AUTO: Literal["auto"] = "auto"
 Auto = Literal["auto"]
+# As MLflow takes them, but for `latest` and `v3`, which it refuses itself.
+_ALIAS = r"^[A-Za-z0-9_-]+$"
 PositiveInt = Annotated[int, Field(ge=1)]
 # The arm of an experiment that is the job itself.
 CONTROL = "control"
+# In sink.path: the number of the registered model's version that scores (models/registered.py).
+MODEL_VERSION = "{model_version}"
+
+
+def is_registered(path: str) -> bool:
+    """Tell whether a model's path names a version of a registered model: `models:/NAME@ALIAS`, `models:/NAME/3`."""
+    return path.startswith("models:/") and any(mark in path.removeprefix("models:/") for mark in "@/")
 
 
 def _a_place(path: str) -> str:
@@ -45,6 +56,12 @@ def _of_a_night(path: str, info: ValidationInfo) -> str:
     return dates.filled(path, night or date.today())
 
 
+def _of_a_night_and_a_model(path: str, info: ValidationInfo) -> str:
+    """Put the logical date into the path; the model's version is put in when the registry was asked."""
+    night = (info.context or {}).get("logical_date")
+    return dates.filled(path, night or date.today(), (MODEL_VERSION,))
+
+
 def _a_webhook(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -54,13 +71,10 @@ def _a_webhook(url: str) -> str:
 
 PathText = Annotated[str, AfterValidator(_a_place)]
 DatedPath = Annotated[PathText, AfterValidator(_of_a_night)]
+OutputPath = Annotated[PathText, AfterValidator(_of_a_night_and_a_model)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class SourceConfig(_Part):
+class SourceConfig(Part):
     """The table: a Parquet file, a folder (hive-partitioned or not) or a glob, or another kind's; any fsspec URL."""
 
     path: DatedPath = Field(
@@ -108,7 +122,7 @@ class SourceConfig(_Part):
         return list(dict.fromkeys(name for names in given for name in names))
 
 
-class FamilySettings(_Part):
+class FamilySettings(Part):
     """What a job may say of a family's model, under `model`; each family has its own."""
 
     @property
@@ -134,7 +148,7 @@ class _Settled(Protocol):
 FAMILY_SETTINGS: Kind[_Settled] = Kind("family", "families", "optinfer.families", _Settled)  # type: ignore[type-abstract]
 
 
-class ModelConfig(_Part):
+class ModelConfig(Part):
     """The model and what it means; beside these keys a model has those of its family."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -203,7 +217,7 @@ def settings_of(family: str) -> type[FamilySettings] | None:
         return None
 
 
-class RecipeConfig(_Part):
+class RecipeConfig(Part):
     """A variant of the job's own: techniques in order, each a name or `{name: {option: value}}`, and what runs it."""
 
     steps: tuple[str | dict[str, dict[str, Any]], ...] = Field(
@@ -214,7 +228,7 @@ class RecipeConfig(_Part):
     about: str = Field("a recipe of this job", description="what `optinfer optimize` shows of it")
 
 
-class GateConfig(_Part):
+class GateConfig(Part):
     """The quality a variant must keep against the fp32 baseline on a sample of the job's own rows.
 
     One of `min`, `max_drop` and `preset` says how much; without any, `min: 0.99`, or with a label `max_drop: 0.01`.
@@ -223,7 +237,8 @@ class GateConfig(_Part):
     metric: str | Auto = Field(
         "auto",
         description="how outputs are compared with the baseline: `cosine`, `top1_agreement`, `r2`, `agreement` (the "
-        "same to rounding), the least of all outputs; with a label `accuracy` or a scikit-learn scorer",
+        "same to rounding), the least of all outputs; `same_answers` (the same set of labels) with "
+        "`model.threshold`; with a label `accuracy` or a scikit-learn scorer",
     )
     min: float | None = Field(
         None,
@@ -282,7 +297,7 @@ class GateConfig(_Part):
         return 0.99 if self.min is None else self.min
 
 
-class SelectionConfig(_Part):
+class SelectionConfig(Part):
     """How `variant: auto` chooses."""
 
     time_budget: Annotated[float, Field(gt=0)] = Field(
@@ -292,7 +307,7 @@ class SelectionConfig(_Part):
     )
 
 
-class PlacementConfig(_Part):
+class PlacementConfig(Part):
     """How many replicas, what each gets, and where they may run."""
 
     device: str = Field(
@@ -358,7 +373,7 @@ class PlacementConfig(_Part):
         return self
 
 
-class BatchingConfig(_Part):
+class BatchingConfig(Part):
     """How rows become micro-batches."""
 
     max_batch_tokens: PositiveInt | Auto = Field(
@@ -368,7 +383,8 @@ class BatchingConfig(_Part):
     )
     max_batch_size: PositiveInt | Auto = Field(
         "auto",
-        description="rows in a micro-batch; `auto`: 64 texts, 32 images, 1024 rows of numbers, 4096 of a table",
+        description="rows in a micro-batch; `auto`: 64 texts, 32 images, 1024 rows of numbers (fewer of large ones), "
+        "4096 of a table",
     )
     dedupe: Auto | Literal[False] = Field(
         "auto",
@@ -389,11 +405,12 @@ class BatchingConfig(_Part):
         return self.model_dump(exclude={"timeout"})
 
 
-class SinkConfig(_Part):
+class SinkConfig(Part):
     """Where the scored rows go, and what happens to those that cannot be scored."""
 
-    path: DatedPath = Field(
-        description="folder for the output. `{date}`, `{previous}`: [schedule.md](schedule.md#dates)",
+    path: OutputPath = Field(
+        description="folder for the output. `{date}`, `{previous}`: [schedule.md](schedule.md#dates); "
+        "`{model_version}`: [decide.md](decide.md#promote)",
     )
     format: str = Field(
         AUTO,
@@ -417,7 +434,7 @@ class SinkConfig(_Part):
     )
 
 
-class ArmConfig(_Part):
+class ArmConfig(Part):
     """One arm of an experiment: another variant, or another model, for a share of the rows."""
 
     share: Annotated[float, Field(gt=0, lt=1)] = Field(description="of the keys that are this arm's")
@@ -438,7 +455,7 @@ class ArmConfig(_Part):
 _ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
-class ExperimentConfig(_Part):
+class ExperimentConfig(Part):
     """An A/B test in the table: every row is one arm's, by its key; the job itself is the arm `control`."""
 
     arms: dict[_ArmName, ArmConfig] = Field(
@@ -471,7 +488,7 @@ class ExperimentConfig(_Part):
         return self
 
 
-class TrackingConfig(_Part):
+class TrackingConfig(Part):
     """The MLflow experiment."""
 
     experiment: str = Field(
@@ -484,7 +501,7 @@ class TrackingConfig(_Part):
     )
 
 
-class NotifyConfig(_Part):
+class NotifyConfig(Part):
     """Who is told how a run ended."""
 
     url: Annotated[str, AfterValidator(_a_webhook)] | None = Field(
@@ -514,7 +531,7 @@ class NotifyConfig(_Part):
         return self
 
 
-class TuningConfig(_Part):
+class TuningConfig(Part):
     """What `optinfer tune` searches for, and how long."""
 
     objective: Literal["rows_per_second", "cost"] = Field(
@@ -536,7 +553,73 @@ class TuningConfig(_Part):
     )
 
 
-class JobConfig(_Part):
+class DifferenceRule(Part):
+    """What the interval of challenger minus champion has to show."""
+
+    not_worse_by: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="a loss up to this is none: the interval lies above minus this, in the metric's own units",
+    )
+    better_by: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="instead of `not_worse_by`: the interval lies above this",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> DifferenceRule:
+        if self.not_worse_by is not None and self.better_by is not None:
+            raise ValueError("not_worse_by and better_by are both set; keep one of the two")
+        return self
+
+
+class SlicesRule(Part):
+    """What the interval of every slice has to show."""
+
+    not_worse_by: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="a loss up to this is none, in any slice of `--by`",
+    )
+
+
+class CostRule(Part):
+    """What a million rows may cost."""
+
+    at_most: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="the challenger's cost of a million rows as a multiple of the champion's (1.1: 10% more); takes "
+        "`placement.cost_per_hour`",
+    )
+
+
+class RuleConfig(Part):
+    """What a comparison has to show before an alias is moved; all of it."""
+
+    difference: DifferenceRule = DifferenceRule()
+    slices: SlicesRule = SlicesRule()
+    cost: CostRule = CostRule()
+
+
+class PromoteConfig(Part):
+    """Which alias of the registered model `optinfer promote` moves, and when."""
+
+    alias: Annotated[str, Field(pattern=_ALIAS)] = Field(
+        "champion",
+        description="alias of the registered model that `optinfer promote` moves to the challenger's version",
+    )
+    previous: Annotated[str, Field(pattern=_ALIAS)] = Field(
+        "previous",
+        description="alias that is left at the version it moved from, for `--rollback`",
+    )
+    when: RuleConfig = RuleConfig()
+
+    @model_validator(mode="after")
+    def _two_aliases(self) -> PromoteConfig:
+        if self.alias == self.previous:
+            raise ValueError("alias and previous are the same; name two")
+        return self
+
+
+class JobConfig(Part):
     """One job: the whole of it, frozen."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
@@ -562,6 +645,20 @@ class JobConfig(_Part):
     tracking: TrackingConfig = TrackingConfig()
     notify: NotifyConfig = NotifyConfig()
     tuning: TuningConfig = TuningConfig()
+    promote: PromoteConfig = PromoteConfig()
+    monitor: MonitorSection = Field(
+        MonitorConfig(),
+        description="whether and how rows and answers are held against those of earlier runs; `false`: not at all",
+    )
+
+    @model_validator(mode="after")
+    def _watched_columns_are_read(self) -> JobConfig:
+        read = {*self.source.columns_read, *self.sink.columns}
+        if missing := [name for name in self.monitor.columns if name not in read]:
+            raise ValueError(
+                f"monitor.columns names {', '.join(missing)}, which the job does not read; name it in sink.columns, too"
+            )
+        return self
 
     @property
     def models(self) -> dict[str, ModelConfig]:
@@ -576,6 +673,15 @@ class JobConfig(_Part):
     def _no_idle_fallback(self) -> JobConfig:
         if self.variant == AUTO and self.gate.fallback:
             raise ValueError("gate.fallback has no use with variant: auto, which ends at the baseline; remove one")
+        return self
+
+    @model_validator(mode="after")
+    def _a_version_to_name(self) -> JobConfig:
+        if MODEL_VERSION in self.sink.path and not is_registered(self.model.path):
+            raise ValueError(
+                f"sink.path has {MODEL_VERSION}, and model.path is no version of a registered model; write it as "
+                "models:/NAME@ALIAS, or leave the word out"
+            )
         return self
 
     @model_validator(mode="after")
