@@ -18,18 +18,17 @@ from functools import partial
 
 import numpy as np
 
-from optinfer.commands.arms import with_arms
 from optinfer.commands.books import Books
+from optinfer.commands.candidates import announce, candidates
 from optinfer.commands.news import News
 from optinfer.commands.readiness import require_ready
 from optinfer.commands.resolved import Resolved, resolve
 from optinfer.commands.scoring import stream
 from optinfer.commands.summary import Summary
-from optinfer.config import AUTO, JobConfig
+from optinfer.config import JobConfig
 from optinfer.errors import LoadError
 from optinfer.execution.executor import Executor
 from optinfer.execution.on_ray import OnRay
-from optinfer.optimization.pools import Pools, pools, with_not_chosen
 from optinfer.records.run import RunRecord
 from optinfer.system.outages import reaching
 from optinfer.tracking.recorder import new_run_id, recorder_of
@@ -133,11 +132,11 @@ def _score(run: _Run) -> None:
         return books.until_whole(left, books.commit_nothing)
     failed: list[tuple[str, str]] = []
     error: LoadError | None = None
-    prover, bound = run.executor.prover(run.job.proving, run.say), output.binding
-    for candidate in pools(prover, bound.bound_variants()):
-        whole = with_arms(candidate, run.job.proving_of_arms, run.executor, run.say, bound.bound_arms())
-        proved = run.summary.pools = with_not_chosen(whole, failed)
-        _announce(proved, dict(failed), run)
+    bound = output.binding
+    for candidate in candidates(run.job, run.executor, bound, run.say):
+        proved = run.summary.pools = candidate.without(failed)
+        announce(proved, dict(failed), run.job.config, books.recorder, run.say)
+        run.summary.mark("prepare")
         bound.bind_variant(proved.identity, found)
         bound.require_artifacts(proved.identity.artifacts, found)
         try:
@@ -148,25 +147,3 @@ def _score(run: _Run) -> None:
             error, run.summary.placements = caught, ()
             failed.append((proved.first.variant.name, f"a replica cannot load it: {error}"))
     raise error or AssertionError("there is a candidate, or none passed")
-
-
-def _announce(proved: Pools, failed: dict[str, str], run: _Run) -> None:
-    config, first = run.job.config, proved.first
-    for line in proved.warnings:
-        run.books.recorder.warn(line)
-    for name, reason in first.not_chosen:
-        if config.variant == AUTO and name not in failed:
-            run.say(f"not {name}: {reason}")
-        else:
-            run.books.recorder.warn(f"{name} does not score: {reason}")
-    for name, reason in (entry for further in proved.each[1:] for entry in further.not_chosen):
-        run.say(f"not {name} on CPUs: {reason}")
-    for arm, further in proved.arms.items():
-        for name, reason in further.not_chosen:
-            run.say(f"not {name} for arm {arm}: {reason}")
-    if config.placement.cpu_variant and len(proved) == 1:
-        run.books.recorder.warn(
-            f"placement.cpu_variant is left out: {first.variant.name} runs on the CPUs of all nodes itself"
-        )
-    run.summary.mark("prepare")
-    run.books.recorder.selected(first.variant.name, first.not_chosen, first.why_not)

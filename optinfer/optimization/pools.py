@@ -51,6 +51,11 @@ class Pools:
         """Those of all pools and all arms."""
         return (*self.each, *self.arms.values())
 
+    def without(self, failed: Sequence[tuple[str, str]]) -> Pools:
+        """Return them, the first with variants that could not be loaded among those not chosen."""
+        first = replace(self.first, not_chosen=(*failed, *self.first.not_chosen))
+        return replace(self, each=(first, *self.each[1:]))
+
     @property
     def identity(self) -> Bound:
         """Everything that must be the same when an output is resumed: each pool's, the next one inside the last."""
@@ -138,9 +143,3 @@ def _proved(prover: Prover, job: JobConfig, only: str | None) -> Prepared:
             "name another one there, or auto; lower what the gate asks for; or remove placement.cpu_variant to score "
             "on GPUs alone",
         ) from error
-
-
-def with_not_chosen(found: Pools, failed: Sequence[tuple[str, str]]) -> Pools:
-    """Return the pools, the first with variants that could not be loaded among those not chosen."""
-    first = replace(found.first, not_chosen=(*failed, *found.first.not_chosen))
-    return replace(found, each=(first, *found.each[1:]))

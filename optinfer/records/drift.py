@@ -82,12 +82,12 @@ class Drift(Record):
     def metrics(self) -> dict[str, float]:
         """Return what is watched as a tracker's metrics; of a column's name MLflow takes no other characters."""
         found = {
-            f"drift.{re.sub(r'[^0-9A-Za-z_. -]', '_', what)}.{name}": measure.value
+            f"stats/drift.{re.sub(r'[^0-9A-Za-z_. -]', '_', what)}.{name}": measure.value
             for what, measures in self.watched.items()
             for name, measure in measures.items()
         }
-        share = {} if self.share is None else {"drift.share_of_time": self.share}
-        return {"drift.findings": len(self.findings), **share, **found}
+        share = {} if self.share is None else {"stats/drift.share_of_time": self.share}
+        return {"stats/drift.findings": len(self.findings), **share, **found}
 
 
 def drift_text(drift: Drift) -> str:

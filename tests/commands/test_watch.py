@@ -105,7 +105,7 @@ def test_a_night_like_the_first_is_quiet_and_what_moved_is_told_wherever_a_run_i
 
     client = MlflowClient(own_store)
     ours = client.get_run(str(moved.mlflow and moved.mlflow.run_id))
-    assert ours.data.metrics["drift.input.text.characters.ks"] == lengths.measures["ks"].value
+    assert ours.data.metrics["stats/drift.input.text.characters.ks"] == lengths.measures["ks"].value
     assert "moved" in ours.data.tags["optinfer.warnings"]
     assert "drift.json" in {file.path for file in client.list_artifacts(ours.info.run_id)}
 
