@@ -141,7 +141,7 @@ def _filled_in(
         build_seconds=settings.artifact.build_seconds,
         load_seconds=engine.load_seconds,
         notes=settings.artifact.notes,
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        measured_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         row_seconds=(stats.preprocess_seconds + stats.postprocess_seconds) / max(stats.rows_in, 1),
         canaries=canaries.measured(engine, settings, exam.sample.take(pa.array(scored.kept)), scored, ran, within),
     )

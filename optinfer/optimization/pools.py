@@ -64,9 +64,9 @@ class Pools:
         return replace(first, arm=arms)
 
     def made_since(self, moment: float) -> bool:
-        """Tell whether any was measured from a moment on, in seconds since the epoch: certificates say whole ones."""
+        """Tell whether any was measured after a moment, in seconds since the epoch."""
         made = [one.certificate.measured_at for one in self.all]
-        return any(datetime.fromisoformat(when).timestamp() >= int(moment) for when in made)
+        return any(datetime.fromisoformat(when).timestamp() > moment for when in made)
 
     @property
     def params(self) -> dict[str, object]:

@@ -165,7 +165,10 @@ def table(result: dict[str, Any]) -> str:
     last = [
         cell
         for time in TIMES
-        for cell in (f"{result['held'][time]} of {result['runs']} held", _percent(result["median_error_percent"][time]))
+        for cell in (
+            f"{result['held'][time]} of {result['runs']} held",
+            _percent(result["median_error_percent"][time]).lstrip("+"),
+        )
     ]
     return markdown_table(head, [*rows, ("median, without signs", *last)])
 
