@@ -33,7 +33,7 @@ def identity(subject: Subject, plan: Plan, arms: Mapping[str, Subject]) -> dict[
             "bad_files": [redact(path) for path, _ in plan.bad_files],
             **({} if plan.version is None else {"version": plan.version}),
         },
-        "model": {"digest": subject.model.key, "family": config.model.family, **subject.family_settings},
+        "model": {"digest": subject.model.key, "family": config.model.family, **config.model.identity},
         "variant": recipes(config, subject.catalog),
         "batching": config.batching.identity,
         "sink": {

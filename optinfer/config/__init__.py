@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -123,7 +123,22 @@ class SourceConfig(Part):
 
 
 class FamilySettings(Part):
-    """What a job may say of a family's model, under `model`; each family has its own."""
+    """What a job may say of a family's model, under `model`; each family has its own.
+
+    Attributes:
+        younger: settings that came after outputs which have to go on: a job that leaves them is the job that it was.
+    """
+
+    younger: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What of it shapes the answers, by the names that job files use."""
+        fields = type(self).model_fields
+        unsaid = {
+            name for name in self.younger if getattr(self, name) == fields[name].get_default(call_default_factory=True)
+        }
+        return self.model_dump(by_alias=True, exclude=unsaid)
 
     @property
     def own_code(self) -> str | None:
@@ -186,6 +201,12 @@ class ModelConfig(Part):
         """
         given = self._given
         return given.model_dump(by_alias=True) if given else {}
+
+    @property
+    def identity(self) -> Mapping[str, object]:
+        """What of the settings shapes the answers."""
+        given = self._given
+        return given.identity if given else {}
 
     @property
     def own_code(self) -> str | None:

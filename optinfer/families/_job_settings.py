@@ -41,6 +41,8 @@ class ClassSettings(FamilySettings):
 
 
 class LabelSettings(ClassSettings):
+    younger = frozenset({"threshold"})
+
     threshold: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         None,
         description="of a multi-label model: all labels that score above it, best first, as lists, which may be empty",

@@ -45,6 +45,8 @@ _NUMBERS_A_BATCH = 2**22
 class Settings(CodeSettings):
     """What a job may say of a model of numbers."""
 
+    younger = frozenset({"inputs"})
+
     inputs: dict[str, tuple[PositiveInt, ...]] = Field(
         default_factory=dict,
         description="`{input: [sizes of a row]}`, where the file lets several vary or tells none: `{x: [3, 224, 224]}`",

@@ -54,7 +54,8 @@ class Subject:
     @property
     def keyed(self) -> Artifact:
         """The model under the key that artifacts are built from: what the family makes of the files is part of it."""
-        settings = json.dumps([_ANSWERS, self.config.model.family, self.family_settings], sort_keys=True)
+        told = self.config.model
+        settings = json.dumps([_ANSWERS, told.family, told.identity], sort_keys=True)
         return replace(self.model, key=hashlib.sha256(f"{self.model.key} {settings}".encode()).hexdigest()[:16])
 
     def replica(

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from optinfer.config import ModelConfig
 from optinfer.errors import ConfigError
 from optinfer.families import FAMILIES
 from optinfer.inference.replica import Replica, ReplicaSettings
@@ -109,3 +110,17 @@ def test_sizes_that_are_missing_or_wrong_are_refused_with_the_fix(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         family_of(network, **settings)
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "value"),
+    [
+        ("tensor", "inputs", {"x": [3]}),
+        ("text-classification", "threshold", 0.5),
+        ("image-classification", "threshold", 0.5),
+    ],
+)
+def test_a_setting_that_is_left_out_leaves_a_job_what_it_was(family: str, key: str, value: object) -> None:
+    """Outputs that were begun before there was such a setting go on."""
+    assert key not in ModelConfig(path="a", family=family).identity
+    assert key in ModelConfig(path="a", family=family, **{key: value}).identity
