@@ -13,6 +13,7 @@ import yaml
 import optinfer
 from optinfer.config import JobConfig
 from optinfer.job_file import parse_job
+from tests.commands.test_init_to_run import Make, efficientnet, magika, require
 from tests.conftest import MODEL, REPO, WriteTable, read_rows
 
 
@@ -52,3 +53,27 @@ def test_the_readmes_job_runs_and_answers_as_sentence_transformers_does(
     assert list(found[0]) == ["embedding"]
     expected = SentenceTransformer(located().path, device="cpu").encode(rows["text"].to_pylist())
     np.testing.assert_allclose([row["embedding"] for row in found], expected, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_ray", "trials_here")
+@pytest.mark.parametrize(("make", "columns"), [(magika, {"bytes": "head"}), (efficientnet, {"image": "image"})])
+def test_so_do_jobs_of_numbers_and_images(
+    make: Make, columns: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = make()
+    family = "tensor" if make is magika else "image-classification"
+    raw = {
+        "name": "bare",
+        "source": {"path": "table.parquet", "columns": columns},
+        "model": {"path": str(given.model), "family": family},
+        "variant": "onnx-fp32",
+        "sink": {"path": "out"},
+    }
+    assert set(raw) == {*required(), "variant"}
+    record = optinfer.run(parse_job(raw))
+    found = read_rows("out")
+    assert (record.rows_out, record.rows_quarantined) == (len(pq.read_table("table.parquet")), 0)
+    assert given.ids not in found[0]
+    require(found, given)

