@@ -72,6 +72,19 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.Mon
         yield patch
 
 
+@pytest.fixture(autouse=True)
+def no_store_of_anothers() -> Iterator[None]:
+    """Let no test find the store that one before it set for the whole process."""
+    name, utils = "MLFLOW_TRACKING_URI", "mlflow.tracking._tracking_service.utils"
+    before = os.environ.get(name), getattr(sys.modules.get(utils), "_tracking_uri", None)
+    yield
+    if utils in sys.modules:
+        sys.modules["mlflow"].set_tracking_uri(before[1])
+    os.environ.pop(name, None)
+    if before[0] is not None:
+        os.environ[name] = before[0]
+
+
 @pytest.fixture(scope="session")
 def s3_endpoint(environment: pytest.MonkeyPatch) -> Iterator[str]:
     """Serve S3 on loopback, and point every AWS client of this and later processes at it."""

@@ -151,9 +151,7 @@ class Summary:
             artifacts["drift.json"] = json.dumps(manifest.run.drift.as_dict(), indent=1)
         if self._first:
             artifacts["certificate.json"] = json.dumps(self._first.certificate.as_dict(), indent=1)
-        ended = run_ended(job, tally, manifest, artifacts)
-        moved = manifest.run.drift.metrics if manifest.run.drift else {}
-        return replace(ended, metrics={**ended.metrics, **moved})
+        return run_ended(job, tally, manifest, artifacts)
 
     def keep(self, tally: Tally) -> None:
         """Remember what the run took, which is recorded now, for the next forecast."""

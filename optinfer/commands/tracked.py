@@ -16,7 +16,7 @@ from optinfer.system import home
 from optinfer.system.machine import peak_rss_mb
 from optinfer.tracking import origin
 from optinfer.tracking.events import Dataset, Finished, Params, Started
-from optinfer.tracking.measured import of_run
+from optinfer.tracking.measured import of_drift, of_run
 from optinfer.tracking.mlflow_run import run_name
 from optinfer.tracking.mlflow_store import RUN_ID
 from optinfer.tracking.tally import Tally
@@ -67,7 +67,7 @@ def run_ended(job: Resolved, tally: Tally, manifest: Manifest, artifacts: Mappin
     """Return the end of a run that scored all rows."""
     run, config = manifest.run, job.config
     return Finished(
-        metrics=of_run(run, tally, peak_rss_mb()),
+        metrics={**of_run(run, tally, peak_rss_mb()), **of_drift(run.drift)},
         outputs=(_table(config.sink.path, job.fingerprint, "output", run.rows_out, job.schema),),
         artifacts=artifacts,
         note=run_note(run, _name(config.source.path)),

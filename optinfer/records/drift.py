@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -77,17 +76,6 @@ class Drift(Record):
     note: str = ""
     seconds: float | None = None
     share: float | None = None
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Return what is watched as a tracker's metrics; of a column's name MLflow takes no other characters."""
-        found = {
-            f"stats/drift.{re.sub(r'[^0-9A-Za-z_. -]', '_', what)}.{name}": measure.value
-            for what, measures in self.watched.items()
-            for name, measure in measures.items()
-        }
-        share = {} if self.share is None else {"stats/drift.share_of_time": self.share}
-        return {"stats/drift.findings": len(self.findings), **share, **found}
 
 
 def drift_text(drift: Drift) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from optinfer.records.comparison import OptimizeRecord
+from optinfer.records.drift import Drift
 from optinfer.records.proof import Certificate, GateResult
 from optinfer.records.run import RunRecord
 from optinfer.records.tuning import Outcome, TuneRecord
@@ -51,6 +54,19 @@ def of_run(run: RunRecord, tally: Tally, driver_peak_rss_mb: float) -> dict[str,
     if run.gate and run.certificate:
         known |= _of_a_variant(run.certificate, run.gate)
     return named(known)
+
+
+def of_drift(drift: Drift | None) -> dict[str, float]:
+    """Return how far each thing that is watched moved, by `stats/drift.<what>.<measure>`, and how many did too far."""
+    if drift is None:
+        return {}
+    moved = {
+        # Of a column's name MLflow takes no other characters.
+        f"stats/drift.{re.sub(r'[^0-9A-Za-z_. -]', '_', what)}.{name}": measure.value
+        for what, measures in drift.watched.items()
+        for name, measure in measures.items()
+    }
+    return {**named({metrics.DRIFT_FINDINGS: len(drift.findings), metrics.DRIFT_SHARE: drift.share}), **moved}
 
 
 def of_variant(certificate: Certificate, gate: GateResult) -> dict[str, float]:

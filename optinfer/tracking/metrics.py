@@ -83,6 +83,8 @@ TOKENS = _rest("tokens_per_second", "tokens of the rows scored, by `job/seconds`
 MODEL_SHARE = _rest("model_share", "share of the loaded replicas' time inside the model", _RUN)
 DRIVER_RSS = _rest("driver_peak_rss_mb", "most memory of the command's own process", _RUN)
 FORECAST_SECONDS = _rest("forecast.seconds", "what was foretold", _RUN, "forecast.seconds")
+DRIFT_FINDINGS = _rest("drift.findings", "things that moved since the reference", _RUN)
+DRIFT_SHARE = _rest("drift.share_of_time", "what watching took of the replicas' time", _RUN)
 FORECAST_LOW = _rest("forecast.low_seconds", "lower end of what was foretold", _RUN)
 FORECAST_HIGH = _rest("forecast.high_seconds", "upper end of what was foretold", _RUN)
 FORECAST_SPEED = _rest("forecast.rows_per_second", "what was foretold", _RUN)
@@ -152,7 +154,7 @@ COST_PER_MILLION = _rest("cost_per_million_rows", "by `placement.cost_per_hour`"
 ALL = (
     *FIRST, PROGRESS_PERCENT, PROGRESS_ROWS, PROGRESS_SPEED, ROWS_OUT, DEDUPLICATED, FRAGMENTS, RESUMED,
     SCORED_AGAIN, OUT_OF_MEMORY, STEADY, TOKENS, MODEL_SHARE, DRIVER_RSS, FORECAST_SECONDS, FORECAST_LOW,
-    FORECAST_HIGH, FORECAST_SPEED, FORECAST_COST,
+    FORECAST_HIGH, FORECAST_SPEED, FORECAST_COST, DRIFT_FINDINGS, DRIFT_SHARE,
     PADDING, RSS, REPLICA_LOW, REPLICA_HIGH, REPLICA_P99, REPLICA_P95, FIDELITY, FIDELITY_LOW,
     FIDELITY_HIGH, FIDELITY_RELATIVE, FIDELITY_WORST, DIFFERENCE, ARTIFACT_MB, BUILD, LOAD, PASSED, CANDIDATES,
     CANDIDATES_PASSED, OBJECTIVE, TRIAL_SECONDS, TRIAL_ROWS, TRIAL_REJECTED, TRIAL_MEMORY, TRIALS,

@@ -17,6 +17,7 @@ import optinfer
 from optinfer.errors import ConfigError
 from optinfer.families import FAMILIES
 from optinfer.families._classes import Classes
+from optinfer.families._job_settings import LabelSettings
 from optinfer.inference.replica import Replica, ReplicaSettings
 from tests.conftest import REPO, MakeJob, RunCli, located, read_rows
 
@@ -217,7 +218,7 @@ def test_a_number_is_compared_by_its_value_and_a_class_by_its_name(
     config: dict[str, object], metrics: tuple[str, ...], answers: list[object], tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
-    classes = Classes(tmp_path, None, must_name=False)
+    classes = Classes(tmp_path, LabelSettings(), must_name=False)
     logits = np.array([[0.25, -1.0], [-3.0, 2.0]], dtype=np.float32)[:, : len(classes.names)]
     assert classes.metrics == metrics
     assert classes.answers({"logits": logits}).tolist() == answers
@@ -228,6 +229,6 @@ def test_scores_are_finite_for_any_number_and_of_a_regression_the_number_itself(
     expected = {"regression": [-1e4, 0.0, 1e4], "multi_label_classification": [0.0, 0.5, 1.0]}
     for problem, scores in expected.items():
         (tmp_path / "config.json").write_text(json.dumps({"num_labels": 1, "problem_type": problem}))
-        table = Classes(tmp_path, None, must_name=False).table(logits)
+        table = Classes(tmp_path, LabelSettings(), must_name=False).table(logits)
         assert table["score"].to_pylist() == scores
         assert table["label"].to_pylist() == ["LABEL_0"] * 3

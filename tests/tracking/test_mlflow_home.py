@@ -355,7 +355,7 @@ class TestJobs:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", own_store)
         monkeypatch.chdir(tmp_path)  # where MLflow puts the files of its first experiment
         mlflow.set_tracking_uri(None)
-        with mlflow.start_run():
+        with mlflow.start_run(experiment_id="0"):  # of another test MLflow may have kept another one
             logged = mlflow.onnx.log_model(
                 onnx.load(job["model"]["path"]), name="model", registered_model_name="points", pip_requirements=[]
             )

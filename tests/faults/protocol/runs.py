@@ -5,6 +5,7 @@ The steps are those of `commands/run.py`, and a fragment's those of `execution/s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -38,6 +39,8 @@ _SCHEMA = pa.schema([("id", pa.int64()), ("by", pa.string())])
 
 class Unrecorded:
     """A recorder of nothing."""
+
+    warnings: Sequence[str] = ()
 
     def event(self, event: object) -> None:
         pass
