@@ -94,7 +94,7 @@ class TestJob:
             config = parse_job(raw)
         registered = optinfer.optimize(config, ["pyfunc", "onnx-tabular"], register="people").registered
         assert registered is not None
-        assert (registered.error, registered.version) == (None, "1")
+        assert (registered.error, registered.version) == (None, 1)
         given = made.rows if name != "unnamed" else pd.DataFrame({"features": made.rows.to_dict("records")})
         given.to_parquet(tmp_path / "given.parquet")
         answers = loaded(own_store, registered.uri, tmp_path)

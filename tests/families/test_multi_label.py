@@ -92,7 +92,7 @@ def require(rows: list[dict[str, Any]], expected: Labelled) -> None:
     assert [row["labels"] for row in rows] == [[label for label, _ in row] for row in expected]
     for row, given in zip(rows, expected, strict=True):
         np.testing.assert_allclose(row["scores"], [score for _, score in given], atol=1e-5)
-    assert {len(row["labels"]) for row in rows} > {0, 1, 2}, "rows without any, with one and with more"
+    assert len({len(row["labels"]) for row in rows}) > 2, "rows with few labels, and with many"
 
 
 def family_of(model: Path, **settings: Any) -> Family:
