@@ -95,6 +95,11 @@ def is_ours_to_correct(error: StorageError) -> bool:
     return isinstance(cause, (PermissionError, FileNotFoundError)) or type(cause).__name__ in _WRONG_KEYS
 
 
+def has_answered(url: str) -> None:
+    """Note that a store does what it is asked, as another process of the same job found: a refusal passes, then."""
+    _answering.add(_place(url))
+
+
 def passes(error: BaseException, url: str) -> bool:
     """Tell whether waiting may change what a store that has answered says now."""
     if not isinstance(error, failures()) or isinstance(error, (StorageError, FileNotFoundError, FileExistsError)):

@@ -30,9 +30,13 @@ from optinfer.execution.task import Meter, OneNode, ScoringTask
 from optinfer.inference.answers import Scored, joined
 from optinfer.inference.replica import Replica, ReplicaSettings, mortal
 from optinfer.records.receipt import Receipt
+from optinfer.system import outages
 from tests.conftest import WriteTable, located
+from tests.data import flaky_store
+from tests.data.flaky_store import FlakyStore
 
 PARTS = ("part-000000.parquet", "part-000001.parquet")
+TABLES = ("table.parquet",) * 2
 Score = Callable[..., list[dict[str, Any]]]
 
 
@@ -85,7 +89,7 @@ def score(task: ScoringTask, *names: str, **actor: Any) -> list[dict[str, Any]]:
     """Score a run of two fragments of eight rows as a new actor; return its receipts."""
     run = [
         {"fragment": asdict(fragment), "part": part}
-        for fragment, part in zip(fragments(task, *(names or ("table.parquet",) * 2)), PARTS, strict=True)
+        for fragment, part in zip(fragments(task, *(names or TABLES)), PARTS, strict=True)
     ]
     receipts: list[dict[str, Any]] = json.loads(FragmentScorer(task, **actor)({"run": json.dumps(run)})["receipts"])
     return receipts
@@ -433,3 +437,17 @@ def test_vectors_without_an_answer_keep_their_place_and_can_be_read(task: Scorin
     assert [row["embedding"] is None for row in found] == [text is None for text in texts]
     assert [row["_error"] is None for row in found] == [text is not None for text in texts]
     assert {len(row["embedding"]) for row in found if row["embedding"]} == {384}
+
+
+def test_a_refusal_that_meets_a_replica_first_is_waited_for_as_any_other(
+    task: ScoringTask, bucket: str, flaky: FlakyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver holds the output: that its store refuses a new process once is no mistake in the job."""
+    monkeypatch.setattr(outages, "_answering", set())  # as in a process that has asked nobody yet
+    flaky.meets = lambda method, path, headers: method in ("PUT", "GET", "HEAD")
+    flaky.faults = [flaky_store.refusal(403, "AccessDenied")] * 2
+    run = [{"fragment": asdict(one), "part": part} for one, part in zip(fragments(task, *TABLES), PARTS, strict=True)]
+    scorer = FragmentScorer(replace(task, output_url=f"{bucket}/out"))
+    receipts = json.loads(scorer({"run": json.dumps(run)})["receipts"])
+    assert [receipt.get("part", receipt) for receipt in receipts] == list(PARTS)
+    assert not flaky.faults
