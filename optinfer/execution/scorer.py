@@ -40,7 +40,6 @@ from optinfer.records.receipt import Receipt
 from optinfer.records.stats import Stats
 from optinfer.system import last_resort
 from optinfer.system.machine import peak_rss_mb
-from optinfer.system.outages import has_answered
 
 _log = logging.getLogger(__name__)
 _ONE_NODE = OneNode()
@@ -78,7 +77,6 @@ class FragmentScorer:
         arms = [arm.settings for arm in task.experiment.arms] if task.experiment else []
         for loaded in (self._settings, *arms):
             require_admitted(loaded, nodes)
-        has_answered(task.output_url)  # the driver holds it
         self._sink = task.output()
         self._reader = task.reader()
         self._count = _Unfailing(meter, task.labels(self._settings))

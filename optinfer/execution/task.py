@@ -17,6 +17,7 @@ from optinfer.inference.answers import Scored
 from optinfer.inference.replica import ReplicaSettings
 from optinfer.records.binding import of_arms
 from optinfer.records.receipt import Receipt
+from optinfer.system.outages import has_answered
 
 
 class Meter(Protocol):
@@ -178,5 +179,6 @@ class ScoringTask:
         return table.append_column(self.experiment.column, self.experiment.named(self.experiment.of(table)))
 
     def output(self) -> Sink:
-        """Return what takes the parts."""
+        """Return what takes the parts, for a replica: that its store answers, the driver knows, who holds the output."""
+        has_answered(self.output_url)
         return SINKS.get(self.sink).open(self.output_url)
