@@ -179,6 +179,6 @@ class ScoringTask:
         return table.append_column(self.experiment.column, self.experiment.named(self.experiment.of(table)))
 
     def output(self) -> Sink:
-        """Return what takes the parts, for a replica: that its store answers, the driver knows, who holds the output."""
+        """Return what takes a replica's parts; that their store answers is known: the driver holds the output."""
         has_answered(self.output_url)
         return SINKS.get(self.sink).open(self.output_url)

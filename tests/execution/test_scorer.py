@@ -440,10 +440,10 @@ def test_vectors_without_an_answer_keep_their_place_and_can_be_read(task: Scorin
 
 
 def test_a_refusal_that_meets_a_replica_first_is_waited_for_as_any_other(
-    task: ScoringTask, bucket: str, flaky: FlakyStore, monkeypatch: pytest.MonkeyPatch
+    task: ScoringTask, bucket: str, flaky: FlakyStore
 ) -> None:
     """The driver holds the output: that its store refuses a new process once is no mistake in the job."""
-    monkeypatch.setattr(outages, "_answering", set())  # as in a process that has asked nobody yet
+    outages._answering.clear()  # as in a process that has asked nobody yet
     flaky.meets = lambda method, path, headers: method in ("PUT", "GET", "HEAD")
     flaky.faults = [flaky_store.refusal(403, "AccessDenied")] * 2
     run = [{"fragment": asdict(one), "part": part} for one, part in zip(fragments(task, *TABLES), PARTS, strict=True)]
