@@ -5,12 +5,14 @@ Nothing but click is imported here; a command imports what it runs, so that `--h
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import importlib
 import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from optinfer.execution.executor import Executor
 
 
+# Seconds until an interrupt that was lost comes again.
+_SOON = 0.01
 # What commands share, and no commands.
 _SHARED = ("__init__", "options", "printing")
 
@@ -66,8 +70,16 @@ def _terminate(number: int, _: object) -> None:
     raise KeyboardInterrupt
 
 
+def _not_lost(lost: sys.UnraisableHookArgs) -> None:
+    """Interrupt once more where the interrupt came in a destructor or a weak reference's callback, which lose it."""
+    if isinstance(lost.exc_value, KeyboardInterrupt):
+        return threading.Timer(_SOON, _thread.interrupt_main).start()  # here it would be lost again
+    sys.__unraisablehook__(lost)
+
+
 def _end_when_asked() -> None:
     """Let SIGTERM, and a terminal that is closed, end a job as an interrupt does; nohup has the latter ignored."""
+    sys.unraisablehook = _not_lost
     with contextlib.suppress(ValueError):  # in a thread: signals belong to the main one
         signal.signal(signal.SIGTERM, _terminate)
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:

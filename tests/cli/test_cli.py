@@ -306,3 +306,25 @@ def test_the_package_itself_imports_nothing_heavy() -> None:
     code = f"import optinfer, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+LOSES = """
+import os, signal, sys, weakref
+from optinfer.cli import _end_when_asked
+_end_when_asked()
+class Thing: pass
+thing = Thing()
+kept = weakref.ref(thing, lambda _: [os.kill(os.getpid(), signal.SIGTERM), *range(1000)])
+try:
+    del thing
+    for _ in range(10**7):
+        pass
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_interrupt_that_comes_in_a_weak_references_callback_is_not_lost() -> None:
+    ended = subprocess.run([sys.executable, "-c", LOSES], capture_output=True, text=True, timeout=120, cwd=REPO)
+    assert (ended.stdout, ended.stderr) == ("interrupted\n", "")

@@ -134,13 +134,10 @@ class TestRuns:
             end()
         assert run_of(client, record).data.tags[NOTE] == "**failed**: RuntimeError: no room left"
 
-    def test_why_variants_were_not_chosen_is_a_table_of_mlflows(
-        self, client: Any, opened: Opened, monkeypatch: pytest.MonkeyPatch, store: str
-    ) -> None:
+    def test_why_variants_were_not_chosen_is_a_table_of_mlflows(self, client: Any, opened: Opened, store: str) -> None:
         import mlflow
 
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", store)  # `load_table` asks the store of this process
-        mlflow.set_tracking_uri(None)
+        mlflow.set_tracking_uri(store)  # `load_table` asks the store of this process
         reason = "slower " * 200
         with opened("table") as record:
             record.event(BEGUN)
@@ -352,9 +349,8 @@ class TestJobs:
         import mlflow
         import onnx
 
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", own_store)
         monkeypatch.chdir(tmp_path)  # where MLflow puts the files of its first experiment
-        mlflow.set_tracking_uri(None)
+        mlflow.set_tracking_uri(own_store)
         with mlflow.start_run(experiment_id="0"):  # of another test MLflow may have kept another one
             logged = mlflow.onnx.log_model(
                 onnx.load(job["model"]["path"]), name="model", registered_model_name="points", pip_requirements=[]
