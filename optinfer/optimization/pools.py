@@ -22,8 +22,6 @@ from optinfer.optimization.subject import Subject
 from optinfer.optimization.workbench import Workbench
 from optinfer.records.binding import Bound
 
-_NO_ARM: Bound | None = None
-
 
 @dataclass(frozen=True)
 class Pools:
@@ -60,8 +58,10 @@ class Pools:
     def identity(self) -> Bound:
         """Everything that must be the same when an output is resumed: each pool's, the next one inside the last."""
         first = reduce(lambda inner, one: replace(one, beside=inner), reversed([one.identity for one in self.each]))
-        arms = reduce(lambda inner, one: replace(one.identity, arm=inner), reversed([*self.arms.values()]), _NO_ARM)
-        return replace(first, arm=arms)
+        arm: Bound | None = None
+        for one in reversed(self.all[len(self.each) :]):
+            arm = replace(one.identity, arm=arm)
+        return replace(first, arm=arm)
 
     def made_since(self, moment: float) -> bool:
         """Tell whether any was measured after a moment, in seconds since the epoch."""
