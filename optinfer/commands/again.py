@@ -42,7 +42,7 @@ class PartScorer:
         replicas, experiment = [replica for _, replica in self.each.values()], self._experiment
         if experiment is None:
             return replicas[0].score(self._roles(table))
-        return experiment.scored(table, self._roles, lambda arm, roles: replicas[arm].score(roles))
+        return experiment.scored(experiment.dealt(table), self._roles, lambda arm, roles: replicas[arm].score(roles))
 
     def _roles(self, table: pa.Table) -> pa.Table:
         return as_roles(table, self.done.config.source.columns)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from optinfer.errors import ConfigError
 from optinfer.inference.answers import Scored, joined
@@ -55,13 +56,19 @@ class Experiment:
     control: str
     arms: tuple[Arm, ...]
 
-    def of(self, table: pa.Table) -> np.ndarray[Any, Any]:
-        """Return (rows,) whose each row is: 0 is the control, then `arms` in their order; `NO_ARM` without a key."""
-        return dealt(table.column(self.key), self.name, [arm.share for arm in self.arms])
+    @property
+    def _names(self) -> pa.Array:
+        return pa.array([self.control, *(arm.name for arm in self.arms)], pa.string())
+
+    def dealt(self, table: pa.Table) -> pa.Table:
+        """Return a table of the source with the column that says whose each row is: null without a key."""
+        of = dealt(table.column(self.key), self.name, [arm.share for arm in self.arms])
+        return table.append_column(self.column, self._names.take(pa.array(of, mask=of == NO_ARM)))
 
     def scored(self, table: pa.Table, roles: Roles, score: Score) -> Scored:
-        """Return the answers to rows, each by its own arm; a row without a key has none, and so no answer."""
-        of, parts = self.of(table), []
+        """Return the answers to rows that were dealt, each by its own arm; a row that is none's has none."""
+        of = pc.index_in(table.column(self.column), self._names).fill_null(NO_ARM).to_numpy()
+        parts = []
         for arm in range(len(self.arms) + 1):
             if len(rows := np.flatnonzero(of == arm)):
                 answered = score(arm, roles(table.take(pa.array(rows))))
@@ -71,11 +78,6 @@ class Experiment:
             stats = Stats(rows_in=len(lost), rows_quarantined=len(lost))
             parts.append((np.flatnonzero(of == NO_ARM), Scored({}, pa.table({}), _NOTHING, lost, stats)))
         return joined(parts)
-
-    def named(self, of: np.ndarray[Any, Any]) -> pa.Array:
-        """Return the names of arms, null where there is none."""
-        names = pa.array([self.control, *(arm.name for arm in self.arms)], pa.string())
-        return names.take(pa.array(of, mask=of == NO_ARM))
 
 
 def dealt(keys: pa.ChunkedArray, name: str, shares: list[float]) -> np.ndarray[Any, Any]:

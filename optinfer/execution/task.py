@@ -174,9 +174,7 @@ class ScoringTask:
 
     def with_arms(self, table: pa.Table) -> pa.Table:
         """Return a table of the source with the column that says whose each row is, where the job is an experiment."""
-        if self.experiment is None:
-            return table
-        return table.append_column(self.experiment.column, self.experiment.named(self.experiment.of(table)))
+        return self.experiment.dealt(table) if self.experiment else table
 
     def output(self) -> Sink:
         """Return what takes a replica's parts; that their store answers is known: the driver holds the output."""
